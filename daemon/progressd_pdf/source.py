@@ -1,8 +1,7 @@
 """Open a PDF, determine how its pages were scanned, and draw them, a band of rows at a time."""
 
-import ctypes
+import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -227,16 +226,6 @@ def _is_grey(probe: Image.Image) -> bool:
 # How a page was scanned
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """An object on a page: pdfium's handle, its type, and the size of its unit square in points."""
-
-    handle: object
-    kind: int
-    width: float
-    height: float
-
-
 def _scan_of(page: pdfium.PdfPage, number: int) -> Scan | None:
     """Return how page `number` was scanned. None if it has visible text or lines, or pictures cover less than half.
 
@@ -244,63 +233,36 @@ def _scan_of(page: pdfium.PdfPage, number: int) -> Scan | None:
     """
     scans: list[Scan] = []
     covered, drawn_on = 0.0, False
-    for count, item in enumerate(_objects(page, page, 1.0, 1.0, 0)):
-        if item.kind == pdfium_raw.FPDF_PAGEOBJ_IMAGE:
-            _check(item.handle, number)
-            if item.width * item.height > 0:
-                scans.append(_scan_of_picture(item, page))
-                covered += item.width * item.height
+    units = [(1.0, 1.0)]  # the size of a unit on the page, and in each of the forms around the object
+    for item in itertools.islice(page.get_objects(max_depth=MAX_DEPTH + 1), MAX_OBJECTS):
+        matrix, (across, down) = item.get_matrix(), units[item.level]
+        width, height = across * math.hypot(matrix.a, matrix.b), down * math.hypot(matrix.c, matrix.d)
+        if item.type == pdfium_raw.FPDF_PAGEOBJ_FORM:
+            units[item.level + 1 :] = [(width, height)]  # its objects follow
+        elif item.type == pdfium_raw.FPDF_PAGEOBJ_IMAGE:
+            _check_picture(item, number)
+            if width * height > 0:
+                facts = item.get_metadata()
+                dpi = max(facts.width / width, facts.height / height) * POINTS_PER_INCH
+                scans.append(Scan(dpi, facts.bits_per_pixel == 1))
+                covered += width * height
         elif not _is_invisible(item):
             drawn_on = True
-        if count >= MAX_OBJECTS:
-            break
     if drawn_on or covered * 2 < math.prod(page.get_size()):
         return None
     return Scan(max(scan.dpi for scan in scans), all(scan.bilevel for scan in scans))
 
 
-def _objects(page: pdfium.PdfPage, parent: object, across: float, down: float, depth: int) -> Iterator[_Drawn]:
-    """Yield the objects of the page and its forms. `across` and `down` are the sizes of the parent's units."""
-    nested = parent is not page
-    count = pdfium_raw.FPDFFormObj_CountObjects if nested else pdfium_raw.FPDFPage_CountObjects
-    get = pdfium_raw.FPDFFormObj_GetObject if nested else pdfium_raw.FPDFPage_GetObject
-    for index in range(count(parent)):
-        handle = get(parent, index)
-        matrix = pdfium_raw.FS_MATRIX()
-        pdfium_raw.FPDFPageObj_GetMatrix(handle, matrix)
-        width, height = across * math.hypot(matrix.a, matrix.b), down * math.hypot(matrix.c, matrix.d)
-        kind = pdfium_raw.FPDFPageObj_GetType(handle)
-        if kind != pdfium_raw.FPDF_PAGEOBJ_FORM:
-            yield _Drawn(handle, kind, width, height)
-        elif depth < MAX_DEPTH:
-            yield from _objects(page, handle, width, height, depth + 1)
-
-
-def _check(picture: object, number: int) -> None:
-    width, height = ctypes.c_uint(), ctypes.c_uint()
-    pdfium_raw.FPDFImageObj_GetImagePixelSize(picture, width, height)
-    pixels = width.value * height.value
-    filters = {_filter(picture, index) for index in range(pdfium_raw.FPDFImageObj_GetImageFilterCount(picture))}
+def _check_picture(picture: pdfium.PdfImage, number: int) -> None:
+    pixels = math.prod(picture.get_px_size())
+    filters = picture.get_filters()
     limit = max((MAX_PIXELS.get(name, 0) for name in filters), default=0) or MAX_PIXELS_OTHERWISE
     if pixels > (MAX_PIXELS_JPX if "JPXDecode" in filters else limit):
         raise ConversionError(f"A picture on page {number} has {pixels / 1e6:.0f} million pixels, which is too many.")
 
 
-def _filter(picture: object, index: int) -> str:
-    name = ctypes.create_string_buffer(32)
-    pdfium_raw.FPDFImageObj_GetImageFilter(picture, index, name, len(name))
-    return name.value.decode("latin-1")
-
-
-def _scan_of_picture(item: _Drawn, page: pdfium.PdfPage) -> Scan:
-    facts = pdfium_raw.FPDF_IMAGEOBJ_METADATA()
-    pdfium_raw.FPDFImageObj_GetImageMetadata(item.handle, page, facts)
-    dpi = max(facts.width / item.width, facts.height / item.height) * 72
-    return Scan(dpi, facts.bits_per_pixel == 1)
-
-
-def _is_invisible(item: _Drawn) -> bool:
+def _is_invisible(item: pdfium.PdfObject) -> bool:
     """Return whether the object is invisible text from OCR."""
-    if item.kind != pdfium_raw.FPDF_PAGEOBJ_TEXT:
+    if item.type != pdfium_raw.FPDF_PAGEOBJ_TEXT:
         return False
-    return bool(pdfium_raw.FPDFTextObj_GetTextRenderMode(item.handle) == pdfium_raw.FPDF_TEXTRENDERMODE_INVISIBLE)
+    return bool(pdfium_raw.FPDFTextObj_GetTextRenderMode(item) == pdfium_raw.FPDF_TEXTRENDERMODE_INVISIBLE)

@@ -148,27 +148,31 @@ class Peer:
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             byte = await self.receive(1)
-            assert byte, head
+            if not byte:
+                raise EOFError(f"the connection ended within the response {head!r}")
             head += byte
         assert head.startswith(b"HTTP/1.1 101 "), head
         return head
 
-    async def next_frame(self) -> tuple[Opcode, Any]:
-        """Return the next message except `hello`, or control frame: text is str, a close is (code, reason)."""
-        while (got := await self._next_frame())[0] is Opcode.TEXT and got[1].startswith('{"type":"hello"'):
-            pass
-        return got
+    async def next_frame(self, *, hello: bool = False) -> tuple[Opcode, Any]:
+        """Return the next message or control frame: text is str, a close is (code, reason).
 
-    async def _next_frame(self) -> tuple[Opcode, Any]:
+        Omit `hello`, unless it is wanted. Raises EOFError.
+        """
         parts: list[Any] = []
         while True:
             for received in self._frames.received_frames():
                 parts.append(received.payload)
-                if received.message_finished:
-                    whole = parts[0] if len(parts) == 1 else "".join(parts)
-                    return received.opcode, whole if isinstance(whole, str | tuple) else bytes(whole)
+                if not received.message_finished:
+                    continue
+                whole = parts[0] if len(parts) == 1 else "".join(parts)
+                if not hello and isinstance(whole, str) and whole.startswith('{"type":"hello"'):
+                    parts = []
+                    continue
+                return received.opcode, whole if isinstance(whole, str | tuple) else bytes(whole)
             data = await self.receive()
-            assert data, "the connection ended without a close frame"
+            if not data:
+                raise EOFError("the connection ended without a close frame")
             self._frames.receive_bytes(data)
 
     async def close_code(self) -> int:

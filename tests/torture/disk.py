@@ -1,4 +1,4 @@
-"""A model of the daemon's disk after a power cut: unsynced data may be kept, lost or torn.
+"""A daemon's environment: a disk that can fail, a clock that can jump, and power that can be cut.
 
 `disk.c`, preloaded into the daemon, records changes and syncs. A file keeps what was written before its last sync, and
 a directory keeps its names at its last sync. Each later write may be kept, lost, or torn into sectors, independently of
@@ -7,10 +7,12 @@ others. Later changes of a directory are kept in order, up to some point.
 
 import os
 import random
+import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from mmap import mmap
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -258,3 +260,78 @@ def _build(
         else:
             (target / name).write_bytes(contents(node))
             built[node] = target / name
+
+
+CONTROL = ("write_errno", "sync_errno", "open_errno", "clock_shift", "failed", "recorded", "die_after", "log_errno")
+
+
+class Control:
+    """Shared memory with numbers for the preloaded library."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(8 * len(CONTROL)))
+        with path.open("r+b") as file:
+            self._values = mmap(file.fileno(), 0)
+
+    def __getitem__(self, name: str) -> int:
+        at = 8 * CONTROL.index(name)
+        return int.from_bytes(self._values[at : at + 8], "little", signed=True)
+
+    def __setitem__(self, name: str, value: int) -> None:
+        at = 8 * CONTROL.index(name)
+        self._values[at : at + 8] = value.to_bytes(8, "little", signed=True)
+
+    def clear(self) -> None:
+        """Reset all faults."""
+        for name in CONTROL:
+            self[name] = 0
+
+
+class Power:
+    """The environment of one daemon after another: call `plug_in` before the start, and `cut` after the end.
+
+    Without `chance`, written data stays, as after a kill. Otherwise unsynced data may be lost, and `state_dir` moves to
+    a new disk at each cut. `ignoring`: see `Disk`.
+    """
+
+    def __init__(self, place: Path, chance: random.Random | None = None, ignoring: str = "") -> None:
+        self.control = Control(place / "control")
+        self._place = place
+        self._chance = chance
+        self._ignoring = ignoring
+        self._number = 0
+        self._root.mkdir()
+
+    @property
+    def state_dir(self) -> Path:
+        """Return the state directory, which the first daemon creates."""
+        return self._root / "state"
+
+    @property
+    def _root(self) -> Path:
+        return self._place / f"disk-{self._number}"
+
+    @property
+    def _log(self) -> Path:
+        return self._place / f"log-{self._number}" if self._chance else Path(os.devnull)
+
+    def plug_in(self) -> dict[str, str]:
+        """Return the environment variables of the daemon."""
+        if self._chance:
+            self._disk = Disk(self._root, self._ignoring)
+        return {
+            "TORTURE_DISK": str(self._root),
+            "TORTURE_LOG": str(self._log),
+            "TORTURE_CONTROL": str(self._place / "control"),
+        }
+
+    def cut(self) -> None:
+        """Cut the power, and reset all faults."""
+        self.control.clear()
+        if self._chance is None:
+            return
+        self._disk.replay(read_log(self._log.read_bytes() if self._log.exists() else b""))
+        shutil.rmtree(self._root, ignore_errors=True)  # children of the daemon may still write here
+        self._log.unlink(missing_ok=True)
+        self._number += 1
+        self._disk.after_cut(self._root, Fate(self._chance))

@@ -15,9 +15,9 @@ import httpx
 import trio
 from support.daemon import completed, failed, progress, registered, status_change
 from support.http_client import FORM_TYPE, file_part, form, post_pieces
-from support.peer import upgrade
+from support.peer import Peer
 from torture.ledger import Ledger, Story
-from wsproto.frame_protocol import FrameProtocol, Opcode
+from wsproto.frame_protocol import Opcode
 
 GONE = (EOFError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, httpx.TransportError)
 NOTICES = ("server_shutdown", "server_status")  # notices of the daemon
@@ -179,27 +179,36 @@ class Clients:
             assert self.excuses(answer, sent), answer.text
 
     async def uploads(self) -> None:
-        """Upload files in pieces, and repeat some with their key."""
+        """Upload files, and repeat some with their key."""
         with self.until_gone():
             async with self.http() as client:
                 while True:
                     name = self._next_upload()
-                    content = self.ledger.uploads.inputs[name]
-                    headers = {"Host": self.address, "Idempotency-Key": name, **FORM_TYPE}
-                    whole, size = form(file_part(content, name)), self.chance.randint(1000, 65536)
-                    pieces = (whole[start : start + size] for start in range(0, len(whole), size))
-                    sent = time.monotonic()
-                    self.ledger.uploads.sent(name)
-                    answer = await post_pieces(client, "/api/convert?pipeline=copy", pieces, headers)
-                    if answer.status_code == 202:
-                        self.ledger.uploads.answered(name, answer.json()["job_id"])
+                    accepted = await self._submit(client, "/api/convert", "file", (name,))
+                    if accepted is not None:
+                        self.ledger.uploads.answered(name, accepted["job_id"])
                         self.ledger.uploads.unanswered.remove(name)
-                    else:
-                        assert self.excuses(answer, sent), answer.text
-                        self.ledger.uploads.refused(name, full=answer.status_code == 507)
-                        if self.chance.random() < 0.7:
-                            self._again.append(name)
+                    elif self.chance.random() < 0.7:
+                        self._again.append(name)
                     await trio.sleep(self.chance.uniform(0, 0.1))
+
+    async def _submit(self, client: httpx.AsyncClient, path: str, field: str, names: tuple[str, ...]) -> Any:
+        """Send files in pieces, and return the answer; None if they were rejected."""
+        uploads = self.ledger.uploads
+        whole = form(*[file_part(uploads.inputs[name], name, field) for name in names])
+        size = self.chance.randint(1000, 65536)
+        pieces = (whole[start : start + size] for start in range(0, len(whole), size))
+        headers = {"Host": self.address, "Idempotency-Key": names[0], **FORM_TYPE}
+        sent = time.monotonic()
+        for name in names:
+            uploads.sent(name)
+        answer = await post_pieces(client, f"{path}?pipeline=copy", pieces, headers)
+        if answer.status_code == 202:
+            return answer.json()
+        assert self.excuses(answer, sent), answer.text
+        for name in names:
+            uploads.refused(name, full=answer.status_code == 507)
+        return None
 
     def _next_upload(self) -> str:
         """Return the name of the next file."""
@@ -223,18 +232,8 @@ class Clients:
             async with self.http() as client:
                 while True:
                     names = self._next_batch()
-                    body = form(*[file_part(self.ledger.uploads.inputs[name], name, "files") for name in names])
-                    headers = {"Host": self.address, "Idempotency-Key": names[0], **FORM_TYPE}
-                    sent = time.monotonic()
-                    for name in names:
-                        self.ledger.uploads.sent(name)
-                    answer = await post_pieces(client, "/api/batch?pipeline=copy", [body], headers)
-                    if answer.status_code == 202:
-                        self.ledger.uploads.batch_answered(names, answer.json()["batch_id"])
-                    else:
-                        assert self.excuses(answer, sent), answer.text
-                        for name in names:
-                            self.ledger.uploads.refused(name, full=answer.status_code == 507)
+                    if (accepted := await self._submit(client, "/api/batch", "files", names)) is not None:
+                        self.ledger.uploads.batch_answered(names, accepted["batch_id"])
                     await trio.sleep(self.chance.uniform(0, 0.4))
 
     def _next_batch(self) -> tuple[str, ...]:
@@ -260,35 +259,27 @@ class Clients:
 
     async def messages(self, target: str, said: bytes = b"") -> AsyncGenerator[Mapping[str, Any]]:
         """Send `said`, and iterate over the messages about jobs until the end. The caller closes it."""
-        frames, text = FrameProtocol(client=True, extensions=[]), ""
+        host, port = self.address.split(":")
         with self.until_gone():
-            host, port = self.address.split(":")
-            async with await trio.open_tcp_stream(host, int(port)) as stream:
-                await stream.send_all(upgrade(target, {"Host": self.address}))
-                frames.receive_bytes(await self._behind_head(stream))
-                await stream.send_all(said)
+            async with Peer(await trio.open_tcp_stream(host, int(port))) as peer:
+                if not await self._open(peer, target):
+                    return
+                await peer.send(said)
                 while True:
-                    for frame in frames.received_frames():
-                        if frame.opcode is Opcode.TEXT:
-                            text += str(frame.payload)
-                            if frame.message_finished:
-                                message, text = json.loads(text), ""
-                                if message["type"] not in NOTICES:
-                                    yield message
-                        else:
-                            closed = frame.opcode is Opcode.CLOSE and not self.draining
-                            assert not closed, f"a watcher of {target} was sent away: {frame.payload}"
-                    chunk = await stream.receive_some()
-                    if not chunk:
-                        raise EOFError
-                    frames.receive_bytes(chunk)
+                    opcode, payload = await peer.next_frame(hello=True)
+                    if opcode is Opcode.TEXT:
+                        if (message := json.loads(payload))["type"] not in NOTICES:
+                            yield message
+                    else:
+                        closed = opcode is Opcode.CLOSE and not self.draining
+                        assert not closed, f"a watcher of {target} was sent away: {payload}"
 
-    async def _behind_head(self, stream: trio.SocketStream) -> bytes:
-        """Read the response to a handshake, and return the bytes after it."""
-        head = b""
-        async for chunk in stream:
-            head += chunk
-            if b"\r\n\r\n" in head:
-                assert head.startswith(b"HTTP/1.1 101 ") or (self.draining and b" 503 " in head), head
-                return head.partition(b"\r\n\r\n")[2] if head.startswith(b"HTTP/1.1 101 ") else b""
-        return b""
+    async def _open(self, peer: Peer, target: str) -> bool:
+        """Open a WebSocket. Return False if the daemon is stopping and rejects it."""
+        try:
+            await peer.open(target, {"Host": self.address})
+        except AssertionError:
+            if not self.draining:
+                raise
+            return False
+        return True

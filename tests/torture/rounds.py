@@ -17,10 +17,10 @@ import httpx
 import trio
 from progressd.admin import maintenance
 from progressd.core.messages import JobStatus
+from torture.disk import Power
 from torture.forge import Forge, ForgedDaemon
 from torture.ledger import ATTEMPTS, Kill, Ledger, Story
 from torture.load import Clients
-from torture.power import Mains, Power
 from torture.watchers import Collector, Returner
 
 KINDS = {
@@ -58,8 +58,8 @@ concurrency = 2
 class Campaign:
     """The rounds with one state directory."""
 
-    def __init__(self, directory: Path, forge: Forge, chance: random.Random, mains: Mains, config: str = "") -> None:
-        self._mains = mains
+    def __init__(self, directory: Path, forge: Forge, chance: random.Random, power: Power, config: str = "") -> None:
+        self._power = power
         self.ledger = Ledger()
         self.chance = chance
         self._forge = forge
@@ -74,7 +74,7 @@ class Campaign:
     @property
     def state_dir(self) -> Path:
         """Return the state directory."""
-        return self._mains.state_dir
+        return self._power.state_dir
 
     async def round(self, kind: str = "") -> None:
         """Start a daemon, compare, and kill it at a random moment. The default kind is random."""
@@ -127,7 +127,7 @@ class Campaign:
         clients.ending = True
         self._last_kill = Kill(time.monotonic(), daemon.starved())
         if by_itself:
-            self._mains.control["die_after"] = self.chance.randint(1, 60)
+            self._power.control["die_after"] = self.chance.randint(1, 60)
             with trio.move_on_after(0.5):  # it may be idle
                 await daemon.ended()
         daemon.kill()
@@ -141,21 +141,21 @@ class Campaign:
         names, value = self.chance.choice(DISK_FAULTS)
         self.ledger.disk_fails(time.monotonic())
         for name in names:
-            self._mains.control[name] = value
+            self._power.control[name] = value
         await trio.sleep(self.chance.uniform(0, 0.5))
         if self.chance.random() < 0.3:
             return
         for name in names:
-            self._mains.control[name] = 0
+            self._power.control[name] = 0
         if self.chance.random() < 0.5:
             await clients.recovered()
             await trio.sleep(self.chance.uniform(0, 0.1))
 
     async def _jump(self) -> None:
         """Change the system time temporarily."""
-        self._mains.control["clock_shift"] = self.chance.choice(CLOCK_SHIFTS)
+        self._power.control["clock_shift"] = self.chance.choice(CLOCK_SHIFTS)
         await trio.sleep(self.chance.uniform(0, 0.5))
-        self._mains.control["clock_shift"] = 0
+        self._power.control["clock_shift"] = 0
 
     async def finish(self) -> None:
         """Let the last daemon finish all jobs, compare everything, and stop it."""
@@ -177,9 +177,9 @@ class Campaign:
     @asynccontextmanager
     async def daemon(self) -> AsyncGenerator[ForgedDaemon]:
         """Run the next daemon."""
-        async with self._forge.daemon(self.state_dir, self._mains.plug_in(), self._config) as daemon:
+        async with self._forge.daemon(self.state_dir, self._power.plug_in(), self._config) as daemon:
             yield daemon
-        self._mains.cut()
+        self._power.cut()
 
     @asynccontextmanager
     async def load(self, clients: Clients, uploads: int = 1) -> AsyncGenerator[None]:
@@ -303,8 +303,8 @@ async def torture(
         place = directory / str(first)
         place.mkdir()
         chance = random.Random(f"{seed} {first}")
-        mains = Power(place, chance, ignoring) if cuts else Mains(place)
-        campaign = Campaign(place, forge, chance, mains, config)
+        power = Power(place, chance if cuts else None, ignoring)
+        campaign = Campaign(place, forge, chance, power, config)
         for number in range(first, min(first + per_store, rounds)):
             try:
                 await campaign.round(kind)

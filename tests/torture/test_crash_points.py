@@ -27,8 +27,8 @@ from support.daemon import completed, progress, registered
 from support.http_client import FORM_TYPE, file_part, form
 from support.samples import created, job_id
 from support.submitting import PDF
+from torture.disk import Power
 from torture.forge import Forge, ForgedDaemon
-from torture.power import Power
 
 SOME = 2  # points that the suite takes of each act
 

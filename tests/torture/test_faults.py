@@ -21,10 +21,10 @@ from support.peer import frame
 from support.samples import ID, job_id
 from support.submitting import PDF
 from support.waiting import eventually
+from torture.disk import Power
 from torture.forge import Forge, ForgedDaemon
 from torture.ledger import Ledger
 from torture.load import Clients
-from torture.power import Power
 from wsproto.frame_protocol import Opcode
 
 
@@ -145,6 +145,16 @@ def copy_of(state_dir: Path, target: Path) -> Path:
     return Path(shutil.copytree(state_dir, target, ignore=shutil.ignore_patterns("*.sock")))
 
 
+async def first(url: str, target: str, type_: str, said: bytes = b"") -> Any:
+    """Return the first message of this type that a watcher receives."""
+    with trio.fail_after(30):
+        async with aclosing(Clients(Ledger(), url, random.Random(1)).messages(target, said)) as messages:
+            async for message in messages:
+                if message["type"] == type_:
+                    return message
+    raise AssertionError(f"no {type_}")
+
+
 async def test_a_change_that_appears_after_a_kill_is_replayed(forge: Forge, tmp_path: Path) -> None:
     async with patient(forge, tmp_path) as it:
         state_dir = it.state_dir
@@ -160,26 +170,13 @@ async def test_a_change_that_appears_after_a_kill_is_replayed(forge: Forge, tmp_
                 if message.get("data", {}).get("current_step") == 2:
                     assert "cursor" not in message
                     break
-        async with aclosing(Clients(Ledger(), it.url, random.Random(1)).messages("/ws/jobs")) as messages:
-            async for message in messages:
-                if message["type"] == "hello":
-                    assert message["cursor"] == known
-                    break
+        assert (await first(it.url, "/ws/jobs", "hello"))["cursor"] == known
         request = frame(Opcode.TEXT, b'{"type": "subscribe", "topics": ["jobs"]}')
-        async with aclosing(Clients(Ledger(), it.url, random.Random(1)).messages("/ws", request)) as messages:
-            async for message in messages:
-                if message["type"] == "subscribed":
-                    assert message["cursor"] == known
-                    break
+        assert (await first(it.url, "/ws", "subscribed", request))["cursor"] == known
         it.daemon.kill()
         await it.daemon.ended()
     async with forge.daemon(killed) as daemon:
-        clients = Clients(Ledger(), await daemon.listening(), random.Random(1))
-        async with aclosing(clients.messages(f"/ws/jobs?since={known}")) as messages:
-            with trio.fail_after(30):
-                async for message in messages:
-                    if message["type"] == "completed":
-                        break
+        assert await first(await daemon.listening(), f"/ws/jobs?since={known}", "completed")
 
 
 async def test_a_repeated_upload_becomes_its_job(forge: Forge, tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
-"""SIGKILL at any moment: everything acknowledged or delivered exists afterwards, once."""
+"""SIGKILL, power cuts and failing disks at any moment: everything acknowledged or delivered exists afterwards, once."""
 
 from pathlib import Path
 
 import pytest
+from progressd.system.log import leaves
 from torture.forge import Forge
 from torture.rounds import torture
 
+UPLOADS = "uploads on a failing disk"
+CUTS = pytest.mark.parametrize("cuts", [False, True], ids=["kills", "power cuts"])
 
-async def test_kills_lose_nothing_acknowledged(forge: Forge, tmp_path: Path, seed: int) -> None:
-    counted = await torture(forge, tmp_path, 5, seed)
-    assert counted["kills"] == 5
+
+@CUTS
+async def test_nothing_acknowledged_is_lost(forge: Forge, tmp_path: Path, seed: int, cuts: bool) -> None:
+    counted = await torture(forge, tmp_path, 3 if cuts else 5, seed, cuts=cuts)
     assert counted["events answered"] > 0
 
 
@@ -18,7 +22,23 @@ async def test_check_backup_and_export_are_harmless(forge: Forge, tmp_path: Path
     assert counted["kills during upkeep"] == 2
 
 
+@CUTS
+async def test_an_upload_becomes_one_job_or_none(forge: Forge, tmp_path: Path, seed: int, cuts: bool) -> None:
+    counted = await torture(forge, tmp_path, 3, seed, cuts=cuts, kind=UPLOADS)
+    assert counted["uploads refused"] + counted["uploads answered"] > 0
+
+
+@pytest.mark.parametrize(("config", "ignoring"), [('[store]\nsynchronous = "NORMAL"', ""), ("", "Y")])
+async def test_a_missing_sync_is_detected(forge: Forge, tmp_path: Path, config: str, ignoring: str) -> None:
+    with pytest.raises((AssertionError, ExceptionGroup)) as broken:
+        await torture(forge, tmp_path, 10, 1, cuts=True, config=config, ignoring=ignoring)
+    assert any(isinstance(leaf, AssertionError) for leaf in leaves(broken.value))
+
+
 @pytest.mark.torture
-async def test_many_rounds_of_kills(forge: Forge, tmp_path: Path, rounds: int, seed: int) -> None:
-    counted = await torture(forge, tmp_path, rounds, seed)
+@CUTS
+@pytest.mark.parametrize("kind", ["", UPLOADS], ids=["all", "uploads"])
+async def test_many_rounds(forge: Forge, tmp_path: Path, rounds: int, seed: int, cuts: bool, kind: str) -> None:
+    counted = await torture(forge, tmp_path, rounds, seed, cuts=cuts, kind=kind)
     assert counted["kills"] == rounds
+    assert counted["refused uploads sent again"] > 0 or not kind
