@@ -62,18 +62,12 @@ async def end(children: ProcessRecords, grace: float = GRACE) -> set[str]:
         return await children.end_orphans(grace)
 
 
-async def test_a_marked_process_gets_sigterm(children: ProcessRecords) -> None:
-    with started(SLEEPS, children.mark) as process:
+@pytest.mark.parametrize(("program", "number"), [(SLEEPS, signal.SIGTERM), (STUBBORN, signal.SIGKILL)])
+async def test_a_marked_process_is_ended(children: ProcessRecords, program: str, number: signal.Signals) -> None:
+    with started(program, children.mark) as process:
         line_of(process)
         assert await end(children) == set()
-        assert process.wait(PATIENCE) == -signal.SIGTERM
-
-
-async def test_a_process_that_ignores_sigterm_is_killed(children: ProcessRecords) -> None:
-    with started(STUBBORN, children.mark) as process:
-        line_of(process)
-        assert await end(children) == set()
-        assert process.wait(PATIENCE) == -signal.SIGKILL
+        assert process.wait(PATIENCE) == -number
 
 
 @pytest.mark.parametrize("clean", ["", "env -i "], ids=["with the mark", "without the mark"])
