@@ -46,8 +46,7 @@ from progressd.runner.runner import Runner
 from progressd.store.errors import cannot_open
 from progressd.store.sqlite import SQLiteStore
 from progressd.system.log import set_level
-from progressd.system.systemd import Notifier
-from progressd.system.watchdog import Check, Watchdog, run_status, watchdog_seconds
+from progressd.system.systemd import Check, Notifier, Watchdog, run_status, watchdog_seconds
 from progressd.ws.server import WebSocketServer
 
 STAGGER: Final = 1.0  # maximum seconds over which watchers are closed, so that they do not all reconnect at once

@@ -121,26 +121,12 @@ def test_a_missing_daemon_is_an_error(arguments: list[str]) -> None:
     assert result.output == f"Error: no daemon answers at {NOBODY}; start one with: progressd serve\n"
 
 
-@pytest.mark.parametrize("arguments", [["jobs"], ["watch"], ["submit", __file__]])
-def test_an_unknown_host_is_an_error(arguments: list[str]) -> None:
-    result = run(*arguments, "--url", "http://nosuch.invalid")
-    assert result.exit_code == 1
-    assert result.output.startswith("Error: cannot resolve the host name nosuch.invalid of http://nosuch.invalid")
-
-
-@pytest.mark.parametrize(
-    ("status", "sentence"),
-    [
-        (404, "URL answers, but is not progressd (HTTP status 404)"),
-        (502, "the proxy at URL cannot reach the daemon (HTTP status 502)"),
-    ],
-)
 @CLIENTS
-def test_another_server_is_an_error(arguments: list[str], status: int, sentence: str) -> None:
-    with answering(answer(b"<html>", status, Connection="close"), unread=True) as server:
+def test_another_server_is_an_error(arguments: list[str]) -> None:
+    with answering(answer(b"<html>", 404, Connection="close"), unread=True) as server:
         result = run(*arguments, "--url", server.url)
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
-    assert result.output.endswith(f": {sentence.replace('URL', server.url)}\n")
+    assert result.output.endswith(f": {server.url} answered with HTTP status 404\n")
 
 
 def test_an_invalid_url_is_an_error() -> None:

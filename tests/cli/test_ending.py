@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from progressd.cli.commands.backup import exit_on_signals
+from progressd.cli.commands.maintenance import exit_on_signals
 from support.growth import fill
 from support.waiting import PATIENCE
 

@@ -13,7 +13,6 @@ import pytest
 import trio
 from progressd.runner import orphans
 from progressd.runner.orphans import ProcessRecords
-from progressd.system import process_tree
 from support.samples import job_id
 from support.scarcity import no_descriptors_left
 from support.waiting import PATIENCE, alive, eventually, open_files
@@ -63,18 +62,12 @@ async def end(children: ProcessRecords, grace: float = GRACE) -> set[str]:
         return await children.end_orphans(grace)
 
 
-async def test_a_marked_process_gets_sigterm(children: ProcessRecords) -> None:
-    with started(SLEEPS, children.mark) as process:
+@pytest.mark.parametrize(("program", "number"), [(SLEEPS, signal.SIGTERM), (STUBBORN, signal.SIGKILL)])
+async def test_a_marked_process_is_ended(children: ProcessRecords, program: str, number: signal.Signals) -> None:
+    with started(program, children.mark) as process:
         line_of(process)
         assert await end(children) == set()
-        assert process.wait(PATIENCE) == -signal.SIGTERM
-
-
-async def test_a_process_that_ignores_sigterm_is_killed(children: ProcessRecords) -> None:
-    with started(STUBBORN, children.mark) as process:
-        line_of(process)
-        assert await end(children) == set()
-        assert process.wait(PATIENCE) == -signal.SIGKILL
+        assert process.wait(PATIENCE) == -number
 
 
 @pytest.mark.parametrize("clean", ["", "env -i "], ids=["with the mark", "without the mark"])
@@ -188,21 +181,6 @@ async def test_an_incomplete_record_is_deleted(children: ProcessRecords, content
     (children._records / job_id(1)).write_bytes(content)
     assert await end(children) == set()
     assert children.recorded_jobs() == []
-
-
-async def test_a_process_that_cannot_be_ended_stays_recorded(
-    children: ProcessRecords, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process_tree, "KILL_TIMEOUT", 0.1)
-    monkeypatch.setattr(process_tree, "MIN_KILL_SEARCHES", 2)
-    with started(STUBBORN, children.mark) as process, started(SLEEPS, children.mark, job_id(2)) as other:
-        line_of(process), line_of(other)
-        record(children, process.pid)
-        # Simulates a process that hangs in the kernel.
-        monkeypatch.setattr(process_tree, "SIGKILL", signal.SIGTERM)
-        assert await end(children, 2.0) == {job_id(1)}
-        monkeypatch.undo()
-        assert children.recorded_jobs() == [job_id(1)]
 
 
 def test_a_child_is_recorded_while_it_runs(children: ProcessRecords) -> None:

@@ -99,11 +99,19 @@ def test_remaining_processes_are_reported_and_free_the_slot(jobs: Jobs) -> None:
         assert alive(pid)
 
 
-def test_a_stop_does_not_requeue_a_job_that_still_runs(jobs: Jobs, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (signal.SIGTERM, "Pipeline error: the daemon stopped; cannot end its processes {}"),
+        (signal.SIGKILL, "interrupted"),
+    ],
+)
+def test_the_next_daemon_does_not_repeat_a_job_that_still_runs(
+    jobs: Jobs, tmp_path: Path, number: signal.Signals, error: str
+) -> None:
     job_id = jobs.daemon.submit("stays")
     pid = jobs.process_of(job_id)
-    jobs.daemon.process.send_signal(signal.SIGTERM)
-    assert jobs.daemon.process.wait(PATIENCE) == 0
+    jobs.daemon.process.send_signal(number)
+    assert jobs.daemon.process.wait(PATIENCE) == (0 if number is signal.SIGTERM else -number)
     with restricted(tmp_path) as again:
-        error = again.daemon.ended(job_id)["error"]
-    assert error == f"Pipeline error: the daemon stopped; cannot end its processes {described(pid)}"
+        assert again.daemon.ended(job_id)["error"] == error.format(described(pid))

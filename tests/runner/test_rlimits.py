@@ -1,19 +1,13 @@
 """Resource limits of real children, and the errors of jobs that exceed them."""
 
-import errno
-import os
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from progressd.producers.ndjson import NumberedLine
-from progressd.runner.process import EXEC_LIMITED, ChildProcess
 from progressd.runner.rlimits import ResourceLimits
-from structlog.testing import capture_logs
 from support.daemon import running_daemon
 from support.submitting import ended, python, run, shell, submit
 
@@ -101,38 +95,15 @@ def test_a_child_gets_at_most_the_limits_of_the_daemon() -> None:
     program = (
         "import resource, sys, trio\nfrom pathlib import Path\n"
         "from progressd.runner.process import ChildProcess as Child\n"
+        "from progressd.runner.rlimits import ResourceLimits\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (80, 90))\n"
         "Path('/proc/self/oom_score_adj').write_text('700')\n"
         "async def seen(lines):\n    for _, line in lines: print(line.decode())\n"
         "async def main():\n"
         f"    command = [sys.executable, '-c', {'import resource; ' + shown!r}]\n"
-        "    await (await Child.start(command, Path('/'), {}, 1, ['NOFILE:100:100'])).run(seen, seen)\n"
+        "    limits = ResourceLimits(1 << 30, 60, 1 << 30, 100).arguments()\n"
+        "    await (await Child.start(command, Path('/'), {}, 1, limits)).run(seen, seen)\n"
         "trio.run(main)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["90", "90", "700"]
-
-
-def test_a_program_runs_without_an_oom_score() -> None:
-    hidden = 'mount -t tmpfs none /proc && exec "$@" 5>&1'
-    command = [*EXEC_LIMITED, "5", "", "NOFILE:50:50", "--", "sh", "-c", "ulimit -n"]
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", hidden, "sh", *command], capture_output=True, text=True)
-    if "unshare failed" in done.stderr or "permission denied" in done.stderr:
-        pytest.skip("mounting is not permitted")
-    assert done.stdout == f"/proc/self/oom_score_adj {errno.ENOENT}\n50\n"
-
-
-async def test_a_limit_that_cannot_be_set_is_logged() -> None:
-    seen: list[bytes] = []
-
-    async def on_lines(lines: Sequence[NumberedLine]) -> None:
-        seen.extend(line for _, line in lines if isinstance(line, bytes))
-
-    limits = ["NOFILE:50:40", "FSIZE:512:512"]  # the soft limit exceeds the hard one
-    with capture_logs() as logs:
-        child = await ChildProcess.start(["sh", "-c", "ulimit -f"], Path("/"), os.environ, 1, limits)
-    assert await child.run(on_lines, on_lines) == 0
-    assert seen == [b"1"]
-    assert [(entry["log_level"], entry["limit"], entry["error"]) for entry in logs] == [
-        ("warning", "RLIMIT_NOFILE", "Operation not permitted")
-    ]

@@ -177,7 +177,7 @@ async def test_a_missing_program_fails_the_job(tmp_path: Path) -> None:
         done = await run(daemon, "pdf")
         assert (
             done.error
-            == "Pipeline error: cannot start program, the program of the pipeline pdf: No such file or directory"
+            == "Pipeline error: cannot start program, the program of the pipeline pdf: not installed or not executable"
         )
         assert (await run(daemon, "next")).status is COMPLETED
 

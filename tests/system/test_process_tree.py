@@ -111,17 +111,6 @@ async def test_a_program_that_forks_quickly_is_ended() -> None:
         await eventually(lambda: not [one for one in everyone() if one.group == pid])
 
 
-async def test_more_processes_than_descriptors_get_sigterm() -> None:
-    count = 2 * process_tree.MAX_AWAITED + 10
-    with started("bash", "-c", f"for n in {{1..{count}}}; do sleep 1000 & done; echo $$; wait") as process:
-        lines_of(process, 1)
-        sent = list[tuple[signal.Signals, int]]()
-        with trio.fail_after(PATIENCE):
-            assert await below(process).end(2 * PATIENCE, lambda *signals: sent.append(signals)) == []
-    assert {number for number, _ in sent} == {signal.SIGTERM}
-    assert sum(number for _, number in sent) == count + 1
-
-
 async def test_the_grace_applies_to_all_processes(tmp_path: Path) -> None:
     """The shell ends at once, and its child needs time."""
     cleaned = tmp_path / "cleaned"

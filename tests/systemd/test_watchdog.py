@@ -104,12 +104,12 @@ def starved(daemon: Daemon) -> Iterator[socket.socket]:
 
 
 def test_a_stuck_writer_is_killed(daemons: Daemons) -> None:
-    assert 'watchdog not fed reason="ingest does not commit"' in daemons.writer.is_killed()
+    assert 'watchdog ping withheld reason="ingest does not commit"' in daemons.writer.is_killed()
 
 
 def test_a_stuck_event_loop_is_killed(daemons: Daemons) -> None:
     log = daemons.loop.is_killed()
-    assert 'watchdog not fed reason="the event loop is stuck"' in log
+    assert 'watchdog ping withheld reason="the event loop is stuck"' in log
     assert "Fatal Python error: Aborted" in log
 
 

@@ -31,13 +31,13 @@ COMMANDS: Final[Mapping[str, str]] = {
     "emit": "emit",
     "watch": "watch",
     "jobs": "jobs",
-    "cancel": "cancel",
-    "retry": "retry",
-    "delete": "delete",
-    "backup": "backup",
-    "check": "check",
+    "cancel": "job_actions",
+    "retry": "job_actions",
+    "delete": "job_actions",
+    "backup": "maintenance",
+    "check": "maintenance",
     "keys": "keys",
-    "token": "token",
+    "token": "keys",
     "config": "config",
     "install": "install",
     "uninstall": "install",
@@ -53,7 +53,7 @@ class _Commands(click.Group):
         try:
             return self._in_sentences(ctx)
         except click.ClickException as error:
-            from progressd.system.journal import stderr_is_journal
+            from progressd.system.log_output import stderr_is_journal
 
             if not stderr_is_journal():
                 raise

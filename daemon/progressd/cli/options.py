@@ -60,40 +60,30 @@ def settings_options(command: Command) -> Command:
 
 
 def state_dir_options(command: Command) -> Command:
-    """Add `--state-dir` and `--config`. The command passes them to `state_dir`."""
+    """Add `--state-dir` and `--config`. The command passes them to `state_dir` or `daemon_here`."""
     [setting] = [setting for setting in _flags() if setting.key == "state_dir"]
     return _option(setting)(config_option(command))
 
 
-def state_dir(config_path: Path | None, given: str | None) -> Path:
-    """Return the state directory. Raises SettingsError, including if it is the default and does not exist."""
-    from progressd.config.load import load
-
-    settings, origins = load(config_path, os.environ, {"state_dir": given})
-    if origins["state_dir"] == "default":
-        _require_exists(settings)
-    return settings.state_dir
+def state_dir(config_path: Path | None, given: Path | None) -> Path:
+    """Return the state directory of a daemon on this machine. Raises SettingsError."""
+    return daemon_here(config_path, given, "state_dir").state_dir
 
 
-def daemon_here(config_path: Path | None, given: Path | None, file: str) -> "Settings":
-    """Return the settings of a daemon on this machine, for a command that uses the setting `file`.
+def daemon_here(config_path: Path | None, given: Path | None, used: str) -> "Settings":
+    """Return the settings of a daemon on this machine, for a command that uses the setting `used`.
 
     Raises SettingsError, including if both are defaults and the state directory does not exist.
     """
     from progressd.config.load import load
 
     settings, origins = load(config_path, os.environ, {"state_dir": given})
-    if origins["state_dir"] == origins[file] == "default":
-        _require_exists(settings)
-    return settings
-
-
-def _require_exists(settings: "Settings") -> None:
-    if not settings.state_dir.is_dir():
+    if origins["state_dir"] == origins[used] == "default" and not settings.state_dir.is_dir():
         raise SettingsError(
             f"there is no state directory {settings.state_dir}: name the daemon's with --state-dir, such as"
             " --state-dir /var/lib/progressd"
         )
+    return settings
 
 
 def label(_ctx: click.Context, _option: click.Parameter, given: str | None) -> str | None:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
-from urllib.parse import urlsplit
 
 import click
 from click.core import ParameterSource
 
 from progressd.client.endpoint import DEFAULT_URL, read_key
-from progressd.client.errors import APIError, ConnectError, StreamClosed
+from progressd.client.errors import APIError, StreamClosed
 from progressd.core.close_codes import CREDENTIALS_EXPIRED
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ ID_LENGTH: Final = 36  # characters
 MAX_LISTED: Final = 3  # job ids listed in the error for an ambiguous id
 KEY_HINT: Final = "set PROGRESSD_KEY or --key-file (progressd keys add NAME on the daemon's machine makes a key)"
 OTHER_KEY_HINT: Final = "use another key with PROGRESSD_KEY or --key-file"
-FOREIGN: Final = frozenset({200, 400, 404, 405, 501})  # statuses that progressd sends only with a sentence
-GATEWAY: Final = frozenset({502, 503, 504})  # the same; a proxy sends them if the daemon is down
 
 _ABBREVIATED = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,27}")
 
@@ -140,32 +137,10 @@ def error_sentence(error: Exception, remote: Remote | None) -> str:
     """Return the sentence for an error of a client of this daemon."""
     if remote is None:
         return str(error)
-    url = remote.url
     if isinstance(error, StreamClosed) and error.code == CREDENTIALS_EXPIRED.code:
-        return f"the key for {url} has expired or was revoked: {OTHER_KEY_HINT}"
-    if isinstance(error, ConnectError) and (host := _unresolved_host(url)):
-        return f"cannot resolve the host name {host} of {url}: name the daemon with --url or PROGRESSD_URL"
-    if not isinstance(error, APIError):
-        return str(error)
-    if error.status == 401:
-        return f"{error}: {OTHER_KEY_HINT}" if remote.key else f"{url} requires a key: {KEY_HINT}"
-    if error.code == "forbidden":
+        return f"the key for {remote.url} has expired or was revoked: {OTHER_KEY_HINT}"
+    if isinstance(error, APIError) and error.status == 401:
+        return f"{error}: {OTHER_KEY_HINT}" if remote.key else f"{remote.url} requires a key: {KEY_HINT}"
+    if isinstance(error, APIError) and error.code == "forbidden":
         return f"{error}: {OTHER_KEY_HINT}"
-    if str(error).startswith(f"{url.rstrip('/')} answered with HTTP status"):
-        if error.status in FOREIGN:
-            return f"{url} answers, but is not progressd (HTTP status {error.status})"
-        if error.status in GATEWAY:
-            return f"the proxy at {url} cannot reach the daemon (HTTP status {error.status})"
     return str(error)
-
-
-def _unresolved_host(url: str) -> str | None:
-    """Return the host of this URL if its name cannot be resolved."""
-    import socket
-
-    host = urlsplit(url).hostname or ""
-    try:
-        socket.getaddrinfo(host, None)
-    except (OSError, UnicodeError):
-        return host
-    return None

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from signal import Signals
 from typing import Final
 
 import msgspec
@@ -69,7 +68,9 @@ class ProcessRecords:
         Return the jobs whose processes could not be stopped. Call this before the first child starts.
         """
         tree = Tree(self._known)
-        left = await tree.end(grace, _log_signal)
+        left = await tree.end(grace)
+        if tree:
+            log.warning("processes of an earlier daemon ended", processes=len(tree) - len(left))
         if left:
             log.error("cannot end processes of an earlier daemon", processes=[str(process) for process in left])
         jobs = {tree.label(process) for process in left}
@@ -104,10 +105,6 @@ class ProcessRecords:
                 if leader.boot == boot and (now := look(leader.pid)) and now.started == leader.started:
                     leaders[leader.pid] = job_id
         return leaders
-
-
-def _log_signal(number: Signals, count: int) -> None:
-    log.warning("ending processes of an earlier daemon", processes=count, signal=number.name)
 
 
 def _boot_id() -> str | None:

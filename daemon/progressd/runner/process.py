@@ -1,9 +1,10 @@
 """A child process in its own session: start it, read its output, and stop it with all its descendants."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from functools import partial
@@ -14,7 +15,6 @@ import structlog
 import trio
 
 from progressd.producers.ndjson import LineSplitter, NumberedLine
-from progressd.runner import exec_limited
 from progressd.runner.orphans import JOB, MARK
 from progressd.system.process_output import ProgramOutput
 from progressd.system.process_tree import Process, Tree, environment_of
@@ -25,12 +25,9 @@ MAX_STDERR: Final = 65536  # last bytes of standard error to keep
 MAX_LINE: Final = 1024 * 1024  # bytes of a line of output
 RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
 
-# Read once, because an upgrade removes the file and then replaces it.
-_SOURCE: Final = Path(exec_limited.__file__).read_text(encoding="utf-8")
-_PROGRAM: Final = (  # tracebacks show the file name instead of the source as one line
-    f"source = {_SOURCE!a}\nexec(compile(source, {exec_limited.__file__!a}, 'exec'))"
-)
-EXEC_LIMITED: Final = (sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM)
+# prlimit(1) sets limits before exec. A process with threads must not run Python code between fork and exec.
+PRLIMIT: Final = shutil.which("prlimit") or "prlimit"
+OOM_SCORE_ADJ: Final = 500  # the maximum is 1000; the kernel kills the child before the daemon (proc(5))
 
 OnLines: TypeAlias = Callable[[Sequence[NumberedLine]], Awaitable[None]]
 
@@ -60,32 +57,23 @@ class ChildProcess:
         kill_grace: float,
         limits: Sequence[str] = (),
     ) -> "ChildProcess":
-        """Start a program without a shell, with limits as NAME:SOFT:HARD. Raises OSError."""
-        reading, writing = os.pipe()
-        async with trio.lowlevel.FdStream(reading) as report:
-            try:
-                arguments = (*EXEC_LIMITED, str(writing), environment.get("LC_CTYPE", ""), *limits, "--", *command)
-                process = await reaper.open_process(
-                    arguments,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    cwd=cwd,
-                    env=environment,
-                    start_new_session=True,
-                    pass_fds=[writing],
-                )
-            finally:
-                os.close(writing)
-            child = cls(
-                process, kill_grace, [f"{name}={environment[name]}" for name in (MARK, JOB) if name in environment]
-            )
-            try:
-                await _wait_for_exec(command[0], report)
-            except BaseException:
-                await child._close()
-                raise
-            return child
+        """Start a program without a shell, with `limits` as options of prlimit(1). Raises OSError."""
+        program = str(cwd / command[0]) if "/" in command[0] else command[0]
+        if shutil.which(program, path=environment.get("PATH", os.defpath)) is None:
+            raise OSError(errno.ENOENT, "not installed or not executable", command[0])
+        process = await reaper.open_process(
+            (PRLIMIT, *limits, "--", *command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=environment,
+            start_new_session=True,
+        )
+        with suppress(OSError):  # the process has exited, or /proc is hidden
+            _raise_oom_score(process.pid)
+        marks = [f"{name}={environment[name]}" for name in (MARK, JOB) if name in environment]
+        return cls(process, kill_grace, marks)
 
     async def run(self, on_stdout: OnLines, on_stderr: OnLines) -> int:
         """Read the output until the child has exited. Return the exit status, negative for a signal."""
@@ -121,18 +109,8 @@ class ChildProcess:
 
     async def _wait_for_exit(self) -> None:
         """Wait until the program has exited. Do not reap it yet, because that would free its process id."""
-        descriptor = None
-        while descriptor is None:
-            try:
-                descriptor = os.pidfd_open(self.pid)
-            except OSError as error:
-                if not is_transient(error):
-                    raise
-                await trio.sleep(RETRY_INTERVAL)
-        try:
-            await trio.lowlevel.wait_readable(descriptor)
-        finally:
-            os.close(descriptor)
+        wait = partial(os.waitid, os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        await trio.to_thread.run_sync(wait, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
 
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):
@@ -168,14 +146,6 @@ def _known(session: int, marks: Set[bytes], processes: Sequence[Process]) -> Map
     }
 
 
-async def _wait_for_exec(program: str, report: trio.abc.ReceiveStream) -> None:
-    """Wait until the child runs the program. Raises OSError if exec failed."""
-    text = b""
-    while chunk := await report.receive_some():
-        text += chunk
-    for line in text.decode().splitlines():
-        what, number = line.split()
-        reason = os.strerror(int(number))
-        if what == exec_limited.PROGRAM:
-            raise OSError(int(number), reason, program)
-        log.warning("cannot set a limit", program=program, limit=what, error=reason)
+def _raise_oom_score(pid: int) -> None:
+    path = Path(f"/proc/{pid}/oom_score_adj")
+    path.write_text(str(max(OOM_SCORE_ADJ, int(path.read_text()))))

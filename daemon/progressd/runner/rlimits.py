@@ -1,6 +1,7 @@
 """Resource limits of each process of a pipeline, and the exit statuses that indicate a reached limit."""
 
 import re
+import resource
 import signal
 from typing import Final, NamedTuple
 
@@ -34,16 +35,16 @@ class ResourceLimits(NamedTuple):
         )
 
     def arguments(self) -> list[str]:
-        """Return each limit as NAME:SOFT:HARD, for `exec_limited`."""
-        # Not RLIMIT_AS: some runtimes reserve terabytes of address space.
+        """Return the limits as options of prlimit(1). No limit exceeds the daemon's own."""
         cpu = max(1, round(self.cpu))
-        return [
-            f"DATA:{self.memory}:{self.memory}",
-            f"CPU:{cpu}:{cpu + CPU_GRACE}",
-            f"FSIZE:{self.file}:{self.file}",
-            f"NOFILE:{self.open_files}:{self.open_files}",
-            "CORE:0:0",
-        ]
+        limits = {  # not RLIMIT_AS: some runtimes reserve terabytes of address space
+            "data": (self.memory, self.memory),
+            "cpu": (cpu, cpu + CPU_GRACE),
+            "fsize": (self.file, self.file),
+            "nofile": (self.open_files, self.open_files),
+            "core": (0, 0),
+        }
+        return [f"--{name}={_within(name, soft)}:{_within(name, hard)}" for name, (soft, hard) in limits.items()]
 
     def describe_exit(self, status: int, stderr: bytes) -> str:
         """Return a description of a failure, to follow the name of the program. A negative status is a signal."""
@@ -57,6 +58,11 @@ class ResourceLimits(NamedTuple):
             return f"{end}, perhaps because it exceeded its memory limit of {size_text(self.memory)}"
         reason = summary(stderr)
         return f"{end}: {reason}" if reason else end
+
+
+def _within(name: str, limit: int) -> int:
+    maximum = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+    return limit if maximum == resource.RLIM_INFINITY else min(limit, maximum)
 
 
 def _signal_name(number: int) -> str:

@@ -98,20 +98,12 @@ class Runner:
     async def _clean_up(self, jobs: set[str]) -> set[str]:
         """Stop the processes of these and all recorded jobs, and delete their working directories.
 
-        Return the jobs that still run. Retry after transient errors, such as a shortage of descriptors.
+        Return the jobs that still run. Raises OSError.
         """
-        while True:
-            try:
-                jobs = jobs.union(await trio.to_thread.run_sync(self._children.recorded_jobs))
-                still_running = await self._children.end_orphans(self._settings.runner.kill_grace)
-                await self._files.discard_attempts(jobs - still_running)
-            except OSError as error:
-                if not is_transient(error):
-                    raise
-                log.warning("cannot clean up after an earlier daemon, retrying before the first job", error=str(error))
-                await trio.sleep(self._retry_interval)
-            else:
-                return still_running
+        jobs = jobs.union(await trio.to_thread.run_sync(self._children.recorded_jobs))
+        still_running = await self._children.end_orphans(self._settings.runner.kill_grace)
+        await self._files.discard_attempts(jobs - still_running)
+        return still_running
 
     async def _run_job(self, job: Job) -> None:
         try:

@@ -16,9 +16,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from progressd.core.messages import Error, JobCreated, StateChange, StatusChange
-from progressd.system.fs import write_all
-from progressd.system.journal import KNOWN, Journal, datagram, stderr_is_journal
-from progressd.system.log_queue import LogQueue
+from progressd.system.log_output import JOURNAL, KNOWN, Descriptor, Journal, LogQueue, datagram, stderr_is_journal
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -40,7 +38,12 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(max(_min_level, logging.WARNING))
 
 
-def configure(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002
+def configure(
+    level: str = "info",
+    format: str = "auto",  # noqa: A002
+    stream: TextIO | None = None,
+    journal: str = JOURNAL,
+) -> None:
     """Send all logs to `stream` (stderr) or the journal. Times are UTC, ISO 8601. Tracebacks only at level debug."""
     stream = stream or sys.stderr or open(os.devnull, "w")  # noqa: SIM115, stderr was closed
     chosen = _format(format, stream)
@@ -56,7 +59,7 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
     def notice(dropped: int) -> bytes:
         return _rendered({"event": "log lines dropped", "lines": dropped}, "warning", processors)
 
-    queue = LogQueue(Journal() if chosen == "journal" else Descriptor(stream.fileno()), notice)
+    queue = LogQueue(Journal(journal) if chosen == "journal" else Descriptor(stream.fileno()), notice)
     structlog.configure(
         processors=[_filter_level, *processors],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
@@ -92,20 +95,6 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
             yield from leaves(inner)
     else:
         yield error
-
-
-class Descriptor:
-    """A file, pipe or terminal. It stays open."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def write(self, line: bytes) -> None:
-        """Write a line. Raises OSError."""
-        write_all(self._descriptor, line)
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class _StandardHandler(logging.Handler):
@@ -193,11 +182,8 @@ def _line(_logger: WrappedLogger, _method: str, line: Any) -> bytes:
 
 
 def _strip_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {key: value if key == "exception" else _plain(value) for key, value in event.items()}
-
-
-def _plain(value: object) -> object:
-    return _CONTROL.sub(" ", value) if isinstance(value, str) else value
+    texts = {key: value for key, value in event.items() if isinstance(value, str) and key != "exception"}
+    return {**event, **{key: _CONTROL.sub(" ", value) for key, value in texts.items()}}
 
 
 _log = structlog.get_logger(__name__)

@@ -5,23 +5,21 @@ are read-only in the sandbox of the service, and not available outside systemd. 
 """
 
 import os
-import pwd
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals, pidfd_send_signal
 from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
+from progressd.system.fs import user
 from progressd.system.transient import is_transient
 
-KILL_TIMEOUT: Final = 5.0  # seconds from SIGKILL until a process counts as unkillable
-MIN_KILL_SEARCHES: Final = 50  # minimum within this time, so that a clock jump does not count
-KILL_SEARCH_INTERVAL: Final = 0.1  # seconds
-MAX_AWAITED: Final = 100  # processes to wait for at once; each needs a descriptor
+MIN_PAUSE: Final = 0.005  # seconds between two searches, doubled each time
+MAX_PAUSE: Final = 0.1  # seconds
+KILL_SEARCHES: Final = 50  # after SIGKILL, until a process counts as unkillable; 5 s
 
 Identity: TypeAlias = tuple[int, int]
 
@@ -43,16 +41,12 @@ class Process(NamedTuple):
 
     @property
     def user(self) -> str:
-        """Return the effective user, by name if possible; "unknown" if the process has ended."""
+        """Return the name of the effective user; "unknown" if the process has ended."""
         try:
             status = Path(f"/proc/{self.pid}/status").read_text(errors="replace")
-            uid = int(status.partition("\nUid:")[2].split()[1])
         except OSError:
             return "unknown"
-        try:
-            return pwd.getpwuid(uid).pw_name
-        except KeyError:
-            return str(uid)
+        return user(int(status.partition("\nUid:")[2].split()[1]))
 
     def __str__(self) -> str:
         return f"{self.pid} ({self.name}, user {self.user})"
@@ -65,26 +59,26 @@ class SignalSender:
     """Send one signal to each process, once."""
 
     def __init__(self, number: Signals, but_group: int | None = None) -> None:
-        self._number = number
+        self.number = number
         self._but_group = but_group
-        self.sent = set[Identity]()
+        self._sent = set[Identity]()
         self.forbidden = dict[Identity, Process]()
 
     def cleaning_up(self, members: Iterable[Process]) -> set[int]:
         """Return the members that got SIGTERM and still run. Their new children get no SIGTERM."""
-        return {one.pid for one in members if one.identity in self.sent} if self._number is SIGTERM else set()
+        return {one.pid for one in members if one.identity in self._sent} if self.number is SIGTERM else set()
 
     def send(self, process: Process, descriptor: int) -> bool:
         """Send the signal. Return whether to wait for the process to end: not if SIGKILL was not permitted."""
-        if process.identity not in self.sent and process.group != self._but_group:
-            self.sent.add(process.identity)
+        if process.identity not in self._sent and process.group != self._but_group:
+            self._sent.add(process.identity)
             try:
-                pidfd_send_signal(descriptor, self._number)
+                pidfd_send_signal(descriptor, self.number)
             except ProcessLookupError:
                 pass
             except PermissionError:
                 self.forbidden[process.identity] = process
-        return self._number is not SIGKILL or process.identity not in self.forbidden
+        return self.number is not SIGKILL or process.identity not in self.forbidden
 
 
 class Tree:
@@ -98,6 +92,10 @@ class Tree:
         self._found = dict[Identity, str]()
         self._groups = set[int]()  # process groups with only members
 
+    def __len__(self) -> int:
+        """Return the number of processes found so far."""
+        return len(self._found)
+
     def label(self, process: Process) -> str:
         """Return the label of a found process."""
         return self._found[process.identity]
@@ -105,43 +103,38 @@ class Tree:
     async def send(self, number: Signals, *, but_group: int | None = None) -> list[Process]:
         """Signal all processes, except one process group. Return processes without permission. Raises OSError."""
         sender = SignalSender(number, but_group)
-        with ExitStack() as opened:
-            await trio.to_thread.run_sync(partial(self._search, sender, opened))
+        await trio.to_thread.run_sync(self._search, sender)
         return list(sender.forbidden.values())
 
-    async def end(self, grace: float, on_signal: Callable[[Signals, int], None] = lambda *_: None) -> list[Process]:
+    async def end(self, grace: float) -> list[Process]:
         """Send SIGTERM to all, and SIGKILL to the rest after `grace` seconds. Return the processes that survived.
 
         After SIGTERM, a process may start commands to clean up: they get no SIGTERM. The search repeats until it finds
-        nothing, because a process may start children until it ends. `on_signal` receives each signal and the number of
-        new processes. Raises OSError if the system lacks resources.
+        nothing, because a process may start children until it ends. Raises OSError if the system lacks resources.
         """
-        left = list[Process]()
         self._groups.clear()
-        for number, seconds in ((SIGTERM, grace), (SIGKILL, KILL_TIMEOUT)):
-            sender, until = SignalSender(number), trio.current_time() + seconds
-            over, searches = False, 0
-            while not over:
-                before = len(sender.sent)
-                with ExitStack() as opened:
-                    left, awaited = await trio.to_thread.run_sync(partial(self._search, sender, opened))
-                    if new := len(sender.sent) - before:
-                        on_signal(number, new)
-                    with trio.move_on_at(until if number is SIGTERM else trio.current_time() + KILL_SEARCH_INTERVAL):
-                        for descriptor in awaited:
-                            await trio.lowlevel.wait_readable(descriptor)
-                searches += 1
-                timed_out = trio.current_time() >= until and (number is SIGTERM or searches >= MIN_KILL_SEARCHES)
-                over = timed_out or not awaited
-                if number is SIGKILL or not left:
-                    self._kill_groups()
-            if not left:
-                break
-        return [process for process in left if _is_running(process)]
+        until = trio.current_time() + grace
+        left = await self._signal_until(SignalSender(SIGTERM), lambda: trio.current_time() >= until)
+        if left:
+            searches = iter(range(KILL_SEARCHES))
+            left = await self._signal_until(SignalSender(SIGKILL), lambda: next(searches, None) is None)
+        return left
 
-    def _search(self, sender: SignalSender, opened: ExitStack) -> tuple[list[Process], list[int]]:
-        """Search once, and signal new processes. Return the running ones, and descriptors to wait for."""
-        found, awaited = list[Process](), list[int]()
+    async def _signal_until(self, sender: SignalSender, over: Callable[[], bool]) -> list[Process]:
+        """Signal the processes until none is left to wait for, or the time is over. Return the running ones."""
+        pause = MIN_PAUSE
+        while True:
+            left, waits = await trio.to_thread.run_sync(self._search, sender)
+            if sender.number is SIGKILL or not left:
+                self._kill_groups()
+            if not waits or over():
+                return left
+            await trio.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE)
+
+    def _search(self, sender: SignalSender) -> tuple[list[Process], bool]:
+        """Search once, and signal new processes. Return the running ones, and whether to wait for any."""
+        found, waits = list[Process](), False
         processes, ended = _all_processes()
         members = self._members(processes)
         known = self._known(ended)
@@ -149,21 +142,18 @@ class Tree:
         self._groups |= groups - {process.group for process in processes if process not in members} - {os.getpgrp()}
         cleaning_up = sender.cleaning_up(members)
         for process, label in members.items():
-            with ExitStack() as closing:
-                try:
-                    descriptor = os.pidfd_open(process.pid)
-                except ProcessLookupError:
-                    continue
-                closing.callback(os.close, descriptor)
-                if not _is_running(process):  # the descriptor may belong to a later process
-                    continue
-                self._found[process.identity] = label
-                found.append(process)
-                waits = process.parent in cleaning_up or sender.send(process, descriptor)
-                if waits and len(awaited) < MAX_AWAITED:
-                    awaited.append(descriptor)
-                    opened.push(closing.pop_all())
-        return found, awaited
+            try:
+                descriptor = os.pidfd_open(process.pid)
+            except ProcessLookupError:
+                continue
+            try:
+                if _is_running(process):  # otherwise the descriptor may belong to a later process
+                    self._found[process.identity] = label
+                    found.append(process)
+                    waits |= process.parent in cleaning_up or sender.send(process, descriptor)
+            finally:
+                os.close(descriptor)
+        return found, waits
 
     def _kill_groups(self) -> None:
         """Kill processes that a search misses: a program that forks and exits in a loop keeps its process group."""

@@ -1,15 +1,25 @@
-"""The protocols of systemd: sd_notify(3) and sd_listen_fds(3). Without systemd they do nothing."""
+"""The protocols of systemd: sd_notify(3), sd_listen_fds(3) and the watchdog. Without systemd they do nothing."""
 
 import os
 import socket
-from collections.abc import MutableMapping
+import sys
+import threading
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
+import trio
+
+from progressd.core.errors import Unavailable
 
 FIRST_DESCRIPTOR: Final = 3
-REPEATED: Final = ("STATUS=", "WATCHDOG=")  # messages that become useless when old
+PINGS_PER_TIMEOUT: Final = 6
+CHECK_TIMEOUT: Final = 1 / 3  # share of the watchdog's timeout, for a check and for a pass of the event loop
+STATUS_INTERVAL: Final = 1.0  # seconds
 
+Check = Callable[[], Awaitable[None]]
 log = structlog.get_logger(__name__)
 
 
@@ -23,7 +33,6 @@ class Notifier:
         address = environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
-        self._pending: dict[str, str] = {}  # unsent messages by their first assignment
         self._failing = False
         if address:
             kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
@@ -35,28 +44,18 @@ class Notifier:
             self._socket.close()
 
     def __call__(self, *assignments: str) -> bool:
-        """Send assignments such as `READY=1` without blocking. Return whether systemd has received all of them.
-
-        The next call, which may be empty, first resends failed messages: the last READY=1, RELOADING=1 and STOPPING=1.
-        Messages that callers repeat anyway are not kept.
-        """
+        """Send assignments such as `READY=1` without blocking. Return whether systemd has received them."""
         if self._socket is None:
             return True
-        if assignments:
-            self._pending.pop(assignments[0], None)  # the new message goes last
-            self._pending[assignments[0]] = "\n".join(assignments)
         try:
-            for first, message in list(self._pending.items()):
-                self._socket.sendto(message.encode(), self._address)
-                del self._pending[first]
+            self._socket.sendto("\n".join(assignments).encode(), self._address)
         except OSError as error:
-            if not self._failing:  # log once, not for each watchdog message
+            if not self._failing:  # log once, not for each ping
                 log.warning("cannot notify systemd", error=str(error))
             self._failing = True
-            self._pending = {first: text for first, text in self._pending.items() if not first.startswith(REPEATED)}
-            return False
-        self._failing = False
-        return True
+        else:
+            self._failing = False
+        return not self._failing
 
 
 def inherited_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
@@ -72,3 +71,92 @@ def inherited_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
         listening.setblocking(False)
         sockets.append(listening)
     return sockets
+
+
+def watchdog_seconds(environ: MutableMapping[str, str]) -> float | None:
+    """Return the timeout of the watchdog, or None if it is off (sd_watchdog_enabled(3))."""
+    microseconds, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(os.getpid()))
+    return int(microseconds) / 1e6 if microseconds and pid == str(os.getpid()) else None
+
+
+async def run_status(notify: Notifier, describe: Callable[[], str]) -> None:
+    """Send changes of the status for `systemctl status`, at most once a second."""
+    sent = ""
+    while True:
+        status = describe()
+        if status != sent and notify(f"STATUS={status}"):
+            sent = status
+        await trio.sleep(STATUS_INTERVAL)
+
+
+class Watchdog:
+    """Ping systemd while all checks return in time. The key of a check is the reason to log if it does not.
+
+    A check that raises Unavailable counts as returned: a restart does not help against a full disk.
+    """
+
+    def __init__(self, notify: Notifier, seconds: float, checks: Mapping[str, Check]) -> None:
+        self._notify = notify
+        self._period = seconds / PINGS_PER_TIMEOUT
+        self._check_timeout = seconds * CHECK_TIMEOUT
+        self._checks = checks
+        self._running: dict[str, float] = {}  # start times of the checks
+        self._stuck: set[str] = set()
+        self._rounds = 0  # passes of the event loop
+
+    async def run(self) -> None:
+        """Send pings until cancelled."""
+        with self._watched_loop():
+            async with trio.open_nursery() as nursery:
+                for reason, check in self._checks.items():
+                    nursery.start_soon(self._repeat, reason, check)
+                while True:
+                    self._rounds += 1
+                    self._ping()
+                    await trio.sleep(self._period)
+
+    def _ping(self) -> None:
+        now = trio.current_time()
+        late = {reason for reason, since in self._running.items() if now - since > self._check_timeout}
+        for reason in sorted(late - self._stuck):
+            log.critical("watchdog ping withheld", reason=reason, seconds=round(self._check_timeout, 1))
+        for reason in sorted(self._stuck - late):
+            log.warning("watchdog ping resumed", resolved=reason)
+        self._stuck = late
+        if not late:
+            self._notify("WATCHDOG=1")
+
+    async def _repeat(self, reason: str, check: Check) -> None:
+        while True:
+            self._running[reason] = trio.current_time()
+            try:
+                await check()
+            except Unavailable as error:
+                log.debug("watchdog check returned an error", error=str(error))
+            del self._running[reason]
+            await trio.sleep(self._period)
+
+    @contextmanager
+    def _watched_loop(self) -> Iterator[None]:
+        """Run a thread that logs when the event loop is stuck."""
+        over = threading.Event()
+        loop = threading.get_ident()
+
+        def watch() -> None:
+            logged = seen = -1
+            while not over.wait(self._check_timeout):
+                if self._rounds == seen != logged:
+                    place = "".join(traceback.format_stack(sys._current_frames()[loop])[-1:]).strip()
+                    log.critical(
+                        "watchdog ping withheld", reason="the event loop is stuck", place=" ".join(place.split())
+                    )
+                    logged = seen
+                seen = self._rounds
+
+        thread = threading.Thread(target=watch, name="watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()

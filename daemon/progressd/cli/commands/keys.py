@@ -1,4 +1,4 @@
-"""`progressd keys`: the API keys of a daemon and their scopes."""
+"""`progressd keys` and `progressd token`: the credentials of a daemon."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from progressd.cli.options import Directory, config_option, daemon_here
+from progressd.cli.options import daemon_here, state_dir_options
 from progressd.cli.options import labels as labels_given
 
 SCOPES: Final = ("read", "write", "admin")
@@ -36,7 +36,7 @@ def _scopes(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...
     return list(dict.fromkeys(scopes))
 
 
-def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+def _duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:
     """Parse a duration such as 12h or 30d, at most a century."""
     from progressd.config import units
 
@@ -49,11 +49,6 @@ def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) ->
     if seconds is not None and seconds <= 0:
         raise click.BadParameter(f"{text!r} is not a duration, such as 12h or 30d")
     return seconds
-
-
-state_dir_option = click.option(
-    "--state-dir", type=Directory(path_type=Path), help="The state directory of the daemon."
-)
 
 
 @keys.command()
@@ -72,7 +67,7 @@ state_dir_option = click.option(
     "--expires",
     "lifetime",
     metavar="DURATION",
-    callback=duration,
+    callback=_duration,
     help="When the key expires, such as in 12h or 30d.  [default: never]",
 )
 @click.option(
@@ -83,8 +78,7 @@ state_dir_option = click.option(
     callback=labels_given,
     help="Limit the key to jobs with this label; repeat it to require several labels.",
 )
-@state_dir_option
-@config_option
+@state_dir_options
 def add(
     name: str,
     scopes: list[str],
@@ -123,8 +117,7 @@ def add(
 
 
 @keys.command("list")
-@state_dir_option
-@config_option
+@state_dir_options
 def list_(state_dir: Path | None, config_path: Path | None) -> None:
     """List the keys: names, scopes, labels and expiry, but not the keys themselves."""
     from datetime import UTC, datetime
@@ -142,8 +135,7 @@ def list_(state_dir: Path | None, config_path: Path | None) -> None:
 
 @keys.command()
 @click.argument("name")
-@state_dir_option
-@config_option
+@state_dir_options
 def revoke(name: str, state_dir: Path | None, config_path: Path | None) -> None:
     """Revoke a key, and close the connections made with it."""
     from progressd.auth.api_keys import revoke_key
@@ -154,3 +146,47 @@ def revoke(name: str, state_dir: Path | None, config_path: Path | None) -> None:
 
 def _file(state_dir: Path | None, config_path: Path | None) -> Path:
     return daemon_here(config_path, state_dir, "auth.keys_file").auth.keys_file
+
+
+@click.command()
+@click.argument("job_id", metavar="[JOB]", required=False)
+@click.option(
+    "--expires",
+    "lifetime",
+    metavar="DURATION",
+    callback=_duration,
+    help="When the token expires, such as in 8h.  [default: auth.token_lifetime]",
+)
+@state_dir_options
+def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, config_path: Path | None) -> None:
+    """Create and print a token to watch one job, or all jobs, of a daemon on this machine.
+
+    Put it into a URL, for clients that cannot send a header: /ws/jobs/JOB?token=TOKEN or
+    /api/jobs/JOB/events?token=TOKEN. Its holder can watch that job and do nothing else. The first eight characters of
+    the job's id are enough.
+
+    \b
+    Examples:
+      progressd token 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c
+      progressd token --expires 8h
+    """
+    from datetime import UTC, datetime, timedelta
+
+    from progressd.admin import maintenance
+    from progressd.auth.watch_tokens import new_token, secret_from
+    from progressd.cli.remote import is_abbreviated, the_only_id
+    from progressd.core.errors import NotFound
+    from progressd.core.events import checked_job_id
+    from progressd.core.messages import ALL_JOBS, job_topic
+
+    settings = daemon_here(config_path, state_dir, "auth.token_secret_file")
+    if job_id is not None:
+        if is_abbreviated(job_id):
+            job_id = the_only_id(job_id, maintenance.ids_beginning(settings.state_dir, job_id.lower()))
+        job_id = checked_job_id(job_id)
+        if not maintenance.may_have(settings.state_dir, job_id):
+            raise NotFound(f"there is no job {job_id} in the state directory {settings.state_dir}")
+    topic = ALL_JOBS if job_id is None else job_topic(job_id)
+    seconds = settings.auth.token_lifetime if lifetime is None else lifetime
+    end = datetime.now(UTC) + timedelta(seconds=seconds)
+    click.echo(new_token(secret_from(settings.auth.token_secret_file), topic, end))

@@ -74,7 +74,7 @@ async def _announce(url: str) -> None:
     import trio
 
     from progressd.core.errors import ProgressdError
-    from progressd.system.log import Descriptor
+    from progressd.system.log_output import Descriptor
 
     if sys.stdout is None:
         return

@@ -1,4 +1,4 @@
-"""`progressd backup`: copy the database while the daemon runs."""
+"""`progressd backup` and `progressd check`: copy, check and repair a state directory."""
 
 import signal
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def exit_on_signals() -> Iterator[None]:
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
 @state_dir_options
 @exit_on_signals()
-def backup(target: Path, config_path: Path | None, **given: str | None) -> None:
+def backup(target: Path, config_path: Path | None, **given: Path | None) -> None:
     """Copy the database of a daemon, running or not, to FILE.
 
     The copy is consistent and checked, and never overwrites a file. It contains all jobs and their changes. The files
@@ -58,3 +58,38 @@ def backup(target: Path, config_path: Path | None, **given: str | None) -> None:
 
     size = maintenance.backup(state_dir(config_path, given["state_dir"]), target)
     click.echo(f"{target}: {size / 2**20:.1f} MiB", err=True)
+
+
+@click.command()
+@click.option("--repair", is_flag=True, help="Repair what can be repaired; stop the daemon first.")
+@state_dir_options
+@exit_on_signals()
+def check(repair: bool, config_path: Path | None, **given: Path | None) -> None:
+    """Check the database and the files of a daemon, running or not.
+
+    It prints one line for each problem, including its repair by --repair. The exit status is 0 if there are no
+    problems, or if all were repaired. A large database takes a while.
+
+    --repair recovers a damaged database into a new one. This needs the program sqlite3 (sudo apt install sqlite3).
+    It keeps the damaged database next to the new one, prints its path, and lists the lost data.
+
+    \b
+    Examples:
+      progressd check
+      progressd check --state-dir /var/lib/progressd --repair
+    """
+    from progressd.admin import maintenance
+
+    directory = state_dir(config_path, given["state_dir"])
+    left = 0
+    if repair:
+        for sentence, repaired in maintenance.repair(directory):
+            click.echo(sentence)
+            left += not repaired
+    else:
+        for problem in maintenance.check(directory):
+            click.echo(f"{problem.sentence}: {problem.remedy}")
+            left += 1
+    if left:
+        raise SystemExit(1)
+    click.echo(f"{directory}: no problems found", err=True)
