@@ -17,7 +17,7 @@ from progressd.broadcast.subscription import EmptyHistory, Page
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.events import Event
 from progressd.core.messages import job_topic
-from progressd.engine.ingest import TURN_BYTES, EventSink, Outcome
+from progressd.engine.ingest import PASS_BYTES, EventSink, Outcome
 from progressd.net.base_path import AT_ROOT
 from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome, LogEntry
@@ -131,7 +131,7 @@ class Deciding(EventSink):
     store_id = "store"
 
     def __init__(self) -> None:
-        self.turns = PassLimiter(TURN_BYTES)
+        self.limiter = PassLimiter(PASS_BYTES)
         self.taken: list[Event] = []
         self.may_decide = trio.Event()
         self.may_decide.set()
