@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from progressd.core.errors import ProgressdError
 from progressd.engine.ingest import Outcome
 from progressd.producers.ndjson import TURN_LINES, LineBatch, LineSplitter
-from progressd.producers.poller import POLL_INTERVAL, Poller
+from progressd.producers.unix_socket import POLL_INTERVAL, Poller
 from progressd.store.sqlite import SQLiteStore
 from support.daemon import PATIENCE, progress
 from support.samples import job_id

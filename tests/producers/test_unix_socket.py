@@ -20,8 +20,7 @@ from progressd.core.errors import StoreFailed
 from progressd.core.messages import JobStatus
 from progressd.engine.ingest import EventSink
 from progressd.producers.ndjson import TURN_LINES, NDJSONReader
-from progressd.producers.poller import MAX_READS, Poller
-from progressd.producers.unix_socket import ProducerConnection
+from progressd.producers.unix_socket import MAX_READS, Poller, ProducerConnection
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
 from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, status_change

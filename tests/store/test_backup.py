@@ -1,23 +1,19 @@
 """Backups are complete, consistent and checked, and replace no file."""
 
-import errno
 import os
-import re
 import signal
 import sqlite3
 import stat
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from progressd.core.errors import Conflict, SettingsError
 from progressd.core.messages import JobStatus
-from progressd.store.backup import PARTIAL_MIN_AGE, backup
 from progressd.store.base import Change
+from progressd.store.offline import backup
 from progressd.store.sqlite import SQLiteStore
 from support.growth import fill
 from support.samples import created, job, job_id, started
@@ -75,44 +71,12 @@ async def test_a_backup_is_another_store_with_the_same_jobs(path: Path, tmp_path
 def test_a_backup_overwrites_no_file(path: Path, tmp_path: Path) -> None:
     SQLiteStore.open(path).close()
     (tmp_path / "precious").write_text("mine")
-    (tmp_path / "new.part").write_text("mine")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("precious", "dangling", path.name):
         with pytest.raises(Conflict, match=f"{name} exists already"):
             backup(path, tmp_path / name)
     backup(path, tmp_path / "new")
-    assert (tmp_path / "precious").read_text() == (tmp_path / "new.part").read_text() == "mine"
-
-
-@pytest.mark.parametrize("links", [True, False])
-def test_the_first_of_two_backups_to_one_file_wins(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
-) -> None:
-    fill(path, 100)
-    target = tmp_path / "copy"
-    others = [target, None]
-
-    class Copy(sqlite3.Connection):
-        def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
-            if "integrity_check" in statement and (other := others.pop(0)):
-                backup(path, other)
-            return super().execute(statement, *values)
-
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *args, **named: connect(*args, **named, factory=Copy))
-    if not links:
-        monkeypatch.setattr(os, "link", unlinked)
-    with pytest.raises(Conflict, match="copy exists already"):
-        backup(path, target)
-    assert not others
-    with closing(connect(target)) as db:
-        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert files(tmp_path) == {path.name, "copy"}
-
-
-def unlinked(*_: object) -> None:
-    """Fail as on a file system without hard links."""
-    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
 def test_a_damaged_store_is_not_backed_up(path: Path, tmp_path: Path) -> None:
@@ -137,23 +101,10 @@ def test_a_failed_backup_has_a_clear_error(path: Path, tmp_path: Path) -> None:
         backup(path, tmp_path / "copy")
 
 
-def test_remains_of_killed_backups_are_deleted(path: Path, tmp_path: Path) -> None:
-    SQLiteStore.open(path).close()
-    long_ago = time.time() - PARTIAL_MIN_AGE - 60
-    left = {"a+.db.0123abcd.part", "a+.db.0123abcd.part-journal"}
-    others = {"aa.db.0123abcd.part", "a+.db.0123abcd.party", "a+.db.0123abc.part", "a+.db.part", "b.db.0123abcd.part"}
-    for name in left | others:
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (long_ago, long_ago))
-    (tmp_path / "a+.db.ffffffff.part").touch()  # perhaps of another backup in progress
-    backup(path, tmp_path / "a+.db")
-    assert files(tmp_path) == {path.name, "a+.db", "a+.db.ffffffff.part", *others}
-
-
 KILLED = """
 import os, signal, sys, sqlite3
 from pathlib import Path
-from progressd.store.backup import backup
+from progressd.store.offline import backup
 
 class Copy(sqlite3.Connection):
     def execute(self, statement, *values):
@@ -174,6 +125,7 @@ async def test_a_killed_backup_leaves_no_copy(path: Path, tmp_path: Path, where:
     done = await trio.run_process([sys.executable, "-c", KILLED, str(path), str(target), where], check=False)
     assert done.returncode == -signal.SIGKILL
     assert not await trio.Path(target).exists()
-    [left, *_] = sorted(files(tmp_path) - {path.name})
-    assert re.match(r"copy\.[0-9a-f]{8}\.part", left)
+    with pytest.raises(Conflict, match=r"copy\.part exists: another backup writes it, or was killed"):
+        backup(path, target)
+    await trio.Path(tmp_path / "copy.part").unlink()
     backup(path, target)

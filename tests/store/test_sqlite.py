@@ -65,13 +65,6 @@ def test_an_impossible_path_is_named(tmp_path: Path) -> None:
             SQLiteStore.open(path)
 
 
-def test_a_dangling_link_has_a_clear_error(path: Path) -> None:
-    path.symlink_to("/nowhere/progressd.db")
-    with pytest.raises(SettingsError, match=r"it is a dangling link to /nowhere/progressd.db$"):
-        SQLiteStore.open(path)
-    assert path.is_symlink()
-
-
 async def test_a_closed_store_raises(path: Path) -> None:
     store = SQLiteStore.open(path)
     store.close()

@@ -12,8 +12,8 @@ import trio
 from progressd.admin import maintenance
 from progressd.core.messages import JobStatus
 from progressd.store.base import Change
+from progressd.store.connection import WALLimits
 from progressd.store.sqlite import SQLiteStore
-from progressd.store.wal import WALLimits
 from structlog.testing import capture_logs
 from support.samples import created, job, job_id, started
 from support.serving import ServedDaemon
@@ -80,7 +80,7 @@ async def test_a_long_reader_is_logged_once(quick: SQLiteStore, tmp_path: Path) 
             nursery.cancel_scope.cancel()
     assert log_size(tmp_path) > QUICK.warning
     [line] = logs
-    assert line["event"] == "the log of the store grows: another program has been reading the store for a long time"
+    assert line["event"] == "the WAL grows: another program has been reading the database for a long time"
     assert len(await quick.unfinished()) == 210
 
 
@@ -98,7 +98,7 @@ async def test_an_unreadable_log_is_not_fatal(tmp_path: Path) -> None:
             away.rename(directory)
             assert list(await store.jobs([job_id(1)])) == [job_id(1)]
             nursery.cancel_scope.cancel()
-    assert (logs[0]["event"], "Not a directory" in logs[0]["error"]) == ("cannot shorten the log of the store", True)
+    assert (logs[0]["event"], "Not a directory" in logs[0]["error"]) == ("cannot checkpoint the WAL", True)
 
 
 async def test_commits_do_not_wait_for_checkpoints(store: SQLiteStore) -> None:

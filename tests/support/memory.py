@@ -16,7 +16,7 @@ from progressd.broadcast.subscription import EmptyHistory, Page
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.events import Event
 from progressd.core.messages import job_topic
-from progressd.engine.ingest import TURN_BYTES, EventSink, Outcome
+from progressd.engine.ingest import PASS_BYTES, EventSink, Outcome
 from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome, LogEntry
 from progressd.net.request import AT_ROOT
@@ -130,7 +130,7 @@ class Deciding(EventSink):
     store_id = "store"
 
     def __init__(self) -> None:
-        self.turns = PassLimiter(TURN_BYTES)
+        self.limiter = PassLimiter(PASS_BYTES)
         self.taken: list[Event] = []
         self.may_decide = trio.Event()
         self.may_decide.set()

@@ -17,8 +17,7 @@ from progressd.files.job_files import ORPHAN_MIN_AGE
 from progressd.files.state_dir import own_state_dir
 from progressd.http.schemas import JobView, job_view
 from progressd.net.request import AT_ROOT
-from progressd.store import backup as store_backup
-from progressd.store import check as store_check
+from progressd.store import offline
 from progressd.store.offline import every_job, has_job, ids_from, reading, store_id
 from progressd.store.recovery import SHELL, recover
 from progressd.store.schema import MIGRATIONS, inspect
@@ -52,7 +51,7 @@ def require_readable(state_dir: Path) -> None:
 
 def backup(state_dir: Path, target: Path) -> int:
     """Copy the database to a new file, check the copy, and return its size. Raises Conflict, SettingsError."""
-    return store_backup.backup(state_dir / DATABASE, target)
+    return offline.backup(state_dir / DATABASE, target)
 
 
 def export(state_dir: Path, statuses: Collection[JobStatus]) -> Iterator[JobView]:
@@ -87,14 +86,14 @@ def check(state_dir: Path) -> Generator[Finding]:
     path = state_dir / DATABASE
     try:
         with reading(path) as db:
-            found = list(store_check.problems(db))
+            found = list(offline.problems(db))
             if inspect(path) < len(MIGRATIONS):
                 raise SettingsError(f"{path} is from an older progressd: start the daemon once before the check")
             for one in found:
                 if one.repair is None:
                     yield Finding(one.sentence, RepairAction.RECOVER)
                 else:
-                    yield Finding(one.sentence, RepairAction.REPAIR, partial(store_check.repair, path, one))
+                    yield Finding(one.sentence, RepairAction.REPAIR, partial(offline.repair, path, one))
             if all(one.repair for one in found):  # otherwise some jobs may be unreadable
                 yield from _problems_of_files(state_dir / "jobs", every_job(db), partial(has_job, db))
     except StoreDamaged as error:

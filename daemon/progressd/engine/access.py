@@ -108,7 +108,7 @@ class ScopedIngest(EventSink):
 
     def __init__(self, ingest: Ingest, identity: Identity) -> None:
         self.store_id = ingest.store_id
-        self.turns = ingest.turns
+        self.limiter = ingest.limiter
         self.health = ingest.health
         self._ingest = ingest
         self._identity = identity

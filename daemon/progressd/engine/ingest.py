@@ -32,7 +32,7 @@ from progressd.system.log import log_change
 from progressd.system.pass_limiter import PassLimiter
 
 QUEUE_CAPACITY: Final = 64  # commands; one contains all events that a producer had ready
-TURN_BYTES: Final = 16384  # bytes of events read in one pass of the event loop; if all are blank lines, this takes 2 ms
+PASS_BYTES: Final = 16384  # bytes of events read in one pass of the event loop; if all are blank lines, this takes 2 ms
 MAX_EVENTS: Final = 1000  # events decided in one transaction, in about 10 ms
 STEP: Final = 25  # jobs or log lines per pass of the event loop; 25 finished jobs with 64 KiB of options take 10 ms
 
@@ -45,7 +45,7 @@ class EventSink(Protocol):
     """The interface through which producers submit events."""
 
     store_id: str
-    turns: PassLimiter  # fairness between clients that send events over HTTP and WebSockets; weights are in bytes
+    limiter: PassLimiter  # fairness between clients that send events over HTTP and WebSockets; weights are in bytes
 
     async def submit(self, *events: Event) -> list[Outcome]:
         """Submit events, in order, and wait until they are durable and published.
@@ -159,7 +159,7 @@ class Ingest(EventSink):
         base: BasePath = AT_ROOT,
     ) -> None:
         self.store_id = store.id
-        self.turns = PassLimiter(TURN_BYTES)
+        self.limiter = PassLimiter(PASS_BYTES)
         self.counters = Counters()
         self.health = log.health
         self._store = store

@@ -260,7 +260,7 @@ class NDJSONReader:
         Fairness between streams: many streams cannot delay other requests.
         """
         fed, self._fed = self._fed, 0
-        await self._ingest.turns.pass_through(max(fed, LINE_WEIGHT * min(TURN_LINES, len(self._waiting))))
+        await self._ingest.limiter.pass_through(max(fed, LINE_WEIGHT * min(TURN_LINES, len(self._waiting))))
         batch = self.take()
         return self.answers(batch, await self._ingest.submit(*batch.events))
 

@@ -16,13 +16,15 @@ from progressd.broadcast.outbox import SocketOutbox
 from progressd.config.settings import Settings
 from progressd.config.units import seconds_text
 from progressd.core.close_codes import CloseCode
-from progressd.core.errors import ProgressdError, RequestTimeout, TooManyConnections
+from progressd.core.errors import ProgressdError, RequestTimeout, TooManyConnections, Unavailable
 from progressd.core.messages import encode
 from progressd.engine.ingest import Ingest, Outcome
 from progressd.net.listener import accept_forever
-from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, SEND_TIMEOUT, Ack, LineBatch, NDJSONReader
-from progressd.producers.poller import Poller
+from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, SEND_TIMEOUT, TURN_LINES, Ack, LineBatch, NDJSONReader, Turn
 
+POLL_INTERVAL: Final = 0.005  # seconds between two rounds, unless a producer waits for an answer or a turn was full
+MAX_READY: Final = 8  # producers per epoll call; the kernel rotates among the ready ones
+MAX_READS: Final = 32  # reads in one round, including reads without a line
 STOP_TIMEOUT: Final = 5.0  # seconds for a producer to read its answers while the daemon stops
 
 log = structlog.get_logger(__name__)
@@ -134,7 +136,7 @@ class ProducerConnection:
         self._send_timeout = math.inf  # seconds for the producer to read its answers
         self._sending = trio.CancelScope()
 
-    async def run(self, poller: Poller) -> None:
+    async def run(self, poller: "Poller") -> None:
         """Serve until the producer closes its side, and has read all answers. Raises the error of `read`."""
         try:
             self._restart_idle_timer()
@@ -218,6 +220,97 @@ class ProducerConnection:
 
     def _abort(self, closing: CloseCode) -> None:
         self._nursery.cancel_scope.cancel()
+
+
+class _Polled:
+    """A producer in the poller."""
+
+    def __init__(self, producer: ProducerConnection) -> None:
+        self.producer = producer
+        self.over = trio.Event()
+        self.error: Exception | None = None
+
+    def read(self, max_lines: int) -> LineBatch | None:
+        """Read what is ready. Pass an error to the task of the producer, so that other producers continue."""
+        try:
+            batch = self.producer.read(max_lines)
+        except Exception as error:
+            self.error = error
+            self.over.set()
+            return None
+        if self.producer.paused:
+            self.over.set()
+        return batch
+
+
+class Poller:
+    """Read the ready lines of all producers together, so that their events share a batch, its commit and its sends.
+
+    With 20 watchers of all jobs, a single event costs 65 µs; each of ten events together costs 25 µs. So one task waits
+    for an epoll set of all sockets. A task per producer would be woken for each event.
+    """
+
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+        self._epoll = select.epoll()
+        self._polled: dict[int, _Polled] = {}
+
+    async def read(self, producer: ProducerConnection) -> None:
+        """Read a producer until it is paused. Raises the error of its `read`."""
+        polled = _Polled(producer)
+        descriptor = producer.fileno()
+        self._epoll.register(descriptor, select.EPOLLIN)
+        self._polled[descriptor] = polled
+        try:
+            await polled.over.wait()
+        finally:
+            self._forget(descriptor)
+        if polled.error is not None:
+            raise polled.error
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        with self._epoll:
+            while True:
+                began = trio.current_time()
+                if batches := self._read():
+                    await self._submit(batches)
+                    full = sum(len(batch) for _, batch in batches) >= TURN_LINES
+                    if not full and not any(batch.asks for _, batch in batches):
+                        await trio.sleep_until(began + POLL_INTERVAL)
+                else:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+
+    def _read(self) -> list[tuple[ProducerConnection, LineBatch]]:
+        batches, turn, reads = list[tuple[ProducerConnection, LineBatch]](), Turn(), 0
+        while not turn.over and reads < MAX_READS and (ready := self._epoll.poll(0, MAX_READY)):
+            reads += len(ready)
+            share = max(1, turn.left // len(ready))
+            for descriptor, _ in ready:
+                polled = self._polled[descriptor]
+                if batch := polled.read(share):
+                    batches.append((polled.producer, batch))
+                    turn.count(len(batch))
+                if polled.over.is_set():
+                    self._forget(descriptor)
+        return batches
+
+    def _forget(self, descriptor: int) -> None:
+        if self._polled.pop(descriptor, None) and not self._epoll.closed:
+            self._epoll.unregister(descriptor)
+
+    async def _submit(self, batches: Sequence[tuple[ProducerConnection, LineBatch]]) -> None:
+        events = [event for _, batch in batches for event in batch.events]
+        outcomes: Sequence[Outcome]
+        try:
+            outcomes = await self._ingest.submit(*events)
+        except Unavailable as error:
+            outcomes = [error] * len(events)
+        position = 0
+        for producer, batch in batches:
+            end = position + len(batch.events)
+            producer.decided(batch, outcomes[position:end])
+            position = end
 
 
 def _has_shut_down(sock: socket.socket) -> bool:

@@ -1,20 +1,26 @@
-"""Open the SQLite file: create or migrate it, with one connection for each kind of work."""
+"""The connections to the SQLite file, one for each kind of work, and the size of its write-ahead log (WAL)."""
 
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 
-from progressd.core.errors import SettingsError
+import structlog
+import trio
+
+from progressd.core.errors import StoreFailed
 from progressd.store import schema
-from progressd.store.backup import copy
-from progressd.store.errors import BESIDE, file_errors
+from progressd.store.errors import file_errors
+from progressd.store.offline import copy
 from progressd.store.schema import inspect, migrate, old_copy
 from progressd.system.fs import new_file
 
 BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
+
+log = structlog.get_logger(__name__)
+InThread: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 
 
 @contextlib.contextmanager
@@ -26,7 +32,9 @@ def connected(path: Path, synchronous: str, wal_bytes: int) -> Iterator[list[sql
     """
     with file_errors(path):
         version = inspect(path)
-    with file_errors(path), _created(path), contextlib.ExitStack() as opened:
+    with file_errors(path), contextlib.ExitStack() as opened:
+        if not path.exists():
+            os.close(new_file(path))
         writer = opened.enter_context(contextlib.closing(_connect(path)))
         writer.execute("PRAGMA journal_mode = WAL")
         writer.execute(f"PRAGMA synchronous = {synchronous}")
@@ -45,23 +53,68 @@ def connected(path: Path, synchronous: str, wal_bytes: int) -> Iterator[list[sql
         opened.pop_all()
 
 
-@contextlib.contextmanager
-def _created(path: Path) -> Iterator[None]:
-    """Create a missing file, and delete it again if the block raises, as on a full disk."""
-    new = not path.exists()
-    if new and path.is_symlink():
-        raise SettingsError(f"cannot open the store {path}: it is a dangling link to {path.readlink()}")
-    if new:
-        os.close(new_file(path))
-    try:
-        yield
-    except BaseException:
-        if new:
-            for suffix in (*BESIDE, ""):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-        raise
-
-
 def _connect(path: Path) -> sqlite3.Connection:
     # check_same_thread: Trio's worker threads vary, but the limiter lets only one thread use the connection at a time.
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
+
+
+class WALLimits(NamedTuple):
+    """Limits of the write-ahead log (WAL), in bytes except `interval`."""
+
+    interval: float = 1.0  # seconds between two checks while commits occur
+    checkpoint: int = 4 * 2**20  # size at which a checkpoint runs; SQLite's own checkpoints would run in a commit
+    restart: int = 16 * 2**20  # size at which the WAL must restart, and to which its file is then truncated
+    warning: int = 256 * 2**20  # size that only a long read by another program can cause
+
+
+class Checkpointer:
+    """Move committed pages from the write-ahead log (WAL) to the database, in a separate thread from the writer."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection, limits: WALLimits) -> None:
+        self._path = path.with_name(path.name + "-wal")
+        self._db = db
+        self._limits = limits
+        self._written = trio.Event()
+        self._warned = False
+
+    def written(self) -> None:
+        """Record that a commit was written."""
+        self._written.set()
+
+    def size(self) -> int:
+        """Return the size of the WAL in bytes. Raises OSError."""
+        try:
+            return self._path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    async def run(
+        self,
+        beside_the_writer: InThread,
+        instead_of_the_writer: InThread,
+    ) -> None:
+        """Keep the WAL short until cancelled. Both arguments run a function in a thread; the second blocks writes."""
+        while True:
+            await self._written.wait()
+            await trio.sleep(self._limits.interval)
+            self._written = trio.Event()
+            try:
+                if self.size() > self._limits.checkpoint:
+                    await beside_the_writer(self.checkpoint)
+                if self.size() > self._limits.restart:
+                    # This also moves the few pages written during the first checkpoint. The next commit restarts the
+                    # WAL only if all pages have been moved and no reader needs them.
+                    await instead_of_the_writer(self.checkpoint)
+                self._warn_of_readers()
+            except (StoreFailed, OSError) as error:
+                log.error("cannot checkpoint the WAL", error=str(error))
+
+    def checkpoint(self) -> None:
+        """Move pages from the WAL to the database, unless a reader still needs them in the WAL. Blocks."""
+        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def _warn_of_readers(self) -> None:
+        size = self.size()
+        if size > self._limits.warning and not self._warned:
+            log.warning("the WAL grows: another program has been reading the database for a long time", bytes=size)
+        self._warned = size > self._limits.warning

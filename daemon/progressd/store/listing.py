@@ -9,14 +9,11 @@ import contextlib
 import sqlite3
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from progressd.core.messages import JobStatus
 from progressd.store.base import Filter
-from progressd.store.rows import JOB
+from progressd.store.rows import AMONG, JOB, in_json
 
 BLOCK_BITS: Final = 16  # 65,536 offsets; a job has at least four, so the jobs of a block are skipped in 2 ms
-AMONG: Final = "IN (SELECT value FROM json_each(?))"  # not limited by the number of parameters of a statement
 PAGE_BYTES: Final = 4 * 1024 * 1024  # bytes of a page, which is in memory several times; a typical job has 0.5 KiB
 NEWEST: Final = 2**63 - 1  # above every offset
 
@@ -67,11 +64,6 @@ def counts(db: sqlite3.Connection) -> dict[JobStatus, int]:
     """Return the number of jobs by status."""
     rows = db.execute("SELECT status, sum(jobs) FROM counts WHERE list = ? AND value = ? GROUP BY status", ALL[:2])
     return dict.fromkeys(JobStatus, 0) | {JobStatus(status): jobs for status, jobs in rows}
-
-
-def in_json(values: Any) -> str:
-    """Return the parameter for AMONG."""
-    return msgspec.json.encode(list(values)).decode()
 
 
 def _beginning(db: sqlite3.Connection, wanted: _List, statuses: list[JobStatus], skip: int) -> tuple[int, int, int]:

@@ -20,8 +20,8 @@ from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.core.json import UNDECODABLE
 from progressd.core.messages import StateChange
-from progressd.store.check import NEWEST_OFFSET, ORPHANS
 from progressd.store.errors import damaged, file_errors
+from progressd.store.offline import NEWEST_OFFSET, ORPHANS
 from progressd.store.schema import MAX_OFFSET, migrate
 from progressd.system.fs import new_file, sync
 

@@ -1,10 +1,12 @@
-"""Decode rows of the SQLite file into jobs, batches, changes and deletions.
+"""The rows of the SQLite file: decode them into jobs, batches, changes and deletions; write and delete them.
 
-SQLite does not check the content of a document, so a corrupted byte is detected only here. Every function raises
+SQLite does not check the content of a document, so a corrupted byte is detected only here. Every `…_of` raises
 sqlite3.DatabaseError, as SQLite does for a damaged page.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from time import perf_counter
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -21,10 +23,13 @@ JOB: Final = "created_offset, CAST(id AS BLOB), CAST(body AS BLOB)"
 BATCH: Final = JOB
 DELETION: Final = "offset, CAST(body AS BLOB)"
 CHANGE: Final = "offset, CAST(job_id AS BLOB), CAST(body AS BLOB)"
+AMONG: Final = "IN (SELECT value FROM json_each(?))"  # not limited by the number of parameters of a statement
+DELETE_SECONDS: Final = 0.004  # target duration of a delete transaction, for which other writes wait
 
 T = TypeVar("T")
 Row: TypeAlias = tuple[int, bytes, bytes]
 OnUnreadable: TypeAlias = Callable[[UnreadableRow], object]  # called for each skipped row
+_encode = msgspec.json.Encoder().encode
 _decode_job = msgspec.json.Decoder(Job).decode
 _decode_batch = msgspec.json.Decoder(JobBatch).decode
 _decode_change = msgspec.json.Decoder(StateChange).decode
@@ -82,3 +87,57 @@ def _decoded(decode: Callable[[bytes], T], body: bytes, what: str, name: bytes |
 
 def _text(name: bytes | int) -> str:
     return str(name) if isinstance(name, int) else name.decode(errors="replace")
+
+
+def in_json(values: Iterable[object]) -> str:
+    """Return the parameter for AMONG."""
+    return _encode(list(values)).decode()
+
+
+def write(
+    db: sqlite3.Connection, jobs: Collection[Job], changes: Sequence[Change], batches: Iterable[JobBatch]
+) -> None:
+    """Store jobs, changes and batches. Call this in a transaction."""
+    _put(db, "jobs", jobs)
+    rows = [(change.offset, change.message.job_id, _encode(change.message).decode()) for change in changes]
+    db.executemany("INSERT INTO changes (offset, job_id, body) VALUES (?, ?, ?)", rows)
+    _put(db, "batches", batches)
+
+
+def _put(db: sqlite3.Connection, table: str, documents: Iterable[Job | JobBatch]) -> None:
+    db.executemany(
+        f"INSERT INTO {table} (created_offset, id, body) VALUES (?, ?, ?)"
+        " ON CONFLICT (created_offset) DO UPDATE SET body = excluded.body",
+        [(one.created_offset, one.id, _encode(one).decode()) for one in documents],
+    )
+
+
+def delete(
+    db: sqlite3.Connection, jobs: Sequence[Job], deletion: Deletion | None = None, seconds: float = DELETE_SECONDS
+) -> tuple[list[Job], int]:
+    """Delete the first of some finished jobs, and further jobs for half of `seconds`. Call this in a transaction.
+
+    Return the deleted jobs, and the smallest offset from which clients can resume. A `deletion` is stored for clients
+    that resume, so that offset does not change. Without a `deletion`, stored deletions up to the offset are deleted.
+    """
+    deadline = perf_counter() + seconds / 2
+    gone = list[Job]()
+    [(oldest_cursor,)] = db.execute("SELECT value FROM meta WHERE key = 'oldest_cursor'")
+    for job in jobs:
+        [(newest,)] = db.execute("SELECT coalesce(max(offset), 0) FROM changes WHERE job_id = ?", (job.id,))
+        if deletion is None:
+            oldest_cursor = max(oldest_cursor, newest)
+        db.execute("DELETE FROM changes WHERE job_id = ?", (job.id,))
+        if db.execute("DELETE FROM jobs WHERE id = ?", (job.id,)).rowcount:  # 0 if the job was already deleted
+            gone.append(job)
+        if perf_counter() > deadline:
+            break
+    if deletion is None:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'oldest_cursor'", (oldest_cursor,))
+        db.execute("DELETE FROM deletions WHERE offset <= ?", (oldest_cursor,))
+    elif gone:
+        db.execute("INSERT INTO deletions VALUES (?, ?)", (deletion.offset, _encode(deletion.message).decode()))
+    batches = in_json({job.batch_id for job in gone if job.batch_id is not None})
+    emptied = "NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.batch_id = batches.id)"
+    db.execute(f"DELETE FROM batches WHERE id {AMONG} AND json_valid(body) AND {emptied}", (batches,))
+    return gone, oldest_cursor

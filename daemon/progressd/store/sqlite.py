@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import structlog
 import trio
@@ -24,14 +24,28 @@ from progressd.core.job import Job
 from progressd.core.messages import JobStatus
 from progressd.store import listing
 from progressd.store.base import Change, Deletion, Filter
-from progressd.store.connection import connected
+from progressd.store.connection import Checkpointer, WALLimits, connected
 from progressd.store.errors import UnreadableRow, damaged, shortage, store_error
-from progressd.store.listing import AMONG, in_json
-from progressd.store.rows import BATCH, CHANGE, DELETION, JOB, batch_of, change_of, deletion_of, job_of, readable
+from progressd.store.rows import (
+    AMONG,
+    BATCH,
+    CHANGE,
+    DELETE_SECONDS,
+    DELETION,
+    JOB,
+    batch_of,
+    change_of,
+    delete,
+    deletion_of,
+    in_json,
+    job_of,
+    readable,
+    write,
+)
 from progressd.store.schema import read_meta
-from progressd.store.wal import Checkpointer, WALLimits
-from progressd.store.writes import DELETE_SECONDS, DeleteBatchSizer, delete, write
 from progressd.system.transient import is_transient
+
+DELETE_BATCH: Final = 16  # jobs in a delete transaction
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -51,13 +65,18 @@ class SQLiteStore:
         self._writer = writer
         self._lister, self._reader, checkpointer = others
         self._connections = (checkpointer, self._lister, self._reader, writer)
-        self._log = Checkpointer(path, checkpointer, wal)
+        self._checkpointer = Checkpointer(path, checkpointer, wal)
         self._writing = trio.CapacityLimiter(1)
         self._checkpointing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
         self._listing = trio.CapacityLimiter(1)  # separate, because lists may take long
         self._delete_seconds = delete_seconds
-        self._delete_sizer = DeleteBatchSizer(delete_seconds)
+        self.delete_durations = Histogram(
+            "progressd_store_delete_duration_seconds",
+            "How long a deletion of finished jobs blocked other writes.",
+            registry=None,
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
+        )
         self.damage: StoreFailed | None = None
         self.unreadable: CorruptRecord | None = None
         self._noted = set[str]()
@@ -87,20 +106,15 @@ class SQLiteStore:
 
     async def run(self) -> None:
         """See Store."""
-
-        async def beside(function: Callable[[], None]) -> None:
-            await self._in_thread(function, self._checkpointing)
-
-        async def instead(function: Callable[[], None]) -> None:
-            await self._in_thread(function, self._writing)
-
-        await self._log.run(beside, instead)
+        await self._checkpointer.run(
+            partial(self._in_thread, limiter=self._checkpointing), partial(self._in_thread, limiter=self._writing)
+        )
 
     async def reserve(self, offset: int) -> None:
         """See Store."""
         await self._write("UPDATE meta SET value = max(value, ?) WHERE key = 'reserved'", [(offset,)])
         await self._in_thread(
-            self._log.checkpoint, self._checkpointing
+            self._checkpointer.checkpoint, self._checkpointing
         )  # so that no offset is assigned twice, even if the write-ahead log (WAL) is damaged
 
     async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
@@ -120,7 +134,7 @@ class SQLiteStore:
 
     async def delete_finished(self, before: datetime, limit: int) -> list[str]:
         """See Store."""
-        limit = min(limit, self._delete_sizer.jobs)  # reading jobs that are not deleted would delay other readers
+        limit = min(limit, DELETE_BATCH)  # reading jobs that are not deleted would delay other readers
         query = f"SELECT {JOB} FROM jobs WHERE completed_at < ? ORDER BY completed_at"
         # Without a fraction: a time is compared as text, and any fraction or suffix sorts after this prefix.
         second = before.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
@@ -140,16 +154,11 @@ class SQLiteStore:
     async def _delete(self, jobs: Sequence[Job], deletion: Deletion | None = None) -> list[str]:
         if not jobs:
             return []
-        step = jobs[: self._delete_sizer.jobs]
+        step = jobs[:DELETE_BATCH]
         gone, self.oldest_cursor = await self._transaction(
-            lambda db: delete(db, step, deletion, self._delete_seconds), partial(self._delete_sizer.took, len(step))
+            lambda db: delete(db, step, deletion, self._delete_seconds), self.delete_durations.observe
         )
         return [job.id for job in gone]
-
-    @property
-    def delete_durations(self) -> Histogram:
-        """See Store."""
-        return self._delete_sizer.durations
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """See Store."""
@@ -285,7 +294,7 @@ class SQLiteStore:
                 error.undecided = True
             raise
         finally:
-            self._log.written()
+            self._checkpointer.written()
 
     async def _in_thread(self, function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
         """Run a function in a thread. Raises StoreFailed. A damaged file is never written, to avoid losing data."""
@@ -304,7 +313,7 @@ class SQLiteStore:
             elif damaged(error):
                 self.damage = failed
             else:
-                log.error("the store fails", error=str(error))
+                log.error("the database failed", error=str(error))
             raise failed from error
 
     def _skip(self, row: UnreadableRow) -> None:

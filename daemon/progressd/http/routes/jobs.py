@@ -103,7 +103,7 @@ async def register() -> Response:
     context = request_context()
     ingest = context.scope.ingest
     text = await whole_body(request, context.app.settings.limits) or b"{}"
-    await ingest.turns.pass_through(len(text))
+    await ingest.limiter.pass_through(len(text))
     new = decode(_decode_new, text, "a job")
     if new.id is None:
         return _job_response(await ingest.submit_one(RegisterEvent(str(uuid.uuid4()), new)), 201)

@@ -57,7 +57,7 @@ async def _submit(job_id: str | None) -> Response:
     limits, max_bytes = context.app.settings.limits, context.app.settings.ingest.max_line_bytes
     if request.mimetype != NDJSON:
         text = await whole_body(request, limits, max_bytes)
-        await context.scope.ingest.turns.pass_through(len(text))
+        await context.scope.ingest.limiter.pass_through(len(text))
         job = await context.scope.ingest.submit_one(read_event(text, job_id))
         return json_response(Ack(ok=True, cursor=context.scope.history.cursor(job.offset), job_id=job.id))
     pieces = BodyChunks(request, limits, math.inf, any_rate=True)
