@@ -9,22 +9,18 @@ from pathlib import Path
 import pytest
 import trio
 from click.testing import CliRunner, Result
-from hypothesis import given
-from hypothesis import strategies as st
-from progressd.auth.api_keys import Scope, hashed, new_secret, read_keys
-from progressd.auth.authenticator import Identity, require
+from progressd.auth.api_keys import hashed, new_secret, read_keys
 from progressd.auth.watch_tokens import new_token
 from progressd.cli.main import main
-from progressd.core.errors import OutOfScope, SettingsError, Unauthorized
+from progressd.core.errors import SettingsError
 from structlog.testing import capture_logs
 from support import keys
 from support.daemon import RunningDaemon, registered, running_daemon
 from support.http_client import FORM_TYPE, file_part
 from support.keys import SECRET, bearer
 from support.peer import Peer, Response, request
-from support.samples import ID, job
+from support.samples import ID
 from support.waiting import PATIENCE, eventually
-from trio_websocket import ConnectionRejected
 
 NEVER = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -74,11 +70,8 @@ def test_a_key_is_printed_once_and_stored_as_a_hash(tmp_path: Path, file: Path) 
 
 def test_a_revoked_name_can_be_reused(tmp_path: Path, file: Path) -> None:
     assert run(tmp_path, "add", "ci").exit_code == 0
-    again = run(tmp_path, "add", "ci")
-    assert (again.exit_code, again.output.strip()) == (
-        1,
-        "Error: the key ci already exists: revoke it first, or choose another name",
-    )
+    taken = "Error: the key ci already exists: revoke it first, or choose another name\n"
+    assert run(tmp_path, "add", "ci").output == taken
     assert run(tmp_path, "revoke", "ci").output == "ci revoked\n"
     assert read_keys(file) == []
     assert run(tmp_path, "revoke", "ci").output == "Error: there is no key ci\n"
@@ -86,36 +79,24 @@ def test_a_revoked_name_can_be_reused(tmp_path: Path, file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "said"),
     [
-        ["add", "a b"],
-        ["add", "x" * 65],
-        ["add", "x", "--scope", "all"],
-        ["add", "x", "--expires", "soon"],
-        ["add", "x", "--expires", "9999999d"],
-        ["add", "x", "--expires", "9999999999999d"],
-        ["add", "x", "--label", "team"],
+        (["a b"], "Error: "),
+        (["x" * 65], "Error: "),
+        (["x", "--scope", "all"], "Error: "),
+        (["x", "--label", "team"], "Error: "),
+        (["x", "--expires", "36501d"], "'36501d' is too long: use at most 36500d"),
+        (["x", "--expires", "9999999999999d"], "is too long"),
+        (["x", "--expires", "0d"], "'0d' is not a duration, such as 12h or 30d"),
+        (["x", "--expires", "soon"], "'soon' is not a duration, such as 12h or 30d"),
     ],
 )
-def test_invalid_key_options_are_rejected(tmp_path: Path, file: Path, arguments: list[str]) -> None:
-    result = run(tmp_path, *arguments)
+def test_invalid_key_options_are_rejected(tmp_path: Path, file: Path, arguments: list[str], said: str) -> None:
+    result = run(tmp_path, "add", *arguments)
     assert result.exit_code in (1, 2)
-    assert "Error: " in result.output
+    assert said in result.output
     assert "Traceback" not in result.output
     assert not file.exists()
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ("36501d", "'36501d' is too long: use at most 36500d"),
-        ("0d", "'0d' is not a duration, such as 12h or 30d"),
-        ("1y", "'1y' is not a duration, such as 12h or 30d"),
-    ],
-)
-def test_invalid_durations_are_rejected(tmp_path: Path, given: str, said: str) -> None:
-    assert said in run(tmp_path, "add", "x", "--expires", given).output
-    assert run(tmp_path, "add", "x", "--expires", "36500d").exit_code == 0
 
 
 def test_commands_do_not_create_the_default_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,12 +135,7 @@ async def test_a_missing_key_returns_401(locked: RunningDaemon) -> None:
     response = await ask(locked, "/api/jobs")
     assert (response.status, response.headers["www-authenticate"]) == (401, "Bearer")
     assert response.json["error"] == "unauthorized"
-    with pytest.raises(ConnectionRejected) as refused:
-        async with locked.watch():
-            pass
-    assert refused.value.status_code == 401
-    for target in ("/", "/static/main.js", "/api/health", "/api/health/live", "/api/auth/status"):
-        assert (await ask(locked, target)).status == 200, target
+    assert (await locked.rejected()).status_code == 401
 
 
 async def test_a_new_key_works_at_once(locked: RunningDaemon) -> None:
@@ -201,23 +177,6 @@ async def test_keys_are_ignored_without_keys_or_requirement(
         }
     async with daemon.watch(headers=FOREIGN[0]):
         pass
-
-
-@pytest.mark.parametrize("headers", FOREIGN)
-async def test_public_endpoints_ignore_keys(locked: RunningDaemon, headers: dict[str, str]) -> None:
-    keys.add(locked.settings.auth.keys_file, "ci")
-    locked.daemon.authenticator.load()
-    for target in ("/", "/static/main.js", "/api/docs", "/api/health", "/api/health/ready", "/api/rate-limit/status"):
-        assert (await ask(locked, target, headers)).status == 200, target
-    assert (await ask(locked, "/api/jobs", headers)).status == 401
-    assert (await ask(locked, "/api/auth/status", headers)).status == 401
-
-
-async def test_an_expired_key_is_rejected(tmp_path: Path) -> None:
-    secret = keys.add(tmp_path / "state/keys.json", "old", expires=-1)
-    async with running_daemon(tmp_path, auth={"required": True}) as daemon:
-        response = await ask(daemon, "/api/jobs", bearer(secret))
-        assert (response.status, response.json["message"]) == (401, "the key old has expired")
 
 
 UNDER_WAY = {
@@ -267,23 +226,3 @@ async def test_an_unreadable_key_file_changes_nothing(tmp_path: Path) -> None:
             file.write_text("{")
             await eventually(lambda: any(line["event"].startswith("keys not read") for line in logs))
         assert (await ask(daemon, "/api/jobs", bearer(secret))).status == 200
-
-
-LABELS = st.dictionaries(st.sampled_from("ab"), st.sampled_from("12"))
-
-
-@pytest.mark.parametrize("action", Scope)
-@pytest.mark.parametrize("scopes", [set(), {Scope.READ}, {Scope.WRITE}, {Scope.READ, Scope.WRITE}, {Scope.ADMIN}])
-def test_a_scope_allows_its_actions(scopes: set[Scope], action: Scope) -> None:
-    identity = Identity(scopes=frozenset(scopes))
-    if scopes & {action, Scope.ADMIN}:
-        require(identity, action)
-    else:
-        with pytest.raises(OutOfScope if scopes else Unauthorized):
-            require(identity, action)
-
-
-@given(LABELS, LABELS)
-def test_a_bound_identity_sees_jobs_with_all_its_labels(bound: dict[str, str], labels: dict[str, str]) -> None:
-    visible = all(labels.get(name) == value for name, value in bound.items())
-    assert Identity(labels=bound).may_see(job(labels=labels)) is visible

@@ -3,7 +3,6 @@
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -24,8 +23,7 @@ from support.peer import Peer, request
 from support.samples import job_id
 from support.spine import Spine, cancel
 from support.submitting import PDF
-from support.waiting import PATIENCE, eventually
-from trio_websocket import ConnectionRejected
+from support.waiting import eventually
 
 OURS, THEIRS, UNKNOWN = job_id(1), job_id(2), job_id(3)
 TEAM = {"labels": {"team": "scan"}}
@@ -54,34 +52,51 @@ async def test_lists_and_counts_show_only_visible_jobs(side: Side) -> None:
     await side.daemon.report(registered(job_id(4), labels={"team": "scan", "of": "eve"}))
     listed = (await side.client.get("/api/jobs")).json()
     assert ([job["id"] for job in listed["jobs"]], listed["total"]) == ([job_id(4), OURS], 2)
-    assert (await side.client.get("/api/jobs?label=of=eve")).json()["total"] == 1
-    assert (await side.client.get("/api/jobs?label=team=print")).json()["total"] == 0
-    assert (await side.client.get("/api/jobs/history")).json()["total"] == 0
+    for path, total in (("?label=of=eve", 1), ("?label=team=print", 0), ("/history", 0)):
+        assert (await side.client.get(f"/api/jobs{path}")).json()["total"] == total
     numbers = (await side.client.get("/api/stats")).json()["jobs"]
     assert (numbers["total_jobs"], numbers["queued_jobs"], numbers["active_jobs"]) == (2, 1, 1)
 
 
-@pytest.mark.parametrize(
-    ("method", "rest"),
-    [
+async def test_a_hidden_job_looks_like_an_unknown_one(side: Side) -> None:
+    json_type = {"Content-Type": "application/json"}
+    for method, rest in (
         ("GET", ""),
         ("DELETE", ""),
         ("POST", "/retry"),
         ("GET", "/download"),
+        ("GET", "/events"),
         ("POST", "/events"),
-    ],
-)
-async def test_a_hidden_job_looks_like_an_unknown_one(side: Side, method: str, rest: str) -> None:
-    answers = []
+    ):
+        answers = []
+        for job in (THEIRS, UNKNOWN):
+            body = json.dumps(progress(job, 2)) if method == "POST" and rest == "/events" else None
+            response = await side.client.request(method, f"/api/jobs/{job}{rest}", content=body, headers=json_type)
+            same = {name: value for name, value in response.headers.items() if name != "date"}
+            answers.append((response.status_code, same, response.text.replace(job, "ID")))
+        assert answers[0] == answers[1]
+        assert answers[0][0] == 404
     for job in (THEIRS, UNKNOWN):
-        body = json.dumps(progress(job, 2)) if rest == "/events" else None
-        headers = {"Content-Type": "application/json"}
-        response = await side.client.request(method, f"/api/jobs/{job}{rest}", content=body, headers=headers)
-        same = {name: value for name, value in response.headers.items() if name != "date"}
-        answers.append((response.status_code, same, response.text.replace(job, "ID")))
-    assert answers[0] == answers[1]
-    assert answers[0][0] == 404
+        rejection = await side.daemon.rejected(f"/ws/jobs/{job}", side.headers)
+        assert (rejection.status_code, json.loads(rejection.body)) == (404, {"error": f"no job {job}"})
     assert (await side.daemon.daemon.registry.get(THEIRS)).progress.current_step == 1
+
+
+async def test_streams_show_only_visible_jobs(side: Side) -> None:
+    async with side.daemon.watch("/ws/jobs", side.headers) as watcher, Peer(await side.daemon.connect()) as events:
+        await events.send(request("/api/events", side.headers))
+        seen = await watcher.receive_until("progress")
+        await side.daemon.report(progress(THEIRS, 7), completed(THEIRS), progress(OURS, 7))
+        await side.daemon.report(registered(job_id(5)), registered(job_id(6), **TEAM))
+        seen += await watcher.receive_until("job_created")
+        streamed = b""
+        while job_id(6).encode() not in streamed:
+            streamed += await events.receive()
+    assert {message["job_id"] for message in seen} == {OURS, job_id(6)}
+    assert seen[-2]["data"]["current_step"] == 7
+    assert OURS.encode() in streamed
+    assert THEIRS.encode() not in streamed
+    assert job_id(5).encode() not in streamed
 
 
 async def test_events_of_hidden_jobs_are_rejected_line_by_line(side: Side) -> None:
@@ -166,29 +181,6 @@ async def test_a_recreated_key_does_not_replay_old_jobs(
     assert list((daemon.settings.state_dir / "uploads").iterdir()) == []
 
 
-async def test_streams_show_only_visible_jobs(side: Side) -> None:
-    async with side.daemon.watch("/ws/jobs", side.headers) as watcher:
-        seen = await watcher.receive_until("progress")
-        await side.daemon.report(progress(THEIRS, 7), completed(THEIRS), progress(OURS, 7))
-        await side.daemon.report(registered(job_id(5)), registered(job_id(6), **TEAM))
-        seen += await watcher.receive_until("job_created")
-    assert {message["job_id"] for message in seen} == {OURS, job_id(6)}
-    assert seen[-2]["data"]["current_step"] == 7
-
-
-async def test_evicted_jobs_stay_hidden(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.engine.registry.MAX_FINISHED", 1)
-    before = (await side.client.get(f"/api/jobs/{OURS}")).json()["cursor"]
-    extra = job_id(9)
-    await side.daemon.report(registered(extra, **TEAM), progress(extra, 1))
-    await side.daemon.report(completed(OURS), completed(THEIRS), completed(extra))
-    assert side.daemon.daemon.registry.known(OURS) is None
-    async with side.daemon.watch(f"/ws/jobs?since={before}", side.headers) as watcher:
-        seen = await watcher.receive_until("completed")
-        seen += await watcher.receive_until("completed")
-    assert {message["job_id"] for message in seen} == {OURS, extra}
-
-
 async def test_ends_of_evicted_jobs_are_delivered(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("progressd.engine.registry.MAX_FINISHED", 1)
     jobs = [job_id(number) for number in range(10, 30)]
@@ -219,14 +211,6 @@ async def test_a_resumed_watcher_gets_ends_of_evicted_jobs(side: Side, monkeypat
     assert seen == jobs
 
 
-@pytest.mark.parametrize("job", [THEIRS, UNKNOWN])
-async def test_the_stream_of_a_hidden_job_returns_404(side: Side, job: str) -> None:
-    with pytest.raises(ConnectionRejected) as refused:
-        async with side.daemon.watch(f"/ws/jobs/{job}", side.headers):
-            pass
-    assert (refused.value.status_code, json.loads(refused.value.body)) == (404, {"error": f"no job {job}"})
-
-
 async def test_hidden_topics_of_one_socket_are_rejected(side: Side) -> None:
     async with side.daemon.watch("/ws", side.headers) as watcher:
         topics = [f"job:{OURS}", f"job:{THEIRS}", "jobs"]
@@ -239,22 +223,24 @@ async def test_hidden_topics_of_one_socket_are_rejected(side: Side) -> None:
     assert {message.get("job_id", OURS) for message in seen} == {OURS}
 
 
-async def closed_code(daemon: RunningDaemon, headers: dict[str, str], change: Any) -> int:
-    async with daemon.watch("/ws/jobs", headers) as watcher:
-        change()
-        return (await watcher.closed())[0]
-
-
-async def test_revoking_a_key_closes_its_connections(side: Side) -> None:
+async def test_a_key_that_ends_closes_its_connections(side: Side, an_hour_later: Callable[[], None]) -> None:
     daemon, file = side.daemon, side.daemon.settings.auth.keys_file
-    other = bearer(keys.add(file, "other", "read"))
+    other, brief = bearer(keys.add(file, "other", "read")), bearer(keys.add(file, "brief", "read", expires=3600))
     daemon.daemon.authenticator.load()
-    async with daemon.watch("/ws/jobs", other) as stays, Peer(await daemon.connect()) as upload:
+    async with (
+        daemon.watch("/ws/jobs", other) as stays,
+        daemon.watch("/ws/jobs", side.headers) as revoked,
+        daemon.watch("/ws/jobs", brief) as expires,
+        Peer(await daemon.connect()) as upload,
+    ):
         form = {"Content-Type": "multipart/form-data; boundary=part", "Content-Length": "1000"}
         await upload.send(request("/api/convert", {**side.headers, **form}, method="POST"))
-        await eventually(lambda: len(daemon.daemon.authenticator._open) == 2)
-        assert await closed_code(daemon, side.headers, lambda: keys.revoke(file, "scan")) == 4500
+        await eventually(lambda: len(daemon.daemon.authenticator._open) == 4)
+        keys.revoke(file, "scan")
+        assert (await revoked.closed())[0] == 4500
         await upload.rest()
+        an_hour_later()
+        assert (await expires.closed())[0] == 4500
         await daemon.report(progress(OURS, 50))
         while (await stays.receive())["data"].get("current_step") != 50:
             pass
@@ -271,25 +257,3 @@ async def test_a_key_revoked_during_authentication_ends_at_once(side: Side, tmp_
     with authenticator.revocable(who, lambda: ended.append("after")):
         pass
     assert ended == ["after"]
-
-
-async def test_an_expiring_key_closes_its_connections(tmp_path: Path, an_hour_later: Callable[[], None]) -> None:
-    headers = bearer(keys.add(tmp_path / "state/keys.json", "short", expires=3600))
-    async with running_daemon(tmp_path, auth={"required": True}) as daemon:
-        with trio.fail_after(PATIENCE):
-            assert await closed_code(daemon, headers, an_hour_later) == 4500
-
-
-async def test_event_streams_show_only_visible_jobs(side: Side) -> None:
-    async with Peer(await side.daemon.connect()) as peer:
-        await peer.send(request("/api/events", side.headers))
-        seen = b""
-        while OURS.encode() not in seen:
-            seen += await peer.receive()
-        await side.daemon.report(progress(THEIRS, 7), progress(OURS, 7))
-        while b'"current_step":7' not in seen:
-            seen += await peer.receive()
-    assert THEIRS.encode() not in seen
-    for job in (THEIRS, UNKNOWN):
-        refused = await side.client.get(f"/api/jobs/{job}/events")
-        assert (refused.status_code, refused.json()) == (404, {"error": f"no job {job}"})

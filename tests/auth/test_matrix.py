@@ -187,11 +187,12 @@ async def test_only_writers_may_purge_a_job(daemon: RunningDaemon) -> None:
         assert bool(await daemon.daemon.store.known([ended])) is (status != 200), name
 
 
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "QUERY"])
-async def test_unknown_methods_require_write(daemon: RunningDaemon, method: str) -> None:
+async def test_unknown_methods_require_write(daemon: RunningDaemon) -> None:
     for name, status in [("nobody", 401), ("read", 403), ("write", 405), ("a token of the job", 401)]:
         headers, query = credentials(daemon, name)
-        assert await status_of(daemon, request(f"/api/jobs/{JOB}{query}", headers, method=method)) == status, name
+        for method in ("PUT", "PATCH", "TRACE", "QUERY"):
+            asked = request(f"/api/jobs/{JOB}{query}", headers, method=method)
+            assert await status_of(daemon, asked) == status, (name, method)
 
 
 async def test_each_visitor_gets_the_allowed_websockets(daemon: RunningDaemon) -> None:

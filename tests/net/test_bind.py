@@ -132,3 +132,17 @@ def test_the_url_of_an_ipv6_address_has_brackets(tmp_path: Path) -> None:
         pytest.skip("no IPv6 here")
     with open_sockets(settings_in(tmp_path, server={"host": "::1"}), {}) as sockets:
         assert sockets.url == f"http://[::1]:{sockets.tcp[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_public_address_requires_permission(tmp_path: Path, host: str) -> None:
+    with (
+        pytest.raises(
+            SettingsError,
+            match=rf"^other machines can reach {host}, and no key is required: .*--allow-unauthenticated$",
+        ),
+        open_sockets(settings_in(tmp_path, server={"host": host}), {}),
+    ):
+        pass
+    with open_sockets(settings_in(tmp_path, server={"host": host, "allow_unauthenticated": True}), {}):
+        pass

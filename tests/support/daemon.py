@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import trio
 import trio.testing
 from progressd.app import Daemon, started
@@ -34,7 +35,7 @@ from progressd.config.settings import (
 )
 from progressd.core.pipeline import Pipeline
 from progressd.system.systemd import Notifier
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
+from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, WebSocketConnection, wrap_client_stream
 from wsproto.utilities import LocalProtocolError
 
 from support.waiting import PATIENCE, eventually
@@ -181,6 +182,15 @@ class RunningDaemon:
             refused += group.exceptions
         if refused:
             raise refused[0]
+
+    async def rejected(
+        self, path: str = "/ws/jobs", headers: Mapping[str, str] | None = None, **how: Any
+    ) -> ConnectionRejected:
+        """Connect a WebSocket client, and return the daemon's rejection."""
+        with pytest.raises(ConnectionRejected) as rejection:
+            async with self.watch(path, headers, **how):
+                pass
+        return rejection.value
 
 
 class Watcher:

@@ -193,42 +193,6 @@ async def test_refused_handshakes_do_not_count_as_connections(tmp_path: Path) ->
             pass
 
 
-FOREIGN_ORIGINS = [
-    "https://evil.example",
-    "http://daemon.evil.example",
-    "http://daemon:8081",
-    "http://user@daemon.evil.example",
-    "http://evil.example/daemon",
-    "null",
-    "file://",
-    "daemon",
-    "//",
-    "https://[",
-]
-
-
-async def test_pages_of_other_sites_are_403(daemon: RunningDaemon) -> None:
-    for origin in FOREIGN_ORIGINS:
-        response = await ask(daemon, upgrade(headers={"Origin": origin}))
-        assert (response.status, list(response.json)) == (403, ["error"])
-
-
-@pytest.mark.parametrize(
-    ("host", "origin"),
-    [
-        ("daemon", ""),
-        ("daemon", "http://daemon"),
-        ("Daemon:8080", "https://daemon:8080"),
-        ("[::1]:80", "http://[::1]:80"),
-    ],
-)
-async def test_the_daemons_page_and_clients_without_origin_are_accepted(
-    daemon: RunningDaemon, host: str, origin: str
-) -> None:
-    async with Peer(await daemon.connect()) as peer:
-        await peer.open(headers={"Host": host, "Origin": origin})
-
-
 # no handshake at all, or a wrong one
 
 
@@ -254,12 +218,6 @@ async def test_only_websocket_paths_switch_protocols(daemon: RunningDaemon, prot
             await peer.send(upgrade("/api/health", offer))
             response = await peer.response()
             assert (response.status, response.json["status"]) == (200, "healthy")
-
-
-async def test_http_2_is_refused(daemon: RunningDaemon) -> None:
-    async with Peer(await daemon.connect()) as peer:
-        await peer.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
-        assert (await peer.rest()).startswith(b"HTTP/1.1 4")
 
 
 @pytest.mark.parametrize(
