@@ -147,7 +147,7 @@ async def test_without_a_limit_nothing_is_rejected(files: JobFiles) -> None:
 
 
 async def test_bytes_above_the_limit_are_rejected(files: JobFiles) -> None:
-    files.usage.set_max_bytes(2 * KIB)
+    files.usage.max_bytes = 2 * KIB
     await receive(files, 1, KIB)
     files.usage.require(KIB)
     with pytest.raises(InsufficientStorage, match="those of jobs take 1 KiB of the 2 KiB allowed"):

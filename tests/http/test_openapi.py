@@ -1,6 +1,5 @@
 """The OpenAPI document is complete and valid, and the daemon conforms to it."""
 
-import json
 import re
 import subprocess
 import sys
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import jsonschema_rs
 import pytest
 from progressd.http.app import build_app
 from progressd.http.openapi import COMMON_ERRORS, ID
@@ -85,20 +83,9 @@ def resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]
     return found
 
 
-async def test_the_document_has_all_errors_and_valid_examples(document: dict[str, Any]) -> None:
-    examples = 0
+async def test_the_document_has_all_errors(document: dict[str, Any]) -> None:
     for name, operation in operations(document).items():
         assert {str(status) for status in COMMON_ERRORS} <= operation["responses"].keys(), name
-        contents = [answer.get("content", {}) for answer in operation["responses"].values()]
-        contents.append(operation.get("requestBody", {}).get("content", {}))
-        for given in (given for content in contents for given in content.values()):
-            if "example" in given:
-                schema = {**given["schema"], "components": document["components"]}
-                jsonschema_rs.validate(schema, given["example"])
-                examples += 1
-            else:
-                assert "$ref" not in given["schema"], f"{name} has no example"
-    assert examples > 100
     assert len({operation["operationId"] for operation in operations(document).values()}) == len(operations(document))
 
 
@@ -179,4 +166,3 @@ async def test_the_docs_page_loads_nothing_from_elsewhere(tmp_path: Path) -> Non
     assert targets <= set(re.findall(r'id="([^"]+)"', page.text))
     for operation in operations(document).values():
         assert operation["operationId"] in targets
-    assert json.dumps({"kind": "backup"})[1:-1] in page.text.replace("&#34;", '"')

@@ -108,8 +108,8 @@ class JobFiles:
 
     def apply_settings(self, limits: Limits) -> None:
         """Apply reloaded limits."""
-        self._free_space.set_min_free(limits.min_free_bytes)
-        self.usage.set_max_bytes(limits.max_stored_bytes)
+        self._free_space.min_free = limits.min_free_bytes
+        self.usage.max_bytes = limits.max_stored_bytes
 
     def input(self, job_id: str) -> Path:
         """Return the path of the input."""

@@ -22,17 +22,13 @@ class FreeSpaceGuard:
     """Check before a write that enough free space is left on the disk."""
 
     def __init__(self, directory: Path, min_free: int) -> None:
-        self._min_free = min_free  # bytes
+        self.min_free = min_free  # bytes
         self._directory = directory
         self._until_check = 0  # bytes that may be written before the next check
 
-    def set_min_free(self, min_free: int) -> None:
-        """Apply a reloaded limit."""
-        self._min_free = min_free
-
     def require(self, size: int) -> int:
         """Check that `size` bytes fit. Return the number of bytes left after them. Raises InsufficientStorage."""
-        left = shutil.disk_usage(self._directory).free - self._min_free - size
+        left = shutil.disk_usage(self._directory).free - self.min_free - size
         if left < 0:
             raise InsufficientStorage("not enough space left on the daemon's disk")
         return left
@@ -59,14 +55,10 @@ class DiskUsage:
         self.bytes = 0  # size of the files; during the first count, of the files found so far
         self.receiving = 0  # bytes of uploads that are not files of a job yet
         self._directory = directory
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._batch = batch
         self._interval = interval
         self._changes: Counter[str] | None = None  # during a count: changed bytes by job, since the job was counted
-
-    def set_max_bytes(self, max_bytes: int) -> None:
-        """Apply a reloaded limit."""
-        self._max_bytes = max_bytes
 
     @property
     def total(self) -> int:
@@ -76,11 +68,11 @@ class DiskUsage:
     @property
     def full(self) -> InsufficientStorage | None:
         """Return the error that rejects every upload; None unless the limit is reached."""
-        return self._error() if self._max_bytes and self.total >= self._max_bytes else None
+        return self._error() if self.max_bytes and self.total >= self.max_bytes else None
 
     def require(self, size: int) -> None:
         """Check that `size` bytes fit. Raises InsufficientStorage."""
-        if self._max_bytes and self.total + size > self._max_bytes:
+        if self.max_bytes and self.total + size > self.max_bytes:
             raise self._error()
 
     async def changing(self, directories: Sequence[Path], change: Callable[[], object]) -> None:
@@ -128,7 +120,7 @@ class DiskUsage:
     def _error(self) -> InsufficientStorage:
         return InsufficientStorage(
             f"no room for more files: those of jobs take {readable_size(self.total)} of the"
-            f" {readable_size(self._max_bytes)} allowed (delete finished jobs to make room)"
+            f" {readable_size(self.max_bytes)} allowed (delete finished jobs to make room)"
         )
 
 
