@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import socketserver
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.cli import entry
-from support.answering import answering, unreachable
+from support.answering import answer, answering, taken, unreachable
 from support.cli import run
 from support.reporting import WAYS, place, registered, seen
 from support.serving import PATIENCE, ServedDaemon
@@ -169,3 +171,81 @@ def test_the_program_sends_a_key(tmp_path: Path) -> None:
     for request in server.requests:
         assert request.startswith(f"POST /base/api/jobs/{job}/events HTTP/1.1\r\n".encode())
         assert b"\r\nAuthorization: Bearer pk_file\r\n" in request
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_new_registers_and_starts_a_job(way: str, daemon: ServedDaemon) -> None:
+    done = emit("--new", "backup", "--total", "4", "--lease", "90", **environment(daemon, way))
+    assert done.exit_code == 0, done.output
+    job = seen(daemon, done.output.strip())
+    assert (job["kind"], job["status"], job["progress"]["total_steps"]) == ("backup", "processing", 4)
+    assert job["lease_seconds"] == 90
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--new", "a", "--job", "x"], "leave out --job"),
+        (["--new", "a", "--completed"], "report one of these"),
+        (["--new", "a", "One"], "report one of these"),
+        (["--completed", "--exit", "0"], "report one of these"),
+        (["--job", "x", "--shell", "One"], "--shell needs --new"),
+        (["--job", "x", "--lease", "9", "One"], "--lease needs --new"),
+    ],
+)
+def test_contradictory_options_are_rejected(arguments: list[str], sentence: str) -> None:
+    result = emit(*arguments)
+    assert (result.exit_code, sentence in result.output) == (2, True), result.output
+
+
+SHELLS = [["bash"], ["dash"], ["busybox", "sh"]]
+
+
+def script(shell: list[str], text: str, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a script that makes itself a job and prints the id of the job."""
+    if shutil.which(shell[0]) is None:
+        pytest.skip(f"{shell[0]} is not installed")
+    new = " ".join(map(shlex.quote, ["progressd", "emit", "--new", "backup", "--shell", *options]))
+    lines = [
+        f'progressd() {{ {sys.executable} -m progressd "$@"; }}',
+        f'eval "$({new})"',
+        "echo $PROGRESSD_JOB_ID",
+        text,
+    ]
+    return subprocess.run(
+        [*shell, "-c", "\n".join(lines)],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize(
+    ("text", "exit_status", "status", "error"),
+    [
+        ("progressd emit --percent 40", 0, "completed", None),
+        ("progressd emit --percent 40; exit 37", 37, "failed", "failed with exit status 37"),
+        ("kill $$; sleep 0", 143, "failed", "killed by SIGTERM"),
+        ("kill -INT $$; sleep 0", 130, "cancelled", None),
+        ("progressd emit --failed 'no paper'; exit 3", 3, "failed", "no paper"),
+    ],
+)
+def test_a_script_is_a_job(
+    shell: list[str], text: str, exit_status: int, status: str, error: str | None, daemon: ServedDaemon
+) -> None:
+    done = script(shell, text, "--socket", place(daemon, "socket"))
+    assert (done.returncode, done.stderr) == (exit_status, "")
+    job = seen(daemon, done.stdout.strip())
+    assert (job["kind"], job["status"], job.get("error")) == ("backup", status, error)
+
+
+def test_the_variables_of_a_script_name_the_daemon() -> None:
+    with answering(taken, answer(b'{"ok":true}')) as server:
+        done = script(["sh"], "env | grep ^PROGRESSD", "--url", server.url, "--key", "it's")
+    variables = [line for line in done.stdout.splitlines() if "=" in line]
+    assert f"PROGRESSD_URL={server.url}" in variables
+    assert "PROGRESSD_KEY=it's" in variables
+    assert done.stderr == ""
