@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,15 @@ def test_only_this_user_may_enter_and_nothing_is_left() -> None:
         directory = Path(notify.environment["NOTIFY_SOCKET"]).parent
         assert directory.stat().st_mode & 0o777 == 0o700
     assert not directory.exists()
+
+
+def test_a_path_that_is_too_long_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with pytest.raises(OSError, match="too long"):
+        NotifySocket()
+    assert list(deep.iterdir()) == []
 
 
 async def test_systemd_notify_moves_the_bar_and_its_barrier_is_answered() -> None:

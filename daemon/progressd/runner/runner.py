@@ -172,9 +172,8 @@ class Runner:
             return self._failed(job, f"the pipeline {job.pipeline} is no longer configured")
         limits = ResourceLimits.of(pipeline, self._settings.runner)
         async with AsyncExitStack() as started:
-            notify = self._notify_socket(job, started)
             try:
-                child, result = await self._start(job, pipeline, limits, notify, started)
+                child, result, notify = await self._start(job, pipeline, limits, started)
             except OSError as error:
                 log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
                 program = Path(pipeline.command[0]).name
@@ -182,23 +181,10 @@ class Runner:
                 return self._failed(job, f"cannot start {program}, the program of the pipeline {job.pipeline}: {why}")
             return await self._run_pipeline(job, pipeline, limits, result, child, notify)
 
-    def _notify_socket(self, job: Job, started: AsyncExitStack) -> NotifySocket | None:
-        """Return a notification socket that closes on exit of `started`; None if the system lacks resources."""
-        try:
-            return started.enter_context(NotifySocket())
-        except OSError as error:
-            log.warning("cannot make a notification socket for a job", job_id=job.id, error=str(error))
-            return None
-
     async def _start(
-        self,
-        job: Job,
-        pipeline: Pipeline,
-        limits: ResourceLimits,
-        notify: NotifySocket | None,
-        started: AsyncExitStack,
-    ) -> tuple[ChildProcess, Path]:
-        """Start the child. Return the child and the path of its result. Retry after transient errors.
+        self, job: Job, pipeline: Pipeline, limits: ResourceLimits, started: AsyncExitStack
+    ) -> tuple[ChildProcess, Path, NotifySocket | None]:
+        """Start the child. Return the child, the path of its result and its socket. Retry after transient errors.
 
         The working directory is deleted on exit of `started`. Raises OSError, and Conflict if the job ends before the
         child starts.
@@ -209,11 +195,12 @@ class Runner:
                     work = await entered.enter_async_context(self._files.attempt(job.id, job.attempt))
                     result = work / pipeline.output
                     command = pipeline.arguments(self._placeholders(job, result))
+                    notify = _notify_socket(job, entered)
                     environment = {**(notify.environment if notify else {}), **self._environment(job, pipeline)}
                     grace = self._settings.runner.kill_grace
                     child = await ChildProcess.start(command, result.parent, environment, grace, limits.arguments())
                     started.push_async_exit(entered.pop_all())
-                    return child, result
+                    return child, result, notify
             except OSError as error:
                 if not is_transient(error):
                     raise
@@ -327,3 +314,17 @@ class Runner:
     def _error(self, job: Job, message: str) -> ErrorEvent:
         left = self._left.get(job.id)
         return ErrorEvent(job.id, ErrorData(f"{message}; cannot end its processes {left}" if left else message))
+
+
+def _notify_socket(job: Job, entered: AsyncExitStack) -> NotifySocket | None:
+    """Return a notification socket that is open until the exit of `entered`; None if none is possible.
+
+    Raises OSError if the system lacks resources.
+    """
+    try:
+        return entered.enter_context(NotifySocket())
+    except OSError as error:
+        if is_transient(error):
+            raise
+        log.warning("cannot make a notification socket for a job", job_id=job.id, error=str(error))
+        return None

@@ -5,7 +5,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from tempfile import TemporaryDirectory
 from typing import Final, Self
 
@@ -80,14 +80,13 @@ class NotifySocket:
     """
 
     def __init__(self) -> None:
-        self._directory = TemporaryDirectory(prefix="progressd-", ignore_cleanup_errors=True)
-        path = f"{self._directory.name}/notify"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        try:
+        with ExitStack() as opening:
+            directory = TemporaryDirectory(prefix="progressd-", ignore_cleanup_errors=True)
+            path = f"{opening.enter_context(directory)}/notify"
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            opening.callback(self._socket.close)
             self._socket.bind(path)
-        except BaseException:
-            self.close()
-            raise
+            self._open = opening.pop_all()
         self._notifications = Notifications()
         self.environment: Mapping[str, str] = {"NOTIFY_SOCKET": path}
 
@@ -99,8 +98,7 @@ class NotifySocket:
 
     def close(self) -> None:
         """Close and delete the socket."""
-        self._socket.close()
-        self._directory.cleanup()
+        self._open.close()
 
     @property
     def error(self) -> str | None:
