@@ -1,14 +1,23 @@
 """`progressd emit` in scripts."""
 
+import json
 import os
+import shlex
+import shutil
+import socketserver
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
-from support.answering import unreachable
+from hypothesis import given
+from hypothesis import strategies as st
+from progressd.cli import entry
+from support.answering import answer, answering, taken, unreachable
 from support.cli import run
 from support.reporting import WAYS, place, registered, seen
 from support.serving import PATIENCE, ServedDaemon
@@ -72,5 +81,171 @@ def test_a_missing_daemon_does_not_delay_a_script(tmp_path: Path) -> None:
     begun = time.monotonic()
     with unreachable() as url:
         result = emit("--job", "x", "One", PROGRESSD_URL=url)
-    assert result.output == f"Error: no daemon answers at {url}; start one with: progressd serve\n"
+        assert result.output == f"Error: no daemon answers at {url}; start one with: progressd serve\n"
+        assert program("--job", "x" * 36, "One", PROGRESSD_URL=url) == (1, "", result.stderr)
     assert time.monotonic() - begun < PATIENCE  # it waits for 3 s, not for TCP's timeout of minutes
+
+
+def program(*arguments: str, **environ: str) -> tuple[int, str, str]:
+    """Run emit as scripts do. Return its exit status and output."""
+    command = [sys.executable, "-m", "progressd", "emit", *arguments]
+    done = subprocess.run(
+        command, env={**os.environ, **environ}, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_program_reports_and_prints_rejections(way: str, daemon: ServedDaemon) -> None:
+    job_id = registered(daemon)
+    where = {"PROGRESSD_JOB_ID": job_id, **environment(daemon, way)}
+    assert program("-n", "3", "--total=12", 'a "b"\\\n', **where) == (0, "", "")
+    progress = seen(daemon, job_id)["progress"]
+    assert (progress["step_name"], progress["percent"]) == ('a "b"\\\n', 25)
+    assert program("--failed", "no paper", **where) == (0, "", "")
+    late = f"Error: job {job_id} is already failed: a completion comes too late\n"
+    assert program("--completed", **where) == (1, "", late)
+    assert program("--job", "x", "One", **environment(daemon, way))[0] == 1
+
+
+words = st.text(alphabet='aé"\\\n\udcff😀= -', max_size=3) | st.sampled_from(["x" * 1001, "--", "-n3", "-h"])
+COUNTS = ["0", "7", "9007199254740992", "9007199254740993", "-1", "1_0", " 3"]
+numbers = st.sampled_from([*COUNTS, "4.5", "1e1", "nan", ""])
+arguments = st.lists(
+    st.one_of(
+        words.map(lambda word: [word]),
+        st.just(["--completed"]),
+        st.tuples(st.sampled_from(["--failed", "--job"]), words).map(list),
+        st.tuples(st.sampled_from(["--step", "-n", "-t", "--total", "--percent"]), numbers).map(list),
+        st.tuples(st.sampled_from(["--step", "--total", "--percent"]), numbers).map(lambda pair: ["=".join(pair)]),
+    ),
+    max_size=3,
+).map(lambda groups: [argument for group in groups for argument in group])
+
+
+class Recorder(socketserver.ThreadingUnixStreamServer):
+    """Answer each event as the daemon does, and keep the event."""
+
+    def __init__(self, path: str) -> None:
+        self.events: list[dict[str, object]] = []
+        super().__init__(path, _Recording)
+
+
+class _Recording(socketserver.StreamRequestHandler):
+    server: Recorder
+
+    def handle(self) -> None:
+        self.server.events.append(json.loads(self.rfile.readline()))
+        self.wfile.write(b'{"ref":0,"ok":true,"cursor":"c-1"}\n')
+
+
+@given(arguments)
+def test_the_fast_path_sends_what_the_command_line_sends(arguments: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as directory, Recorder(f"{directory}/s") as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            environ = {"PROGRESSD_SOCKET": f"{directory}/s", "PROGRESSD_JOB_ID": "job"}
+            accepted = entry.report(arguments, environ)
+            if accepted:
+                assert emit(*arguments, **environ).exit_code == 0
+                [fast, slow] = server.events
+                assert fast == slow
+            else:
+                assert server.events == []
+        finally:
+            server.shutdown()
+
+
+def test_the_program_sends_a_key(tmp_path: Path) -> None:
+    with answering(b'HTTP/1.1 200 OK\r\n\r\n{"ok":true}') as server:
+        key_file = tmp_path / "key"
+        key_file.write_text("pk_file\n")
+        job = "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
+        for arguments, environ in (
+            (["--key", "pk_file"], {}),
+            (["--key-file", str(key_file)], {"PROGRESSD_KEY": "pk_environment"}),
+            ([], {"PROGRESSD_KEY": "pk_file", "PROGRESSD_KEY_FILE": "/nonexistent"}),
+        ):
+            assert program("--job", job, "One", "--url", server.url + "/base/", *arguments, **environ) == (0, "", "")
+    assert len(server.requests) == 3
+    for request in server.requests:
+        assert request.startswith(f"POST /base/api/jobs/{job}/events HTTP/1.1\r\n".encode())
+        assert b"\r\nAuthorization: Bearer pk_file\r\n" in request
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_new_registers_and_starts_a_job(way: str, daemon: ServedDaemon) -> None:
+    done = emit("--new", "backup", "--total", "4", "--lease", "90", **environment(daemon, way))
+    assert done.exit_code == 0, done.output
+    job = seen(daemon, done.output.strip())
+    assert (job["kind"], job["status"], job["progress"]["total_steps"]) == ("backup", "processing", 4)
+    assert job["lease_seconds"] == 90
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--new", "a", "--job", "x"], "leave out --job"),
+        (["--new", "a", "--completed"], "report one of these"),
+        (["--new", "a", "One"], "report one of these"),
+        (["--completed", "--exit", "0"], "report one of these"),
+        (["--job", "x", "--shell", "One"], "--shell needs --new"),
+        (["--job", "x", "--lease", "9", "One"], "--lease needs --new"),
+    ],
+)
+def test_contradictory_options_are_rejected(arguments: list[str], sentence: str) -> None:
+    result = emit(*arguments)
+    assert (result.exit_code, sentence in result.output) == (2, True), result.output
+
+
+SHELLS = [["bash"], ["dash"], ["busybox", "sh"]]
+
+
+def script(shell: list[str], text: str, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a script that makes itself a job and prints the id of the job."""
+    if shutil.which(shell[0]) is None:
+        pytest.skip(f"{shell[0]} is not installed")
+    new = " ".join(map(shlex.quote, ["progressd", "emit", "--new", "backup", "--shell", *options]))
+    lines = [
+        f'progressd() {{ {sys.executable} -m progressd "$@"; }}',
+        f'eval "$({new})"',
+        "echo $PROGRESSD_JOB_ID",
+        text,
+    ]
+    return subprocess.run(
+        [*shell, "-c", "\n".join(lines)],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+@pytest.mark.parametrize(
+    ("text", "exit_status", "status", "error"),
+    [
+        ("progressd emit --percent 40", 0, "completed", None),
+        ("progressd emit --percent 40; exit 37", 37, "failed", "failed with exit status 37"),
+        ("kill $$; sleep 0", 143, "failed", "killed by SIGTERM"),
+        ("kill -INT $$; sleep 0", 130, "cancelled", None),
+        ("progressd emit --failed 'no paper'; exit 3", 3, "failed", "no paper"),
+    ],
+)
+def test_a_script_is_a_job(
+    shell: list[str], text: str, exit_status: int, status: str, error: str | None, daemon: ServedDaemon
+) -> None:
+    done = script(shell, text, "--socket", place(daemon, "socket"))
+    assert (done.returncode, done.stderr) == (exit_status, "")
+    job = seen(daemon, done.stdout.strip())
+    assert (job["kind"], job["status"], job.get("error")) == ("backup", status, error)
+
+
+def test_the_variables_of_a_script_name_the_daemon() -> None:
+    with answering(taken, answer(b'{"ok":true}')) as server:
+        done = script(["sh"], "env | grep ^PROGRESSD", "--url", server.url, "--key", "it's")
+    variables = [line for line in done.stdout.splitlines() if "=" in line]
+    assert f"PROGRESSD_URL={server.url}" in variables
+    assert "PROGRESSD_KEY=it's" in variables
+    assert done.stderr == ""

@@ -40,6 +40,14 @@ def test_emit_and_job_import_little(way: str, daemon: ServedDaemon) -> None:
     assert not modules & {*HEAVY, "click"}
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_plain_report_imports_only_c_modules(way: str, daemon: ServedDaemon) -> None:
+    arguments = ["progressd", "emit", "--job", registered(daemon), f"--{way}", place(daemon, way), "One"]
+    own = loaded(f"import progressd.cli.entry as entry\nsys.argv = {arguments}\nentry.main()")
+    known = loaded("")
+    assert own - known <= {"progressd", "progressd.cli", "progressd.cli.entry", "_socket"}
+
+
 @pytest.mark.parametrize("arguments", [["run", "true"], ["watch", "JOB"], ["jobs"], ["cancel", "JOB"]])
 def test_commands_of_a_client_need_no_server_packages(arguments: list[str], daemon: ServedDaemon) -> None:
     job = registered(daemon)

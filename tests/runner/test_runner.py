@@ -271,6 +271,28 @@ async def test_a_pipeline_may_report_progress_through_the_socket(tmp_path: Path)
     assert done.progress.percent == 75
 
 
+NOTIFIES = """
+import os, shutil, socket, sys
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+    daemon.connect(os.environ['NOTIFY_SOCKET'])
+    for message in (b'READY=1', b'STATUS=1/4 One', b'STATUS=3/4 Three', b'STOPPING=1'):
+        daemon.send(message)
+    if len(sys.argv) < 3:
+        daemon.send(b'ERRNO=28')
+        sys.exit(1)
+shutil.copy(*sys.argv[1:])
+"""
+
+
+async def test_a_pipeline_may_report_progress_by_sd_notify(tmp_path: Path) -> None:
+    pipelines = {"pdf": python(NOTIFIES, result=True), "full": python(NOTIFIES)}
+    async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
+        done = await run(daemon, "pdf")
+        failed = await run(daemon, "full")
+    assert (done.progress.current_step, done.progress.total_steps, done.progress.step_name) == (3, 4, "Three")
+    assert (failed.progress.percent, failed.error) == (75, "Pipeline error: full: No space left on device")
+
+
 async def test_the_end_of_stderr_is_kept(tmp_path: Path) -> None:
     program = "import sys\nfor n in range(200_000): sys.stderr.write('warning %d\\n' % n)\nsys.exit(1)"
     async with running_daemon(tmp_path, pipelines={"pdf": python(program)}) as daemon:

@@ -7,7 +7,14 @@ from typing import Final, TypeAlias
 import structlog
 
 from progressd.core.errors import InvalidInput
-from progressd.core.events import CompletedEvent, ErrorEvent, PreviewEvent, ProgressEvent, ReportedResult
+from progressd.core.events import (
+    CompletedEvent,
+    ErrorEvent,
+    PreviewEvent,
+    ProgressEvent,
+    ReportedProgress,
+    ReportedResult,
+)
 from progressd.core.progress_pattern import ProgressPattern
 from progressd.engine.ingest import Ingest
 from progressd.producers.ndjson import LineTooLong, NumberedLine, Turn, read_event
@@ -53,6 +60,10 @@ class OutputParser:
         """Handle lines of standard error: text for the pattern."""
         if self._pattern is not None:
             await self._submit(lines, self._match)
+
+    async def on_notification(self, progress: ReportedProgress) -> None:
+        """Handle the progress of a notification socket."""
+        await self._ingest.submit(ProgressEvent(self._job_id, progress))
 
     async def _submit(
         self, lines: Sequence[NumberedLine], read: Callable[[bytes | LineTooLong], Reported | None]

@@ -29,6 +29,7 @@ from progressd.runner.orphans import JOB, MARK, ProcessRecords
 from progressd.runner.output import OutputParser
 from progressd.runner.process import ChildProcess
 from progressd.runner.rlimits import ResourceLimits
+from progressd.system.notify_socket import NotifySocket
 from progressd.system.transient import is_transient
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
@@ -163,18 +164,18 @@ class Runner:
         limits = ResourceLimits.of(pipeline, self._settings.runner)
         async with AsyncExitStack() as started:
             try:
-                child, result = await self._start(job, pipeline, limits, started)
+                child, result, notify = await self._start(job, pipeline, limits, started)
             except OSError as error:
                 log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
                 program = Path(pipeline.command[0]).name
                 why = error.strerror or "see the daemon's log"
                 return self._failed(job, f"cannot start {program}, the program of the pipeline {job.pipeline}: {why}")
-            return await self._run_pipeline(job, pipeline, limits, result, child)
+            return await self._run_pipeline(job, pipeline, limits, result, child, notify)
 
     async def _start(
         self, job: Job, pipeline: Pipeline, limits: ResourceLimits, started: AsyncExitStack
-    ) -> tuple[ChildProcess, Path]:
-        """Start the child. Return the child and the path of its result. Retry after transient errors.
+    ) -> tuple[ChildProcess, Path, NotifySocket | None]:
+        """Start the child. Return the child, the path of its result and its socket. Retry after transient errors.
 
         The working directory is deleted on exit of `started`. Raises OSError, and Conflict if the job ends before the
         child starts.
@@ -185,11 +186,12 @@ class Runner:
                     work = await entered.enter_async_context(self._files.attempt(job.id, job.attempt))
                     result = work / pipeline.output
                     command = pipeline.arguments(self._placeholders(job, result))
-                    environment = self._environment(job, pipeline)
+                    notify = _notify_socket(job, entered)
+                    environment = {**(notify.environment if notify else {}), **self._environment(job, pipeline)}
                     grace = self._settings.runner.kill_grace
                     child = await ChildProcess.start(command, result.parent, environment, grace, limits.arguments())
                     started.push_async_exit(entered.pop_all())
-                    return child, result
+                    return child, result, notify
             except OSError as error:
                 if not is_transient(error):
                     raise
@@ -199,13 +201,19 @@ class Runner:
                 raise Conflict(f"job {job.id} was ended before its pipeline was started")
 
     async def _run_pipeline(
-        self, job: Job, pipeline: Pipeline, limits: ResourceLimits, result: Path, child: ChildProcess
+        self,
+        job: Job,
+        pipeline: Pipeline,
+        limits: ResourceLimits,
+        result: Path,
+        child: ChildProcess,
+        notify: NotifySocket | None,
     ) -> CompletedEvent | ErrorEvent:
         output = OutputParser(job.id, self._ingest, pipeline.progress_pattern)
         timeout = pipeline.timeout or self._settings.runner.job_timeout
         try:
             with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
-                status = await self._run_child(job, child, output)
+                status = await self._run_child(job, child, output, notify)
         finally:
             if child.left:
                 self._left[job.id] = ", ".join(map(str, child.left))
@@ -216,6 +224,8 @@ class Runner:
             return self._failed(job, f"stopped after {timeout:g} s, the time limit of the pipeline {job.pipeline}")
         if output.error is not None:
             return self._error(job, output.error)
+        if status != 0 and notify is not None and notify.error is not None:
+            return self._failed(job, f"{job.pipeline}: {notify.error}")
         if status != 0:
             return self._failed(job, f"{job.pipeline} {limits.describe_exit(status, child.stderr)}")
         return await self._succeed(job, pipeline, result, output.result)
@@ -229,7 +239,7 @@ class Runner:
                 raise
             log.warning("cannot keep the stderr of a pipeline", job_id=job.id, error=str(error))
 
-    async def _run_child(self, job: Job, child: ChildProcess, output: OutputParser) -> int:
+    async def _run_child(self, job: Job, child: ChildProcess, output: OutputParser, notify: NotifySocket | None) -> int:
         """Run the child until it exits. Raises Conflict if the job ends first."""
         async with trio.open_nursery() as nursery:
 
@@ -237,8 +247,16 @@ class Runner:
                 await self._registry.wait_finished(job.id)
                 nursery.cancel_scope.cancel()
 
+            async def read_notifications(notify: NotifySocket) -> None:
+                while True:
+                    await output.on_notification(await notify.receive())
+
             nursery.start_soon(stop_when_ended)
+            if notify is not None:
+                nursery.start_soon(read_notifications, notify)
             status = await child.run(output.on_stdout, output.on_stderr)
+            if notify is not None and (last := notify.receive_nowait()) is not None:
+                await output.on_notification(last)
             nursery.cancel_scope.cancel()
             return status
         raise Conflict(f"job {job.id} was ended while it ran")
@@ -287,3 +305,17 @@ class Runner:
     def _error(self, job: Job, message: str) -> ErrorEvent:
         left = self._left.get(job.id)
         return ErrorEvent(job.id, ErrorData(f"{message}; cannot end its processes {left}" if left else message))
+
+
+def _notify_socket(job: Job, entered: AsyncExitStack) -> NotifySocket | None:
+    """Return a notification socket that is open until the exit of `entered`; None if none is possible.
+
+    Raises OSError if the system lacks resources.
+    """
+    try:
+        return entered.enter_context(NotifySocket())
+    except OSError as error:
+        if is_transient(error):
+            raise
+        log.warning("cannot make a notification socket for a job", job_id=job.id, error=str(error))
+        return None

@@ -1,6 +1,11 @@
 """`progressd emit`: report from a script."""
 
+import contextlib
 import math
+import shlex
+import signal
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,10 +15,20 @@ from click.core import ParameterSource
 from progressd.cli.options import complete_unfinished
 from progressd.cli.remote import Remote, remote_options
 from progressd.client import values
+from progressd.client.errors import APIError
 
 # A script waits for each report, so an unreachable daemon must not delay it for long.
 CONNECT_TIMEOUT: Final = 3.0  # seconds
 ANSWER_TIMEOUT: Final = 10.0  # seconds
+CONFLICT: Final = 409  # HTTP status: the job has ended
+KILLED: Final = 128  # a shell adds the number of the signal
+# The trap for EXIT alone would not run in dash and busybox after a signal.
+SHELL: Final = """\
+trap 'progressd emit --exit "$?"' EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+"""
 
 
 @click.command()
@@ -32,6 +47,21 @@ ANSWER_TIMEOUT: Final = 10.0  # seconds
 @click.option("--percent", type=click.FloatRange(0, 100), help="The progress, if steps do not express it.")
 @click.option("--completed", is_flag=True, help="The job has completed.")
 @click.option("--failed", metavar="REASON", help="The job has failed.")
+@click.option(
+    "--exit",
+    "status",
+    metavar="STATUS",
+    type=click.IntRange(0, 255),
+    help="The job has ended with this exit status, unless it has ended before.",
+)
+@click.option("--new", metavar="NAME", help="Register and start a job of this name, and print its id.")
+@click.option(
+    "--lease",
+    metavar="SECONDS",
+    type=click.FloatRange(1, values.MAX_LEASE),
+    help="With --new: the job stalls after this time without a report, and fails after three times as long.",
+)
+@click.option("--shell", is_flag=True, help="With --new: print shell commands that make the script the job.")
 @remote_options
 @click.option(
     "--socket",
@@ -50,10 +80,14 @@ def emit(
     percent: float | None,
     completed: bool,
     failed: str | None,
+    status: int | None,
+    new: str | None,
+    lease: float | None,
+    shell: bool,
     remote: Remote,
     socket: Path | None,
 ) -> None:
-    """Report the progress or the end of a job.
+    """Report the progress or the end of a job, or start one.
 
     In a pipeline or a command of progressd run, environment variables identify the job and the daemon.
 
@@ -61,34 +95,104 @@ def emit(
     Examples:
       progressd emit --step 3 --total 12 "Upscaling"
       progressd emit --job 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c --failed "no space left"
+      eval "$(progressd emit --new backup --shell)"
     """
+    here = ctx.get_parameter_source("url") is ParameterSource.DEFAULT
+    event = _event(step_name, step, None if new is not None else total, percent, completed, failed, status, new)
+    if new is not None:
+        if ctx.get_parameter_source("job_id") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--new chooses the id of the job: leave out --job")
+        registration = {**event["data"], "total_steps": total or 0, "lease_seconds": lease}
+        job_id = _register(registration, remote, socket if here else None)
+        click.echo(_commands(job_id, ctx, remote, socket if here else None) if shell else job_id)
+        return
+    if shell or lease is not None:
+        raise click.UsageError(f"{'--shell' if shell else '--lease'} needs --new")
     if job_id is None:
         raise click.UsageError("no job given: use --job, or set PROGRESSD_JOB_ID")
     job_id = values.encodable(job_id)
-    event = _event(step_name, step, total, percent, completed, failed)
-    if socket is not None and ctx.get_parameter_source("url") is ParameterSource.DEFAULT:
-        from progressd.client.transport import report
+    try:
+        if socket is not None and here:
+            from progressd.client.transport import report
 
-        report(socket, job_id, event, ANSWER_TIMEOUT)
-        return
-    from progressd.cli.remote import whole_id
+            report(socket, job_id, event, ANSWER_TIMEOUT)
+        else:
+            from progressd.cli.remote import whole_id
 
-    with remote.client(timeout=ANSWER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT) as client:
-        client.report(whole_id(client, job_id), event)
+            with remote.client(timeout=ANSWER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT) as client:
+                client.report(whole_id(client, job_id), event)
+    except APIError as error:
+        if status is None or error.status != CONFLICT:
+            raise
+
+
+def _register(registration: Mapping[str, Any], remote: Remote, socket: Path | None) -> str:
+    """Register and start a job, and return its id."""
+    job_id = str(uuid.uuid4())
+    started = {"type": "status_change", "job_id": job_id, "data": {"new_status": "processing"}}
+    events = [{"type": "job_created", "job_id": job_id, "data": registration}, started]
+    if socket is not None:
+        from progressd.client.transport import UnixSocketTransport
+
+        with contextlib.closing(UnixSocketTransport(socket, ANSWER_TIMEOUT)) as daemon:
+            answers = daemon.exchange(events)
+    else:
+        with remote.client(timeout=ANSWER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT) as client:
+            answers = client.exchange(events)
+    for answer in answers:
+        if not answer.ok:
+            raise APIError(answer.status, answer.error)
+    return job_id
+
+
+def _commands(job_id: str, ctx: click.Context, remote: Remote, socket: Path | None) -> str:
+    """Return shell commands by which later reports find the job, and which report the end of the shell."""
+    given = {
+        name: value
+        for option, name, value in (
+            ("url", "PROGRESSD_URL", remote.url),
+            ("key", "PROGRESSD_KEY", remote.key),
+            ("key_file", "PROGRESSD_KEY_FILE", ctx.params["key_file"]),
+            ("socket", "PROGRESSD_SOCKET", socket),
+        )
+        if ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE
+    }
+    variables = {"PROGRESSD_JOB_ID": job_id, **given}
+    return "".join(f"export {name}={shlex.quote(str(value))}\n" for name, value in variables.items()) + SHELL
 
 
 def _event(
-    step_name: str, step: int | None, total: int | None, percent: float | None, completed: bool, failed: str | None
+    step_name: str,
+    step: int | None,
+    total: int | None,
+    percent: float | None,
+    completed: bool,
+    failed: str | None,
+    status: int | None,
+    new: str | None,
 ) -> dict[str, Any]:
     moved = bool(step_name) or any(number is not None for number in (step, total, percent))
-    if moved + completed + (failed is not None) != 1:
-        raise click.UsageError("report one of these: progress, --completed or --failed")
+    ended = completed + (failed is not None) + (status is not None)
+    if moved + ended + (new is not None) != 1:
+        raise click.UsageError("report one of these: progress, --completed, --failed, --exit or --new")
     if percent is not None and math.isnan(percent):
         raise click.BadParameter("nan is not in the range 0<=x<=100.", param_hint="--percent")
-    if completed:
+    if new is not None:
+        return {"type": "job_created", "data": {"kind": values.text(new, values.MAX_NAME) or "job"}}
+    if completed or status == 0:
         return {"type": "completed", "data": {}}
-    if failed is not None:
-        return {"type": "error", "data": {"message": values.text(failed, values.MAX_SENTENCE)}}
+    if status == KILLED + signal.SIGINT:
+        return {"type": "status_change", "data": {"new_status": "cancelled"}}
+    if failed is not None or status is not None:
+        sentence = _exit_sentence(status) if status is not None else values.text(failed, values.MAX_SENTENCE)
+        return {"type": "error", "data": {"message": sentence}}
     name = values.text(step_name, values.MAX_STEP)
     data = {"current_step": step or 0, "total_steps": total or 0, "step_name": name}
     return {"type": "progress", "data": data if percent is None else {**data, "percent": percent}}
+
+
+def _exit_sentence(status: int) -> str:
+    try:
+        return f"killed by {signal.Signals(status - KILLED).name}"
+    except ValueError:
+        return f"failed with exit status {status}"
