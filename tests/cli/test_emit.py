@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.cli import entry
+from progressd.cli import emit_command
 from support.answering import answer, answering, taken, unreachable
 from support.cli import run
 from support.reporting import WAYS, place, registered, seen
@@ -145,7 +145,7 @@ def test_the_fast_path_sends_what_the_command_line_sends(arguments: list[str]) -
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             environ = {"PROGRESSD_SOCKET": f"{directory}/s", "PROGRESSD_JOB_ID": "job"}
-            accepted = entry.report(arguments, environ)
+            accepted = emit_command.report(arguments, environ)
             if accepted:
                 assert emit(*arguments, **environ).exit_code == 0
                 [fast, slow] = server.events

@@ -4,7 +4,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 from progressd.net.bind import open_sockets
+from progressd.system import systemd
 from progressd.system.systemd import Notifier, Watchdog, inherited_sockets, run_status
 from structlog.testing import capture_logs
 from support.daemon import settings_in
@@ -84,24 +85,14 @@ async def test_a_failed_status_is_sent_again(tmp_path: Path, autojump_clock: Moc
 
 
 @pytest.fixture
-def passed() -> Iterator[list[int]]:
-    """Two blocking, inheritable listening sockets at the descriptors that systemd uses."""
-    descriptors, saved = [3, 4], dict[int, int]()
-    for descriptor in descriptors:
-        with suppress(OSError):
-            saved[descriptor] = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 100)
-    for descriptor in descriptors:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            source = fcntl.fcntl(listening, fcntl.F_DUPFD_CLOEXEC, 100)
-        os.dup2(source, descriptor, inheritable=True)
-        os.close(source)
-    yield descriptors
-    for descriptor in descriptors:
-        with suppress(OSError):
-            os.close(descriptor)
-    for descriptor, copy in saved.items():
-        os.dup2(copy, descriptor, inheritable=False)
-        os.close(copy)
+def passed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Two blocking, inheritable listening sockets; not at systemd's descriptors, which the test runner uses."""
+    first = 200
+    monkeypatch.setattr(systemd, "FIRST_DESCRIPTOR", first)
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.create_server(("127.0.0.1", 0)) as other:
+        for descriptor, one in enumerate((tcp, other), first):
+            os.dup2(one.fileno(), descriptor, inheritable=True)
+        yield [first, first + 1]
 
 
 def passing(count: int, pid: int | str) -> dict[str, str]:
