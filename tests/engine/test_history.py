@@ -95,20 +95,6 @@ async def test_a_finished_job_is_over_after_its_last_message(spine: Spine) -> No
     assert (await page(spine.history, TOPIC, last, last)) == ([], True)
 
 
-async def test_a_job_is_not_over_before_its_last_message(spine: Spine) -> None:
-    await spine.submit(register(), start(), complete())
-    messages, over = await page(spine.history, TOPIC, None, spine.broadcaster.offset - 1)
-    assert [type_of(message) for message in messages] == ["status_change", "status_change"]
-    assert not over
-
-
-async def test_resuming_a_job_returns_newer_messages(spine: Spine) -> None:
-    await spine.submit(register(), start(), progress(1), progress(2))
-    cursor = spine.broadcaster.offset - 1
-    await spine.submit(progress(3), fail())
-    assert await told(spine, TOPIC, cursor) == [Told(1, "progress"), Told(1, "status_change"), Told(1, "error")]
-
-
 async def test_newer_progress_is_left_to_live_messages(spine: Spine) -> None:
     await spine.submit(register(), start(), progress(1))
     upto = spine.broadcaster.offset
@@ -238,15 +224,6 @@ async def test_a_snapshot_from_the_store_is_made_in_parts(spine: Spine) -> None:
     assert made.most <= module.PAGE
 
 
-async def test_jobs_may_end_in_another_order_than_their_progress(spine: Spine) -> None:
-    await spine.submit(register(1), register(2), start(1), start(2))
-    await spine.submit(progress(1, 1), fail(2), fail(1))
-    last = spine.broadcaster.offset
-    assert await told(spine, ALL_JOBS, last - 2) == [Told(1, "status_change"), Told(1, "error")]
-    assert await told(spine, ALL_JOBS, last - 1) == [Told(1, "error")]
-    assert [one.number for one in await told(spine, ALL_JOBS, None, last - 2)] == [1, 1, 1]
-
-
 @pytest.mark.usefixtures("little_memory")
 async def test_many_missed_messages_are_read_page_by_page(spine: Spine) -> None:
     await spine.submit(*(event for number in range(1, 20) for event in (register(number), fail(number))))
@@ -286,18 +263,6 @@ async def test_progress_of_many_jobs_is_read_in_pages(spine: Spine) -> None:
     assert (len(items), after) == (module.PAGE, items[-1].offset)
     kinds = [one.type for one in await told(spine, ALL_JOBS, before)]
     assert kinds == ["progress"] * 30 + ["status_change", "completed"] * 30
-
-
-async def test_more_missed_changes_than_a_page_are_all_read(tmp_path: Path) -> None:
-    path = tmp_path / "store.sqlite"
-    async with started_again(path) as spine:
-        await spine.submit(*(event for number in range(1, 301) for event in (register(number), fail(number))))
-        last = spine.broadcaster.offset
-    async with started_again(path) as spine:
-        assert len(await told(spine, ALL_JOBS, 0)) == 900
-        items, after, _ = await spine.history.page(ALL_JOBS, 0, last)
-        assert len(items) == module.PAGE
-        assert after is not None
 
 
 async def test_a_stored_job_with_many_changes_is_read_completely(spine: Spine, little_memory: None) -> None:

@@ -15,8 +15,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioRequest
 
 from progressd.config.settings import Limits
-from progressd.core.errors import RequestTimeout, TooLarge
-from progressd.core.sizes import readable_size
+from progressd.core.errors import RequestTimeout, TooLarge, readable_size
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
