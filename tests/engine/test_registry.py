@@ -12,7 +12,6 @@ import trio.testing
 from progressd.broadcast.envelope import Envelope
 from progressd.core.job import Job
 from progressd.core.messages import JobMessage, JobStatus
-from progressd.engine import registry as module
 from progressd.engine.registry import Registry
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
@@ -51,8 +50,8 @@ async def test_memory_overrides_the_store(store: SQLiteStore, registry: Registry
     assert await registry.get(job_id(1)) == moving
 
 
-def test_only_recently_finished_jobs_stay_in_memory(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_FINISHED", 2)
+def test_only_recently_finished_jobs_stay_in_memory(store: SQLiteStore) -> None:
+    registry = Registry(store, max_finished=2)
     for number in (1, 2, 3):
         registry.keep(job(number))
         registry.keep(job(number, COMPLETED))
@@ -124,8 +123,8 @@ async def test_load_reads_messages_of_unfinished_jobs(store: SQLiteStore, regist
     assert reopened.forgotten == 99
 
 
-def test_a_forgotten_job_leaves_nothing(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_FINISHED", 1)
+def test_a_forgotten_job_leaves_nothing(store: SQLiteStore) -> None:
+    registry = Registry(store, max_finished=1)
     registry.keep(job(1, COMPLETED, offset=2), published(1, *succeeded()))
     assert (seen(registry), registry.forgotten) == ([1, 2], 0)
     registry.keep(job(2, COMPLETED, offset=4), published(3, *succeeded(job_id(2))))
