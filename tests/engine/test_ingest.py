@@ -416,7 +416,7 @@ async def test_out_of_memory_in_a_commit_rejects_events(spine: Spine) -> None:
     writer.create_function("out_of_memory", 0, out_of_memory)
     writer.execute("CREATE TEMP TRIGGER greedy AFTER INSERT ON changes BEGIN SELECT out_of_memory(); END")
     [refused] = await spine.submit(complete(1))
-    assert str(refused) == "the store cannot accept the change for now: no memory left"
+    assert str(refused) == "cannot use the database: no memory left"
     assert not writer.in_transaction
     writer.execute("DROP TRIGGER greedy")
     assert errors(await spine.submit(complete(1))) == [None]

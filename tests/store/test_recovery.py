@@ -255,7 +255,7 @@ def test_a_log_without_a_database_is_not_changed(path: Path, tmp_path: Path, spo
     log = path.with_name("progressd.db-wal")
     spoil(path)
     before = log.read_bytes()
-    with pytest.raises(SettingsError, match=r"is empty or missing, but its log .* is not: restore a backup"):
+    with pytest.raises(SettingsError, match=r"is empty or missing, but its WAL .* is not: restore a backup"):
         list(maintenance.repair(path.parent))
     assert log.read_bytes() == before
 
