@@ -178,7 +178,7 @@ def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "progressd.db").write_bytes(b"not a database, and precious" * 100)
     rejected = serve("--state-dir", tmp_path)
     assert (rejected.returncode, rejected.stdout) == (1, "")
-    assert rejected.stderr.startswith(f"Error: the store {tmp_path}/progressd.db is damaged or is not a database")
+    assert rejected.stderr.startswith(f"Error: the database {tmp_path}/progressd.db is damaged or is not a database")
     assert rejected.stderr.count("\n") == 1
     assert (tmp_path / "progressd.db").read_bytes().startswith(b"not a database, and precious")
 

@@ -98,7 +98,7 @@ def test_a_damaged_database(free_port: int, tmp_path: Path) -> None:
     with (tmp_path / "progressd.db").open("r+b") as file:
         file.write(os.urandom(4096))
     [bad] = found(settings, "bad")
-    assert bad.startswith(f"the store {tmp_path}/progressd.db is damaged or is not a database")
+    assert bad.startswith(f"the database {tmp_path}/progressd.db is damaged or is not a database")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")

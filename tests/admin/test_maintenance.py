@@ -349,7 +349,7 @@ def test_a_missing_database_is_an_error(tmp_path: Path) -> None:
     for command in (["check"], ["jobs", "export"], ["backup", tmp_path / "copy"]):
         result = run(*command, "--state-dir", tmp_path)
         assert result.exit_code == 1
-        assert result.stderr == f"Error: there is no store {tmp_path}/progressd.db\n"
+        assert result.stderr == f"Error: there is no database {tmp_path}/progressd.db\n"
         assert list(tmp_path.iterdir()) == []
 
 

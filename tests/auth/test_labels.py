@@ -181,8 +181,8 @@ async def test_a_recreated_key_does_not_replay_old_jobs(
     assert list((daemon.settings.state_dir / "uploads").iterdir()) == []
 
 
-async def test_ends_of_evicted_jobs_are_delivered(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.engine.registry.MAX_FINISHED", 1)
+async def test_ends_of_evicted_jobs_are_delivered(side: Side) -> None:
+    side.daemon.daemon.registry.max_finished = 1
     jobs = [job_id(number) for number in range(10, 30)]
     async with side.daemon.watch("/ws/jobs", side.headers) as watcher, side.daemon.watch("/ws", side.headers) as many:
         await many.websocket.send_message(json.dumps({"type": "subscribe", "topics": ["jobs"]}))
@@ -196,8 +196,8 @@ async def test_ends_of_evicted_jobs_are_delivered(side: Side, monkeypatch: pytes
             assert seen == jobs
 
 
-async def test_a_resumed_watcher_gets_ends_of_evicted_jobs(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.engine.registry.MAX_FINISHED", 1)
+async def test_a_resumed_watcher_gets_ends_of_evicted_jobs(side: Side) -> None:
+    side.daemon.daemon.registry.max_finished = 1
     before = (await side.client.get(f"/api/jobs/{OURS}")).json()["cursor"]
     jobs = [job_id(number) for number in range(10, 30)]
     for job in jobs:

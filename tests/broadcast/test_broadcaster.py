@@ -7,7 +7,7 @@ import trio
 import trio.testing
 from progressd.broadcast.broadcaster import FANOUT_INTERVAL, FANOUT_THRESHOLD, Broadcaster
 from progressd.broadcast.envelope import Envelope
-from progressd.broadcast.fanout import CAPACITY, MAX_TAKE
+from progressd.broadcast.fanout import CAPACITY
 from progressd.broadcast.reader import Reader
 from progressd.core.errors import SlowConsumer
 from progressd.core.messages import ALL_JOBS, Error, ErrorData, JobMessage, Message, job_topic
@@ -94,22 +94,6 @@ async def test_a_reader_is_subscribed_when_created() -> None:
     assert await all_of(reader) == [cancelled()]
 
 
-async def test_a_reader_waits_for_the_next_message(nursery: trio.Nursery) -> None:
-    broadcaster = Broadcaster()
-    got: list[Message] = []
-
-    async def read(reader: Reader) -> None:
-        async for message in reader:
-            got.append(message)  # noqa: PERF401
-
-    nursery.start_soon(read, broadcaster.subscribe(ID))
-    await settled()
-    assert not got
-    await broadcaster.broadcast(started())
-    await settled()
-    assert got == [started()]
-
-
 async def test_a_message_after_the_end_does_not_block_readers() -> None:
     broadcaster = Broadcaster()
     reader = broadcaster.subscribe(ID)
@@ -129,14 +113,6 @@ async def test_a_late_reader_gets_all_changes_and_newest_progress() -> None:
     assert await all_of(reader) == [started(), moved(99), *succeeded()]
 
 
-async def test_a_long_burst_arrives_in_order() -> None:
-    broadcaster = Broadcaster()
-    reader = broadcaster.subscribe()
-    many = [started(job_id(number)) for number in range(3 * MAX_TAKE + 7)]
-    await publish_all(broadcaster, many, [])
-    assert await some_of(reader, len(many)) == many
-
-
 # Slow readers
 
 
@@ -151,16 +127,6 @@ async def test_a_slow_reader_blocks_nobody_and_gets_an_error() -> None:
         await all_of(idle)
     with pytest.raises(SlowConsumer):
         await all_of(idle)
-
-
-async def test_a_reader_below_its_limit_loses_nothing() -> None:
-    many = [started(job_id(number)) for number in range(50)]
-    broadcaster = Broadcaster(limit=sum(len(Envelope(1, message).frame) for message in many))
-    reader = broadcaster.subscribe()
-    for message in many:
-        await broadcaster.broadcast(message)
-    await settled()
-    assert await some_of(reader, 50) == many
 
 
 async def test_a_full_channel_blocks_the_publisher(nursery: trio.Nursery) -> None:
@@ -275,13 +241,6 @@ async def test_a_topic_restarts_with_the_next_reader() -> None:
     assert await all_of(reader) == [cancelled()]
 
 
-async def test_the_fan_out_runs_in_the_given_nursery() -> None:
-    async with trio.open_nursery() as nursery:
-        Broadcaster(nursery=nursery).join(ALL_JOBS, Collected())
-        assert len(nursery.child_tasks) == 1
-        nursery.cancel_scope.cancel()
-
-
 # The cost of a message
 
 
@@ -300,11 +259,6 @@ async def test_publishing_is_no_checkpoint_while_there_is_room() -> None:
     broadcaster = Broadcaster()
     with broadcaster.subscribe(), trio.testing.assert_no_checkpoints():
         await broadcaster.publish(Envelope(1, started()))
-
-
-async def test_broadcasting_is_a_checkpoint() -> None:
-    with trio.testing.assert_checkpoints():
-        await Broadcaster().broadcast(started())
 
 
 async def test_a_message_is_encoded_once_for_all_topics_and_watchers() -> None:

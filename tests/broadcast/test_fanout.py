@@ -72,17 +72,6 @@ async def test_an_outbox_that_follows_while_full_keeps_its_order(nursery: trio.N
     assert texts(connection)[1:] == payloads([batch_of(2), batch_of(3)])
 
 
-async def test_a_removed_outbox_stays_removed_after_draining(nursery: trio.Nursery) -> None:
-    crowd, connection = FanOut(), Connection(nursery)
-    connection.outbox.follow(crowd)
-    crowd.put(batch_of(1))
-    crowd.remove(connection.outbox)
-    connection.socket.give(10**6)
-    await connection.drained()
-    crowd.put(batch_of(2))
-    assert texts(connection) == payloads([batch_of(1)])
-
-
 # Any interleaving
 
 

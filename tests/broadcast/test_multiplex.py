@@ -206,14 +206,6 @@ def ends_at(log: Log, job: str) -> float:
     return next(ends, float("inf"))
 
 
-async def test_a_covered_topic_is_not_replayed(nursery: trio.Nursery) -> None:
-    world = World(nursery)
-    await world.tell(started(), moved(1))
-    await world.subscribe(ALL_JOBS)
-    await world.subscribe(job_topic(ID))
-    assert world.offsets == [1, 2]
-
-
 async def test_an_earlier_ended_job_is_replayed(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.tell(started(), *succeeded())

@@ -121,19 +121,6 @@ class World:
 # One step at a time
 
 
-async def test_a_new_watcher_gets_past_then_live_messages(
-    nursery: trio.Nursery,
-) -> None:
-    world = World(nursery)
-    world.log.let_all_through()
-    await world.tell(started(), moved(1), moved(2))
-    subscription, outbox = world.join()
-    await read_past(subscription, outbox)
-    await world.tell(moved(3), moved(4))
-    await settled()
-    assert outbox.messages == [started(), moved(2), moved(3), moved(4)]
-
-
 async def test_on_live_is_called_between_replay_and_live(
     nursery: trio.Nursery,
 ) -> None:
@@ -157,16 +144,6 @@ async def test_on_live_is_not_called_for_an_ended_topic(nursery: trio.Nursery) -
     outbox, had = Collected(), list[int]()
     await read_past(world.broadcaster.join(TOPIC, outbox, None, had.append), outbox)
     assert had == []
-
-
-async def test_a_watcher_after_the_end_gets_the_end(nursery: trio.Nursery) -> None:
-    world = World(nursery)
-    world.log.let_all_through()
-    await world.tell(started(), moved(1), *succeeded())
-    subscription, outbox = world.join()
-    await read_past(subscription, outbox)
-    assert outbox.messages == [started(), moved(1), *succeeded()]
-    assert outbox.endings == [JOB_FINISHED]
 
 
 async def test_too_many_live_messages_end_a_replay(nursery: trio.Nursery) -> None:

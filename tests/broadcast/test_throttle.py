@@ -137,17 +137,6 @@ def test_the_cost_per_held_progress_is_constant() -> None:
     assert steps(1000) < 1.5 * 10 * steps(100)
 
 
-async def test_held_progress_goes_out_on_time(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
-    outbox = Collected()
-    paced = ThrottledOutbox(outbox, 5.0, nursery.start_soon)
-    paced.put(FrameBatch(numbered([started(), moved(1), moved(2), moved(3)])))
-    assert [item.offset for item in outbox.items] == [1, 2]
-    await trio.sleep(4.9)
-    assert [item.offset for item in outbox.items] == [1, 2]
-    await trio.sleep(0.2)
-    assert [item.offset for item in outbox.items] == [1, 2, 4]
-
-
 async def test_overtaking_messages_have_an_earlier_cursor(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -168,11 +168,6 @@ def test_too_large_options_are_rejected() -> None:
             decode(text)
 
 
-@pytest.mark.parametrize("text", ["6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c", "6E4D1C9E-0D5C-4F0E-9D3A-8F6F2F1F5B7C"])
-def test_a_job_id_is_lowercased(text: str) -> None:
-    assert checked_job_id(text) == "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
-
-
 @given(st.uuids())
 def test_every_uuid_is_a_job_id(id_: uuid.UUID) -> None:
     assert checked_job_id(str(id_)) == str(id_) == checked_job_id(str(id_).upper())
@@ -192,11 +187,14 @@ def test_every_uuid_is_a_job_id(id_: uuid.UUID) -> None:
         "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c\n",
         "６e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c",
         "../../../../etc/passwd",
+        "x" * 1_000_000,
     ],
+    ids=lambda text: repr(text[:40]),
 )
 def test_an_id_that_is_not_a_uuid_is_rejected(text: str) -> None:
-    with pytest.raises(InvalidInput, match="expected a UUID such as"):
+    with pytest.raises(InvalidInput, match="expected a UUID such as") as refused:
         checked_job_id(text)
+    assert len(str(refused.value)) < 300
 
 
 @given(st.text(max_size=60))
@@ -206,9 +204,3 @@ def test_any_text_is_a_job_id_or_rejected(text: str) -> None:
     except InvalidInput:
         return
     assert checked_job_id(job_id) == job_id == str(uuid.UUID(text))
-
-
-def test_errors_quote_a_short_id() -> None:
-    with pytest.raises(InvalidInput) as refused:
-        checked_job_id("x" * 1_000_000)
-    assert len(str(refused.value)) < 300

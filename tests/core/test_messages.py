@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from progressd.core.errors import InvalidInput
 from progressd.core.messages import (
     Completed,
     CompletedData,
+    Cursor,
     Error,
     ErrorData,
     JobCreated,
@@ -195,3 +197,54 @@ def test_every_message_reads_back_as_it_was_written(
 )
 def test_ends_job_names_the_last_message(message: Message, ends: bool) -> None:
     assert ends_job(message) is ends
+
+
+# Cursors
+
+stores = st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=32)
+offsets = st.integers(0, 10**18 - 1)
+
+
+@given(stores, offsets)
+def test_a_cursor_reads_back_as_it_was_written(store: str, offset: int) -> None:
+    cursor = Cursor(store, offset)
+    assert Cursor.parse(str(cursor)) == cursor
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "7",
+        "a1b2",
+        "a1b2-",
+        "-7",
+        "a1b2-x",
+        "a1b2--7",
+        "a1b2-7-7",
+        "A1B2-7",
+        "a1b2-7 ",
+        " a1b2-7",
+        "a1b2-7\n",
+        "a1b2-+7",
+        "a1b2-٧",
+        "ä-7",
+        "a" * 33 + "-7",
+        "a1b2-" + "1" * 19,
+        "x" * 1_000_000,
+    ],
+    ids=lambda text: repr(text[:40]),
+)
+def test_an_invalid_cursor_is_rejected(text: str) -> None:
+    with pytest.raises(InvalidInput, match="is not a cursor") as refused:
+        Cursor.parse(text)
+    assert len(str(refused.value)) < 200
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_cursor_or_rejected(text: str) -> None:
+    try:
+        cursor = Cursor.parse(text)
+    except InvalidInput:
+        return
+    assert Cursor.parse(str(cursor)) == cursor

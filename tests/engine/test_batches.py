@@ -41,7 +41,7 @@ async def test_one_batch_message_counts_events_that_came_together(store: SQLiteS
     async with running(store) as spine:
         messages = []
         await spine.submit(submitted(1), submitted(2))
-        with spine.broadcaster.watch(batch_topic(BATCH)) as reader:
+        with spine.broadcaster.subscribe(topic=batch_topic(BATCH)) as reader:
             for events, count in (((), 3), (done(1), 4), (done(2), 5)):
                 await spine.submit(*events)
                 messages += [await anext(reader) for _ in range(count)]
@@ -106,7 +106,7 @@ async def test_a_batch_is_deleted_with_its_last_job(store: SQLiteStore) -> None:
 async def test_a_late_watcher_gets_past_batch_messages(tmp_path: Path, restarted: bool) -> None:
     async with started_again(tmp_path / "store") as spine:
         await spine.submit(submitted(1), submitted(2))
-        with spine.broadcaster.watch(batch_topic(BATCH)) as reader:
+        with spine.broadcaster.subscribe(topic=batch_topic(BATCH)) as reader:
             await spine.submit(*done(1))
             await spine.submit(StartEvent(job_id(2)), progress(5, 2))
             await spine.submit(RunnerEvent(job_id(2), CompletedEvent(job_id(2))))
@@ -121,7 +121,7 @@ async def test_a_late_watcher_gets_past_batch_messages(tmp_path: Path, restarted
 
 
 async def past(spine: Spine, after: int | None = None) -> list[TopicMessage]:
-    with spine.broadcaster.watch(batch_topic(BATCH), after) as reader:
+    with spine.broadcaster.subscribe(topic=batch_topic(BATCH), after=after) as reader:
         return [message async for message in reader]
 
 

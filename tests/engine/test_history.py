@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from progressd.core.errors import NotFound
 from progressd.core.events import Event, RequeueEvent, RunnerEvent, StartEvent
 from progressd.core.messages import ALL_JOBS, Cursor, JobMessage, Progress, batch_topic, ends_job, job_topic, type_of
-from progressd.engine import history as module
-from progressd.engine import registry
 from progressd.engine.history import History
 from progressd.engine.registry import Batches, Registry
 from progressd.store.sqlite import SQLiteStore
@@ -26,6 +24,7 @@ from support.spine import Spine, cancel, complete, fail, progress, register, run
 from support.waiting import PATIENCE
 
 TOPIC = job_topic(ID)
+PAGE = 2  # messages
 T = TypeVar("T")
 
 
@@ -36,10 +35,10 @@ async def spine(store: SQLiteStore) -> AsyncIterator[Spine]:
 
 
 @pytest.fixture
-def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Almost everything comes from the store, in many pages."""
-    monkeypatch.setattr(registry, "MAX_FINISHED", 1)
-    monkeypatch.setattr(module, "PAGE", 2)
+async def forgetful(store: SQLiteStore) -> AsyncIterator[Spine]:
+    """A spine in which almost everything comes from the store, in many pages."""
+    async with running(store, max_finished=1, page_size=PAGE) as spine:
+        yield spine
 
 
 class Told(NamedTuple):
@@ -93,20 +92,6 @@ async def test_a_finished_job_is_over_after_its_last_message(spine: Spine) -> No
     assert [type_of(message) for message in messages] == ["status_change", "progress", "status_change", "completed"]
     assert over
     assert (await page(spine.history, TOPIC, last, last)) == ([], True)
-
-
-async def test_a_job_is_not_over_before_its_last_message(spine: Spine) -> None:
-    await spine.submit(register(), start(), complete())
-    messages, over = await page(spine.history, TOPIC, None, spine.broadcaster.offset - 1)
-    assert [type_of(message) for message in messages] == ["status_change", "status_change"]
-    assert not over
-
-
-async def test_resuming_a_job_returns_newer_messages(spine: Spine) -> None:
-    await spine.submit(register(), start(), progress(1), progress(2))
-    cursor = spine.broadcaster.offset - 1
-    await spine.submit(progress(3), fail())
-    assert await told(spine, TOPIC, cursor) == [Told(1, "progress"), Told(1, "status_change"), Told(1, "error")]
 
 
 async def test_newer_progress_is_left_to_live_messages(spine: Spine) -> None:
@@ -186,15 +171,15 @@ async def test_watchers_share_a_snapshot_and_get_newer_messages(spine: Spine) ->
     assert await told(spine, ALL_JOBS) == [Told(2, "job_created"), Told(2, "status_change"), Told(2, "progress")]
 
 
-async def test_an_old_snapshot_is_not_shared(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SNAPSHOT_MAX_AGE", 3)
-    await spine.submit(register(1))
-    first = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
-    await spine.submit(register(2), register(3), register(4), register(5))
-    second = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
-    assert [len(first.items), len(second.items)] == [1, 5]
-    earlier = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset - 2)
-    assert [item.offset for item in earlier.items] == [1, 2, 3]
+async def test_an_old_snapshot_is_not_shared(store: SQLiteStore) -> None:
+    async with running(store, snapshot_max_age=3) as spine:
+        await spine.submit(register(1))
+        first = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
+        await spine.submit(register(2), register(3), register(4), register(5))
+        second = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
+        assert [len(first.items), len(second.items)] == [1, 5]
+        earlier = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset - 2)
+        assert [item.offset for item in earlier.items] == [1, 2, 3]
 
 
 async def test_a_job_in_a_shared_snapshot_is_not_replayed_again(spine: Spine) -> None:
@@ -211,106 +196,81 @@ async def test_a_job_in_a_shared_snapshot_is_not_replayed_again(spine: Spine) ->
     assert len(shared.items) == 2
 
 
-async def test_a_snapshot_survives_forgotten_jobs(spine: Spine, little_memory: None) -> None:
+async def test_a_snapshot_survives_forgotten_jobs(forgetful: Spine) -> None:
     numbers = range(1, 8)
-    await spine.submit(*map(register, numbers), *map(start, numbers), *(progress(9, number) for number in numbers))
-    upto = spine.broadcaster.offset
+    await forgetful.submit(*map(register, numbers), *map(start, numbers), *(progress(9, number) for number in numbers))
+    upto = forgetful.broadcaster.offset
     snapshots: list[list[Told]] = []
 
     async def take() -> None:
-        snapshots.append(await told(spine, ALL_JOBS, None, upto))
+        snapshots.append(await told(forgetful, ALL_JOBS, None, upto))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(take)
-        await spine.submit(*map(complete, numbers))
+        await forgetful.submit(*map(complete, numbers))
     kinds = ("job_created", "status_change", "progress")
     assert snapshots == [[Told(number, kind) for kind in kinds for number in numbers]] * 3
 
 
-@pytest.mark.usefixtures("little_memory")
-async def test_a_snapshot_from_the_store_is_made_in_parts(spine: Spine) -> None:
+async def test_a_snapshot_from_the_store_is_made_in_parts(forgetful: Spine) -> None:
     numbers = range(1, 8)
-    await spine.submit(*map(register, numbers), *map(start, numbers))
+    await forgetful.submit(*map(register, numbers), *map(start, numbers))
     with counted(History._envelope) as made:
-        snapshot = await spine.history._stored_snapshot(spine.broadcaster.offset)
+        snapshot = await forgetful.history._stored_snapshot(forgetful.broadcaster.offset)
     assert len(snapshot) == made.total == 2 * len(numbers)
-    assert made.most <= module.PAGE
+    assert made.most <= PAGE
 
 
-async def test_jobs_may_end_in_another_order_than_their_progress(spine: Spine) -> None:
-    await spine.submit(register(1), register(2), start(1), start(2))
-    await spine.submit(progress(1, 1), fail(2), fail(1))
-    last = spine.broadcaster.offset
-    assert await told(spine, ALL_JOBS, last - 2) == [Told(1, "status_change"), Told(1, "error")]
-    assert await told(spine, ALL_JOBS, last - 1) == [Told(1, "error")]
-    assert [one.number for one in await told(spine, ALL_JOBS, None, last - 2)] == [1, 1, 1]
-
-
-@pytest.mark.usefixtures("little_memory")
-async def test_many_missed_messages_are_read_page_by_page(spine: Spine) -> None:
-    await spine.submit(*(event for number in range(1, 20) for event in (register(number), fail(number))))
-    await spine.submit(register(20), progress(1, 20), register(21), progress(1, 21), complete(21))
-    items, after, _ = await spine.history.page(ALL_JOBS, 0, spine.broadcaster.offset)
+async def test_many_missed_messages_are_read_page_by_page(forgetful: Spine) -> None:
+    await forgetful.submit(*(event for number in range(1, 20) for event in (register(number), fail(number))))
+    await forgetful.submit(register(20), progress(1, 20), register(21), progress(1, 21), complete(21))
+    items, after, _ = await forgetful.history.page(ALL_JOBS, 0, forgetful.broadcaster.offset)
     assert len(items) == 2
     assert after == items[-1].offset
-    assert len(await told(spine, ALL_JOBS, 0)) == 19 * 3 + 3 + 5
+    assert len(await told(forgetful, ALL_JOBS, 0)) == 19 * 3 + 3 + 5
 
 
-@pytest.mark.usefixtures("little_memory")
-async def test_pages_of_moved_and_deleted_jobs_are_short(spine: Spine) -> None:
+async def test_pages_of_moved_and_deleted_jobs_are_short(forgetful: Spine) -> None:
     numbers = range(1, 31)
-    await spine.submit(*map(register, numbers), *map(start, numbers))
-    await spine.submit(*(progress(9, number) for number in numbers))
-    await spine.submit(*map(complete, numbers))
+    await forgetful.submit(*map(register, numbers), *map(start, numbers))
+    await forgetful.submit(*(progress(9, number) for number in numbers))
+    await forgetful.submit(*map(complete, numbers))
     for number in numbers[:-1]:
-        await spine.ingest.delete(await spine.registry.get(job_id(number)))
+        await forgetful.ingest.delete(await forgetful.registry.get(job_id(number)))
     after: int | None = 0
     kinds, sizes = Counter[str](), list[int]()
     while after is not None:
-        items, after, _ = await spine.history.page(ALL_JOBS, after, spine.broadcaster.offset)
+        items, after, _ = await forgetful.history.page(ALL_JOBS, after, forgetful.broadcaster.offset)
         kinds.update(type_of(item.message) for item in items)
         sizes.append(len(items))
     assert kinds == {"job_deleted": 29, "job_created": 1, "status_change": 2, "progress": 1, "completed": 1}
-    assert max(sizes) <= 4 * module.PAGE
+    assert max(sizes) <= 4 * PAGE
 
 
-@pytest.mark.usefixtures("little_memory")
-async def test_progress_of_many_jobs_is_read_in_pages(spine: Spine) -> None:
+async def test_progress_of_many_jobs_is_read_in_pages(forgetful: Spine) -> None:
     numbers = range(1, 31)
-    await spine.submit(*map(register, numbers), *map(start, numbers))
-    before = spine.broadcaster.offset
-    await spine.submit(*(progress(9, number) for number in numbers))
-    await spine.submit(*map(complete, numbers))
-    items, after, _ = await spine.history.page(ALL_JOBS, before, spine.broadcaster.offset)
-    assert (len(items), after) == (module.PAGE, items[-1].offset)
-    kinds = [one.type for one in await told(spine, ALL_JOBS, before)]
+    await forgetful.submit(*map(register, numbers), *map(start, numbers))
+    before = forgetful.broadcaster.offset
+    await forgetful.submit(*(progress(9, number) for number in numbers))
+    await forgetful.submit(*map(complete, numbers))
+    items, after, _ = await forgetful.history.page(ALL_JOBS, before, forgetful.broadcaster.offset)
+    assert (len(items), after) == (PAGE, items[-1].offset)
+    kinds = [one.type for one in await told(forgetful, ALL_JOBS, before)]
     assert kinds == ["progress"] * 30 + ["status_change", "completed"] * 30
 
 
-async def test_more_missed_changes_than_a_page_are_all_read(tmp_path: Path) -> None:
-    path = tmp_path / "store.sqlite"
-    async with started_again(path) as spine:
-        await spine.submit(*(event for number in range(1, 301) for event in (register(number), fail(number))))
-        last = spine.broadcaster.offset
-    async with started_again(path) as spine:
-        assert len(await told(spine, ALL_JOBS, 0)) == 900
-        items, after, _ = await spine.history.page(ALL_JOBS, 0, last)
-        assert len(items) == module.PAGE
-        assert after is not None
-
-
-async def test_a_stored_job_with_many_changes_is_read_completely(spine: Spine, little_memory: None) -> None:
-    await spine.submit(submit(), StartEvent(ID))
+async def test_a_stored_job_with_many_changes_is_read_completely(forgetful: Spine) -> None:
+    await forgetful.submit(submit(), StartEvent(ID))
     for step in range(10):
-        await spine.submit(progress(step), RequeueEvent(ID), StartEvent(ID))
-    await spine.submit(progress(50), RunnerEvent(ID, complete()))
-    seen = await told(spine, job_topic(ID))
-    resumed = [await told(spine, job_topic(ID), after) for after in range(spine.broadcaster.offset)]
-    await spine.submit(*(event for number in range(2, 5) for event in (register(number), fail(number))))
-    assert spine.registry.known(ID) is None
-    assert await told(spine, job_topic(ID)) == seen
-    assert [await told(spine, job_topic(ID), after) for after in range(len(resumed))] == resumed
+        await forgetful.submit(progress(step), RequeueEvent(ID), StartEvent(ID))
+    await forgetful.submit(progress(50), RunnerEvent(ID, complete()))
+    seen = await told(forgetful, job_topic(ID))
+    resumed = [await told(forgetful, job_topic(ID), after) for after in range(forgetful.broadcaster.offset)]
+    await forgetful.submit(*(event for number in range(2, 5) for event in (register(number), fail(number))))
+    assert forgetful.registry.known(ID) is None
+    assert await told(forgetful, job_topic(ID)) == seen
+    assert [await told(forgetful, job_topic(ID), after) for after in range(len(resumed))] == resumed
     assert len(seen) == 1 + 2 * 10 + 1 + 2
 
 
@@ -397,7 +357,7 @@ events = st.one_of(
 stories = st.lists(st.lists(events, min_size=1, max_size=6), max_size=10)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(stories)
 def test_memory_and_store_return_the_same_history(
     tmp_path_factory: pytest.TempPathFactory, story: list[list[Event]]
@@ -473,7 +433,7 @@ def changes_of(messages: Iterable[JobMessage]) -> list[JobMessage]:
     return [message for message in messages if not isinstance(message, Progress)]
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     stories,
     st.lists(st.tuples(st.integers(0, 10), st.sampled_from([None, 1]), st.none() | st.integers(0, 8)), max_size=4),
@@ -490,7 +450,7 @@ def test_a_watcher_that_connects_at_any_moment_misses_nothing(
     async def play(store: SlowStore) -> None:
         watchers: list[Watcher] = []
         store.waits = list(waits)
-        async with running(store) as spine, trio.open_nursery() as watching:
+        async with running(store, max_finished=1, page_size=5) as spine, trio.open_nursery() as watching:
             live = Watcher(spine, None, None)
             watching.start_soon(live.run)
             await spine.submit(register(1))
@@ -514,9 +474,6 @@ def test_a_watcher_that_connects_at_any_moment_misses_nothing(
             offsets = [offset_of(message) for message in watcher.got]
             assert offsets == sorted(set(offsets))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "MAX_FINISHED", 1)
-        patch.setattr(module, "PAGE", 5)
-        with closing(SlowStore.open(tmp_path_factory.mktemp("seam") / "store.sqlite")) as store:
-            assert isinstance(store, SlowStore)
-            trio.run(play, store)
+    with closing(SlowStore.open(tmp_path_factory.mktemp("seam") / "store.sqlite")) as store:
+        assert isinstance(store, SlowStore)
+        trio.run(play, store)

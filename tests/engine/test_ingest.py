@@ -17,7 +17,7 @@ from progressd.broadcast.reader import Reader
 from progressd.broadcast.throttle import ThrottledOutbox
 from progressd.core.batch import JobBatch
 from progressd.core.errors import Conflict, InvalidInput, NotFound, ProgressdError, StoreFailed, Unavailable
-from progressd.core.events import BatchCancelEvent, Event, PreviewEvent, RegisterEvent, Registration
+from progressd.core.events import BatchCancelEvent, PreviewEvent, RegisterEvent, Registration
 from progressd.core.job import Job
 from progressd.core.messages import Cursor, JobMessage, JobStatus, PagePreviewData, Progress, encode, job_topic, type_of
 from progressd.engine.ingest import QUEUE_CAPACITY, STEP
@@ -137,17 +137,6 @@ async def test_a_job_from_registration_to_end(spine: Spine) -> None:
     assert await spine.store.jobs([ID]) == {ID: outcomes[-1]}
 
 
-async def test_a_whole_job_in_one_batch(spine: Spine) -> None:
-    with spine.broadcaster.subscribe() as reader:
-        outcomes = await spine.submit(register(), progress(42), complete())
-        messages = await next_of(reader, 5)
-    assert types(messages) == ["job_created", "status_change", "progress", "status_change", "completed"]
-    last = outcomes[-1]
-    assert isinstance(last, Job)
-    assert (last.status, last.progress.percent) == (COMPLETED, 42)
-    assert await spine.store.jobs([ID]) == {ID: last}
-
-
 async def test_messages_have_growing_cursors_and_a_time(spine: Spine) -> None:
     with spine.broadcaster.subscribe() as reader:
         job = (await spine.submit(register(), start(), progress(1), complete()))[-1]
@@ -187,15 +176,6 @@ async def test_each_event_of_a_batch_has_its_own_outcome(spine: Spine) -> None:
     assert spine.registry.known(ID) == outcomes[5]
 
 
-async def test_submit_one_raises_the_error(spine: Spine) -> None:
-    with pytest.raises(NotFound, match=ID):
-        await spine.ingest.submit_one(start())
-
-
-async def test_no_events_have_no_outcomes(spine: Spine) -> None:
-    assert await spine.submit() == []
-
-
 async def test_an_id_in_upper_case_is_the_same_job(spine: Spine) -> None:
     loud = [replace(event, job_id=ID.upper()) for event in (register(), start(), progress(7), complete())]
     first = await spine.submit(loud[0])
@@ -203,13 +183,6 @@ async def test_an_id_in_upper_case_is_the_same_job(spine: Spine) -> None:
     assert {outcome.id for outcome in (*first, *rest) if isinstance(outcome, Job)} == {ID}
     assert errors(rest) == [None, None, None]
     assert set(await spine.store.jobs([ID, ID.upper()])) == {ID}
-
-
-async def test_a_repeated_registration_makes_one_job_and_message(spine: Spine) -> None:
-    with spine.broadcaster.subscribe() as reader:
-        first, second, _ = await spine.submit(register(), register(), start())
-        assert first == second
-        assert types(await next_of(reader, 2)) == ["job_created", "status_change"]
 
 
 async def test_a_stored_finished_job_rejects_late_events(tmp_path: Path) -> None:
@@ -443,7 +416,7 @@ async def test_out_of_memory_in_a_commit_rejects_events(spine: Spine) -> None:
     writer.create_function("out_of_memory", 0, out_of_memory)
     writer.execute("CREATE TEMP TRIGGER greedy AFTER INSERT ON changes BEGIN SELECT out_of_memory(); END")
     [refused] = await spine.submit(complete(1))
-    assert str(refused) == "the store cannot accept the change for now: no memory left"
+    assert str(refused) == "cannot use the database: no memory left"
     assert not writer.in_transaction
     writer.execute("DROP TRIGGER greedy")
     assert errors(await spine.submit(complete(1))) == [None]
@@ -605,13 +578,6 @@ async def test_a_failed_write_of_progress_does_not_undo_the_end(
     assert (await watched.jobs([ID]))[ID].status is COMPLETED
 
 
-async def test_a_commit_includes_unsaved_progress_of_all_jobs(spine: Spine) -> None:
-    await spine.submit(register(1), start(1))
-    [moved] = await spine.submit(progress(7, 1))
-    await spine.submit(register(2))
-    assert await spine.store.jobs([job_id(1)]) == {job_id(1): moved}
-
-
 async def test_unsaved_progress_is_written_with_the_next_commit(spine: Spine, tmp_path: Path) -> None:
     await spine.submit(register(1), start(1))
     [moved] = await spine.submit(progress(7, 1))
@@ -680,17 +646,6 @@ async def test_a_stop_finishes_the_current_commit(watched: WatchedStore) -> None
     assert [job.status for job in (await watched.jobs([ID])).values()] == [PROCESSING]
 
 
-async def test_events_before_a_stop_are_stored(store: SQLiteStore) -> None:
-    async with trio.open_nursery() as producers:
-        async with running(store) as spine:
-            await spine.submit(register())
-            for number in range(2, 10):
-                producers.start_soon(spine.ingest.submit, register(number))
-            await settled()
-        producers.cancel_scope.deadline = trio.current_time() + PATIENCE
-    assert len(await store.unfinished()) == 9
-
-
 async def test_a_cancelled_producer_does_not_revoke_its_event(watched: WatchedStore) -> None:
     async with running(watched) as spine:
         with watched.held_before():
@@ -704,11 +659,6 @@ async def test_a_cancelled_producer_does_not_revoke_its_event(watched: WatchedSt
 
 
 # Permissions
-
-
-async def test_a_producer_cannot_start_a_job_of_the_runner(spine: Spine) -> None:
-    outcomes: list[Event] = [submit(), progress(1), start(), cancel()]
-    assert errors(await spine.submit(*outcomes)) == [None, Conflict, Conflict, None]
 
 
 def known_before(cursor: str) -> RegisterEvent:

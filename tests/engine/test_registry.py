@@ -10,10 +10,8 @@ import pytest
 import trio
 import trio.testing
 from progressd.broadcast.envelope import Envelope
-from progressd.core.errors import NotFound
 from progressd.core.job import Job
 from progressd.core.messages import JobMessage, JobStatus
-from progressd.engine import registry as module
 from progressd.engine.registry import Registry
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
@@ -45,11 +43,6 @@ async def test_a_finished_job_is_found_in_the_store(store: SQLiteStore, registry
     assert await registry.find([job_id(1), job_id(2), job_id(3)]) == {job_id(1): old, job_id(2): job(2)}
 
 
-async def test_an_unknown_job_is_named(registry: Registry) -> None:
-    with pytest.raises(NotFound, match=job_id(9)):
-        await registry.get(job_id(9))
-
-
 async def test_memory_overrides_the_store(store: SQLiteStore, registry: Registry) -> None:
     await store.commit([job(1)], [])
     moving = job(1, PROCESSING)
@@ -57,16 +50,8 @@ async def test_memory_overrides_the_store(store: SQLiteStore, registry: Registry
     assert await registry.get(job_id(1)) == moving
 
 
-def test_progress_keeps_the_order_of_jobs(registry: Registry) -> None:
-    for number in (1, 2, 3):
-        registry.keep(job(number))
-    registry.keep(job(1, PROCESSING))
-    registry.keep(job(1))
-    assert list(registry.unfinished) == [job_id(1), job_id(2), job_id(3)]
-
-
-def test_only_recently_finished_jobs_stay_in_memory(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_FINISHED", 2)
+def test_only_recently_finished_jobs_stay_in_memory(store: SQLiteStore) -> None:
+    registry = Registry(store, max_finished=2)
     for number in (1, 2, 3):
         registry.keep(job(number))
         registry.keep(job(number, COMPLETED))
@@ -138,8 +123,8 @@ async def test_load_reads_messages_of_unfinished_jobs(store: SQLiteStore, regist
     assert reopened.forgotten == 99
 
 
-def test_a_forgotten_job_leaves_nothing(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_FINISHED", 1)
+def test_a_forgotten_job_leaves_nothing(store: SQLiteStore) -> None:
+    registry = Registry(store, max_finished=1)
     registry.keep(job(1, COMPLETED, offset=2), published(1, *succeeded()))
     assert (seen(registry), registry.forgotten) == ([1, 2], 0)
     registry.keep(job(2, COMPLETED, offset=4), published(3, *succeeded(job_id(2))))
@@ -179,12 +164,6 @@ async def test_the_end_of_a_job_wakes_all_its_waiters(registry: Registry, end: J
             await trio.testing.wait_all_tasks_blocked()
             assert woken == [1, 1]
             registry.keep(job(2, end))
-
-
-async def test_waiting_for_a_finished_job_returns(registry: Registry) -> None:
-    registry.keep(job(1, COMPLETED))
-    with trio.fail_after(PATIENCE):
-        await registry.wait_finished(job_id(1))
 
 
 def piped(number: int, status: JobStatus = QUEUED, **fields: object) -> Job:

@@ -14,19 +14,12 @@ from msgspec import UNSET
 from progressd.core.errors import Conflict, InvalidInput
 from progressd.core.events import (
     LARGE,
-    CompletedEvent,
     ErrorEvent,
-    Event,
-    PreviewEvent,
     ProgressEvent,
     RegisterEvent,
-    Registration,
     ReportedProgress,
-    ReportedResult,
-    ReportedStatus,
-    StatusEvent,
 )
-from progressd.core.messages import ErrorData, JobStatus, PagePreviewData, encode
+from progressd.core.messages import ErrorData, encode
 from progressd.producers.ndjson import Ack, Line, LineSplitter, LineTooLong, NumberedLine, read_event, read_line
 from support.samples import ID, job, job_id
 
@@ -99,24 +92,6 @@ def test_a_long_line_may_arrive_byte_by_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    "event",
-    [
-        STEP,
-        ProgressEvent(ID, ReportedProgress(0, 0, "", 42.5)),
-        StatusEvent(ID, ReportedStatus(JobStatus.PROCESSING)),
-        StatusEvent(ID, ReportedStatus(JobStatus.CANCELLED, JobStatus.QUEUED)),
-        CompletedEvent(ID),
-        CompletedEvent(ID, ReportedResult("/api/jobs/x/download", 45.2, 12)),
-        ErrorEvent(ID, ErrorData("no paper")),
-        PreviewEvent(ID, PagePreviewData(3, "aGVsbG8=", "deskew", 320, 200)),
-        RegisterEvent(ID, Registration("scan", "book.pdf", 12, {"dpi": 300}, {"by": "eve"})),
-    ],
-)
-def test_every_producer_event_is_decoded(event: Event) -> None:
-    assert read_event(encode(event)) == event
-
-
-@pytest.mark.parametrize(
     "text",
     [
         b'{"type":"progress","job_id":"%b","data":{"current_step":5,"total_steps":12,"step_name":"AI Upscaling"}}',
@@ -169,16 +144,8 @@ def test_an_event_sent_to_a_job_cannot_name_another(named: str) -> None:
         b"null",
         b'"progress"',
         b"{}",
-        b'{"type":"progress"}',
         b'{"type":"dance","job_id":"x"}',
-        b'{"type":7,"job_id":"x"}',
-        b'{"type":"progress","job_id":"x","data":{"current_step":"5","total_steps":12}}',
-        b'{"type":"progress","job_id":"x","data":{"current_step":-1,"total_steps":12}}',
         b'{"type":"progress","job_id":"x","data":{"current_step":1e300,"total_steps":12}}',
-        b'{"type":"progress","job_id":"x","data":{"current_step":1,"total_steps":2,"percent":NaN}}',
-        b'{"type":"progress","job_id":"x","data":{"current_step":1,"total_steps":2,"percent":1e999}}',
-        b'{"type":"status_change","job_id":"x","data":{"new_status":"asleep"}}',
-        b'{"type":"error","job_id":"x"}',
         b'{"type":"error","job_id":"\xff","data":{"message":"no"}}',
         b'{"type":"error","job_id":"x","data":{"message":"\xff"}}',
         b'{"type":"error","job_id":"x","data":{"message":"\\ud800"}}',

@@ -85,13 +85,13 @@ def test_a_damaged_store_is_not_backed_up(path: Path, tmp_path: Path) -> None:
     middle = len(content) // 2 // 4096 * 4096
     content[middle : middle + 4096] = os.urandom(4096)
     path.write_bytes(content)
-    with pytest.raises(SettingsError, match=r"cannot back up the store: it is damaged .* run progressd check"):
+    with pytest.raises(SettingsError, match=r"cannot back up the database: it is damaged .* run progressd check"):
         backup(path, tmp_path / "copy")
     assert files(tmp_path) == {path.name}
 
 
 def test_a_failed_backup_has_a_clear_error(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=f"there is no store {path}"):
+    with pytest.raises(SettingsError, match=f"there is no database {path}"):
         backup(path, tmp_path / "copy")
     SQLiteStore.open(path).close()
     with pytest.raises(SettingsError, match="No such file or directory"):

@@ -49,17 +49,17 @@ async def test_a_full_disk_rejects_changes_and_recovers(disk: SmallDisk) -> None
             if len(refused) == 3:
                 break
         assert [answer.status_code for _, answer in refused] == [507, 507, 507]
-        assert refused[0][1].json()["error"] == "the disk of the daemon's store is full"
+        assert refused[0][1].json()["error"] == "cannot write to the database: the disk is full"
         assert "Retry-After" in refused[0][1].headers
         health = (await client.get("/api/health")).json()
-        assert (health["status"], health["error"]) == ("failing", "the disk of the daemon's store is full")
+        assert (health["status"], health["error"]) == ("failing", "cannot write to the database: the disk is full")
         [answer] = await daemon.report(progress(job_id(1), 1))  # starts the job, so it must be stored
-        assert answer["error"] == "the disk of the daemon's store is full"
+        assert answer["error"] == "cannot write to the database: the disk is full"
         headers = {"Host": daemon.address, **FORM_TYPE}
         upload = await client.post("/api/convert", content=form(file_part()), headers=headers)
         assert upload.status_code == 507
         assert (await client.get("/api/jobs")).json()["total"] == 1 + len(kept)
-        failing = {"status": "failing", "error": "the disk of the daemon's store is full"}
+        failing = {"status": "failing", "error": "cannot write to the database: the disk is full"}
         async with daemon.watch() as late:
             assert (await late.receive())["data"] == failing
         disk.make_room()
@@ -92,7 +92,7 @@ async def test_a_full_disk_is_reported_at_start(disk: SmallDisk) -> None:
     async with running_daemon(disk.path) as daemon, client_of(daemon) as client:
         await eventually(lambda: daemon.daemon.log.health.failure)
         health = (await client.get("/api/health")).json()
-        assert (health["status"], health["error"]) == ("failing", "the disk of the daemon's store is full")
+        assert (health["status"], health["error"]) == ("failing", "cannot write to the database: the disk is full")
         assert (await client.post("/api/jobs")).status_code == 507
         disk.make_room()
         await eventually(lambda: daemon.daemon.log.health.failure is None)
@@ -168,7 +168,7 @@ async def test_a_damaged_page_stops_all_writes(tmp_path: Path) -> None:
     before = path.read_bytes()
     with closing(SQLiteStore.open(path)) as store:
         await store.commit([job(10_000)], [])  # the damage is not known yet
-        with pytest.raises(StoreFailed, match="the daemon's store is damaged: stop the daemon and run progressd check"):
+        with pytest.raises(StoreFailed, match="the database is damaged: stop the daemon and run progressd check"):
             await store.list_jobs(Filter(), 10, 400)
         with pytest.raises(StoreFailed, match="is damaged"):
             await store.commit([job(10_001)], [])
@@ -311,7 +311,7 @@ async def test_an_unreadable_unfinished_job_stops_the_start(tmp_path: Path) -> N
     refused = await trio.to_thread.run_sync(serve, tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
     last = refused.stderr.splitlines()[-1]
-    assert last.startswith(f"Error: cannot open the store {path}: job {job_id(1)} cannot be read")
+    assert last.startswith(f"Error: cannot open the database {path}: job {job_id(1)} cannot be read")
     assert last.endswith(f"; `progressd check --repair --state-dir {tmp_path}` saves what can be read")
     assert "Traceback" not in refused.stderr
 

@@ -128,20 +128,7 @@ def test_a_log_without_a_database_is_an_error(path: Path, tmp_path: Path, spoil:
         for file in origin.iterdir():
             shutil.copy(file, tmp_path)
     spoil(path)
-    assert f"is empty or missing, but its log {path}-wal is not: restore a backup of it" in refused(path)
-
-
-def test_an_empty_log_is_ignored(path: Path) -> None:
-    path.with_name(path.name + "-wal").touch()
-    SQLiteStore.open(path).close()
-    assert pragma(path, "user_version") == NEWEST
-
-
-def test_a_file_without_tables_is_a_new_store(path: Path) -> None:
-    make(path, "PRAGMA journal_mode = WAL", "VACUUM")
-    assert path.stat().st_size > 0
-    SQLiteStore.open(path).close()
-    assert pragma(path, "user_version") == NEWEST
+    assert f"is empty or missing, but its WAL {path}-wal is not: restore a backup of it" in refused(path)
 
 
 def test_a_failed_migration_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

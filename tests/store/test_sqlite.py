@@ -61,7 +61,7 @@ async def test_the_synchronous_setting_applies(path: Path, setting: str, number:
 
 def test_an_impossible_path_is_named(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing" / "store.sqlite"):
-        with pytest.raises(SettingsError, match=f"cannot open the store {re.escape(str(path))}: "):
+        with pytest.raises(SettingsError, match=f"cannot open the database {re.escape(str(path))}: "):
             SQLiteStore.open(path)
 
 
@@ -95,7 +95,7 @@ async def test_an_aborted_write_changes_nothing(store: SQLiteStore, tmp_path: Pa
             "CREATE TRIGGER full BEFORE INSERT ON changes WHEN NEW.offset = 3"
             " BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
         )
-        with pytest.raises(StoreFailed, match=r"^the store rejected the change: see the daemon's log$"):
+        with pytest.raises(StoreFailed, match=r"^cannot use the database: see the daemon's log$"):
             await store.commit(
                 [job(1, JobStatus.PROCESSING), job(2)], [Change(2, started()), Change(3, created(job_id(2)))]
             )

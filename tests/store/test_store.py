@@ -1,4 +1,4 @@
-"""The store protocol, for each kind of store that `open_store` knows."""
+"""The store protocol, on SQLite."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -10,9 +10,8 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
-from progressd.core.messages import Cursor, Error, ErrorData, JobStatus, ProgressData, StateChange
+from progressd.core.messages import Error, ErrorData, JobStatus, ProgressData, StateChange
 from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore
 from support.samples import NOW, created, job, job_id, started, succeeded
@@ -21,8 +20,8 @@ OpenStore = Callable[[], SQLiteStore]
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
 
-@pytest.fixture(params=["sqlite"])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
+@pytest.fixture
+def open_store(tmp_path: Path) -> Iterator[OpenStore]:
     """Open the same store each time, like the next daemon; the previous one may have crashed."""
     opened: list[SQLiteStore] = []
 
@@ -60,18 +59,6 @@ def ids(*numbers: int) -> list[str]:
 # Jobs and changes
 
 
-async def test_a_new_store_is_empty(store: SQLiteStore) -> None:
-    assert await store.unfinished() == []
-    assert await store.jobs(ids(1)) == {}
-    assert await store.list_jobs(Filter(), 10, 0) == ([], 0)
-    assert await store.changes(0, 10**9, 10) == []
-    assert await store.changes_of_unfinished(10**9) == []
-    assert await store.moved(0, 10**9, 100) == []
-    assert await store.delete_finished(NOW, 10) == []
-    assert store.oldest_cursor == 0
-    assert store.first_offset > 0
-
-
 async def test_a_job_reads_back_with_all_fields(store: SQLiteStore) -> None:
     full = Job(
         id=job_id(1),
@@ -99,18 +86,6 @@ async def test_a_job_reads_back_with_all_fields(store: SQLiteStore) -> None:
     assert await store.jobs(ids(1, 2, 3)) == {job_id(1): full, job_id(2): job(2)}
 
 
-async def test_the_last_commit_of_a_job_wins(store: SQLiteStore) -> None:
-    await store.commit([job(1), job(2)], [])
-    await store.commit([job(1, PROCESSING)], [])
-    assert await store.jobs(ids(1, 2)) == {job_id(1): job(1, PROCESSING), job_id(2): job(2)}
-
-
-async def test_changes_read_back_in_order(store: SQLiteStore) -> None:
-    changes = [Change(1, created()), Change(4, started()), *map(Change, (5, 6), succeeded())]
-    await store.commit([job(1, COMPLETED)], changes)
-    assert await store.changes(0, 100, 100) == changes
-
-
 async def test_ranges_exclude_after_and_include_upto(store: SQLiteStore) -> None:
     changes = [Change(offset, started(job_id(1 + offset % 2))) for offset in range(1, 11)]
     await store.commit([job(1), job(2)], changes)
@@ -121,24 +96,7 @@ async def test_ranges_exclude_after_and_include_upto(store: SQLiteStore) -> None
     assert await store.changes(10, 10, 100) == []
 
 
-async def test_a_failed_commit_changes_nothing(store: SQLiteStore) -> None:
-    await store.commit([job(1)], [Change(1, created())])
-    with pytest.raises(StoreFailed):
-        await store.commit([job(1, PROCESSING), job(2)], [Change(2, started()), Change(1, started())])
-    assert await store.jobs(ids(1, 2)) == {job_id(1): job(1)}
-    assert await store.changes(0, 100, 100) == [Change(1, created())]
-    await store.commit([job(1, PROCESSING)], [Change(2, started())])
-    assert await store.unfinished() == [job(1, PROCESSING)]
-
-
 # Lists
-
-
-async def test_unfinished_jobs_come_oldest_first(store: SQLiteStore) -> None:
-    await store.commit(
-        [job(3), job(1, PROCESSING), ended(2, NOW), ended(5, NOW, FAILED), job(4), ended(6, NOW, CANCELLED)], []
-    )
-    assert [found.id for found in await store.unfinished()] == ids(1, 3, 4)
 
 
 async def test_lists_are_paged_newest_first_with_the_total(store: SQLiteStore) -> None:
@@ -281,16 +239,6 @@ async def test_reserved_offsets_are_not_given_out_again(open_store: OpenStore) -
     assert open_store().first_offset == 500
     await open_store().reserve(900)
     assert open_store().first_offset == 900
-
-
-def test_a_store_has_an_id_that_fits_into_a_cursor(store: SQLiteStore) -> None:
-    assert Cursor.parse(str(Cursor(store.id, 7))) == Cursor(store.id, 7)
-
-
-def test_two_stores_have_two_ids(store: SQLiteStore, tmp_path: Path) -> None:
-    other = SQLiteStore.open(tmp_path / "other.sqlite")
-    assert other.id != store.id
-    other.close()
 
 
 # Random commits against a model

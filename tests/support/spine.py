@@ -21,10 +21,10 @@ from progressd.core.events import (
 )
 from progressd.core.job import MaySee, sees_all
 from progressd.core.messages import ErrorData, JobStatus
-from progressd.engine.history import History
+from progressd.engine.history import PAGE, SNAPSHOT_MAX_AGE, History
 from progressd.engine.ingest import Ingest, Outcome
 from progressd.engine.log import LocalLog
-from progressd.engine.registry import Batches, Registry
+from progressd.engine.registry import MAX_FINISHED, Batches, Registry
 from progressd.store.sqlite import SQLiteStore
 
 from support.samples import job_id
@@ -33,13 +33,23 @@ from support.samples import job_id
 class Spine:
     """Built as in `app.py`."""
 
-    def __init__(self, store: SQLiteStore, nursery: trio.Nursery, **log_options: Any) -> None:
+    def __init__(
+        self,
+        store: SQLiteStore,
+        nursery: trio.Nursery,
+        max_finished: int = MAX_FINISHED,
+        page_size: int = PAGE,
+        snapshot_max_age: int = SNAPSHOT_MAX_AGE,
+        **log_options: Any,
+    ) -> None:
         self.store = store
-        self.registry = Registry(store)
+        self.registry = Registry(store, max_finished)
         self.batches = Batches(store)
         self.log = LocalLog(store, self.registry, **log_options)
         self.health = self.log.health
-        self.history = History(store, self.registry, self.batches, self.health)
+        self.history = History(
+            store, self.registry, self.batches, self.health, page_size=page_size, snapshot_max_age=snapshot_max_age
+        )
         self.broadcaster = Broadcaster(self.history, nursery=nursery, offset=store.first_offset - 1)
         self.ingest = Ingest(self.log, store, self.registry, self.batches, self.broadcaster)
 
@@ -49,10 +59,10 @@ class Spine:
 
 
 @asynccontextmanager
-async def running(store: SQLiteStore, **log_options: Any) -> AsyncIterator[Spine]:
+async def running(store: SQLiteStore, **options: Any) -> AsyncIterator[Spine]:
     """Run until the end of the block, and stop as the daemon does."""
     async with trio.open_nursery() as nursery:
-        spine = Spine(store, nursery, **log_options)
+        spine = Spine(store, nursery, **options)
         await spine.registry.load()
         await spine.batches.load()
         nursery.start_soon(spine.ingest.run)

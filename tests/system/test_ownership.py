@@ -82,7 +82,9 @@ def test_an_error_names_the_owner_of_the_store(state: Path) -> None:
     whose = f"belongs to root, mode 0600; this process runs as {user(NOBODY)}"
     with another_user(), pytest.raises(SettingsError) as refused:
         SQLiteStore.open(database)
-    assert str(refused.value) == f"cannot open the store {database}: unable to open database file ({database} {whose})"
+    assert (
+        str(refused.value) == f"cannot open the database {database}: unable to open database file ({database} {whose})"
+    )
     os.close(new_file(state / "lock", like=database))
     with another_user(), pytest.raises(SettingsError) as refused, own_state_dir(state):
         pass

@@ -91,7 +91,7 @@ async def test_a_failing_disk_loses_no_event(forge: Forge, tmp_path: Path, fault
             it.control[name] = number
         refused = await it.report(completed(ID))
         assert not refused["ok"]
-        assert "the disk of the daemon's store" in refused["error"]
+        assert "the database: " in refused["error"]
         status = 507 if number == errno.ENOSPC else 503
         assert (await it.client.post("/api/jobs", json={"id": job_id(2)})).status_code == status
         assert (await it.upload()).status_code == status

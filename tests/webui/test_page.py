@@ -246,9 +246,11 @@ def test_a_failing_store_shows_an_error(page: Page) -> None:
     page.route_web_socket(re.compile("/ws/jobs"), listen_in)
     page.reload()
     expect(page.locator("[data-connection=live]")).to_be_visible()
-    say(status="failing", error="the disk of the daemon's store is full")
+    say(status="failing", error="cannot write to the database: the disk is full")
     notice = page.locator("#notice")
-    expect(notice).to_have_text("The server cannot save changes at the moment: the disk of the daemon's store is full.")
+    expect(notice).to_have_text(
+        "The server cannot save changes at the moment: cannot write to the database: the disk is full."
+    )
     say(status="healthy")
     expect(notice).to_be_hidden()
 

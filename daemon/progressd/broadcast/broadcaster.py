@@ -120,14 +120,10 @@ class Broadcaster:
         for topic in watched:
             await topic.channel.put(envelope)
 
-    def subscribe(self, job_id: str | None = None, after: int | None = None) -> Reader:
-        """Watch one job, or all jobs, from now or after an offset: `async for message in …`."""
-        return self.watch(ALL_JOBS if job_id is None else job_topic(job_id), after)
-
-    def watch(self, topic: str, after: int | None = None) -> Reader:
-        """Watch a topic, as `subscribe` does."""
+    def subscribe(self, job_id: str | None = None, after: int | None = None, *, topic: str | None = None) -> Reader:
+        """Watch one job, a topic, or all jobs, from now or after an offset: `async for message in …`."""
         outbox = ReaderOutbox(self._limit)
-        return self.read(topic, outbox, outbox, after)
+        return self.read(topic or (ALL_JOBS if job_id is None else job_topic(job_id)), outbox, outbox, after)
 
     def read(
         self,

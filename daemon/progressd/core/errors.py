@@ -1,34 +1,4 @@
-"""All errors of progressd in one tree, each with its HTTP status.
-
-ProgressdError
-├── InvalidInput 400        malformed id, line, event or cursor
-│   └── InvalidOption 422   an option of a pipeline, named
-├── Unauthorized 401        no key, or an invalid one
-│   └── TokenExpired 401
-├── Forbidden 403           a page of another site
-│   └── OutOfScope 403      the key does not allow it
-├── NotFound 404            unknown job, batch or topic
-├── RequestTimeout 408      the client stopped sending in the middle
-├── Conflict 409            the state of the job does not allow it
-├── TooLarge 413
-├── UnsupportedMedia 415    the pipeline does not accept this type of file
-├── IdempotencyKeyReused 422  the Idempotency-Key belongs to another request
-├── Unavailable 503         retry after `retry_after` seconds
-│   ├── StoreFailed 503     the store rejected the change
-│   │   ├── StoreFull 507   its disk is full
-│   │   └── CorruptRecord 500  a stored row cannot be read
-│   ├── Stopping 503        the daemon is stopping
-│   ├── TooManyConnections 503
-│   ├── TooManyOfAddress 503
-│   ├── TooManyOfKey 503
-│   ├── RateLimited 429     the client sends too many requests
-│   └── TooManyUploads 503
-├── InsufficientStorage 507  no disk space, or the quota is used up
-├── SlowConsumer            an in-process reader missed messages
-├── InstallationFailed      the machine does not meet a requirement
-└── SettingsError           the daemon cannot start with these settings
-    └── StoreDamaged        or with this database
-"""
+"""All errors of progressd, each with its HTTP status, and the text for sizes in their sentences."""
 
 from typing import ClassVar
 
@@ -220,3 +190,13 @@ class StoreDamaged(SettingsError):
 
 class InstallationFailed(ProgressdError):
     """The machine does not meet a requirement of the service."""
+
+
+def readable_size(size: int) -> str:
+    """Return a number of bytes as text, in powers of 1024: 17 B, 38.1 MiB."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1023.95:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.1f}".removesuffix(".0") + f" {unit}"

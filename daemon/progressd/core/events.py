@@ -12,9 +12,8 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from progressd.core.batch import Priority
-from progressd.core.errors import InvalidInput
+from progressd.core.errors import InvalidInput, readable_size
 from progressd.core.messages import ErrorData, JobStatus, PagePreviewData
-from progressd.core.sizes import readable_size
 
 MAX_NAME: Final = 1000  # characters
 

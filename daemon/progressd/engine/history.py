@@ -27,13 +27,23 @@ class History:
     """The history of a broadcaster with a store."""
 
     def __init__(
-        self, store: Store, registry: Registry, batches: Batches, health: StoreHealth, base: BasePath = AT_ROOT
+        self,
+        store: Store,
+        registry: Registry,
+        batches: Batches,
+        health: StoreHealth,
+        base: BasePath = AT_ROOT,
+        *,
+        page_size: int = PAGE,
+        snapshot_max_age: int = SNAPSHOT_MAX_AGE,
     ) -> None:
         self._health = health
         self._store = store
         self._registry = registry
         self._batches = batches
         self._base = base
+        self._page_size = page_size
+        self._snapshot_max_age = snapshot_max_age
         self._snapshot_lock = trio.Lock()
         self._last_snapshot: Callable[[], Snapshot | None] = lambda: None  # weak: kept while a watcher references it
 
@@ -92,8 +102,8 @@ class History:
             return Page(snapshot, snapshot.upto if snapshot.upto < upto else None)
         if self._registry.forgotten > after:
             return await self._stored(after, upto)
-        items = self._registry.recent.between(after, upto, PAGE)
-        return Page(items, items[-1].offset if len(items) == PAGE else None)
+        items = self._registry.recent.between(after, upto, self._page_size)
+        return Page(items, items[-1].offset if len(items) == self._page_size else None)
 
     async def _snapshot(self, upto: int) -> "Snapshot":
         """Return the messages of all jobs that were unfinished at `upto` or shortly before.
@@ -102,7 +112,7 @@ class History:
         """
         async with self._snapshot_lock:
             snapshot = self._last_snapshot()
-            if snapshot is None or not upto - SNAPSHOT_MAX_AGE <= snapshot.upto <= upto:
+            if snapshot is None or not upto - self._snapshot_max_age <= snapshot.upto <= upto:
                 snapshot = await self._take_snapshot(upto)
                 self._last_snapshot = weakref.ref(snapshot)
             return snapshot
@@ -110,9 +120,9 @@ class History:
     async def _take_snapshot(self, upto: int) -> "Snapshot":
         snapshot, after = Snapshot(upto), 0
         while self._registry.forgotten <= upto:
-            items = self._registry.recent.between(after, upto, PAGE)
+            items = self._registry.recent.between(after, upto, self._page_size)
             snapshot += [item for item in items if self._in_snapshot(item, upto)]
-            if len(items) < PAGE:
+            if len(items) < self._page_size:
                 return snapshot
             after = items[-1].offset
             await trio.lowlevel.checkpoint()  # let other tasks run
@@ -145,23 +155,25 @@ class History:
         if job_log is None:
             job_log = JobLog()
             job_log.progress = newest_progress(job, self._store.id)
-            while changes := await self._store.changes(after, upto, PAGE, job.id):
+            while changes := await self._store.changes(after, upto, self._page_size, job.id):
                 job_log.changes += [self._envelope(change, job.labels) for change in changes]
                 after = changes[-1].offset
         return job_log
 
     async def _stored(self, after: int, upto: int) -> Page:
         """Read a page from memory and the store, because the registry has dropped jobs that finished after `after`."""
-        recent = self._registry.recent.between(after, upto, PAGE)  # read first: newer progress may replace messages
-        end = recent[-1].offset if len(recent) == PAGE else upto
-        changes = await self._store.changes(after, end, PAGE)
-        if len(changes) == PAGE:
+        recent = self._registry.recent.between(
+            after, upto, self._page_size
+        )  # read first: newer progress may replace messages
+        end = recent[-1].offset if len(recent) == self._page_size else upto
+        changes = await self._store.changes(after, end, self._page_size)
+        if len(changes) == self._page_size:
             end = changes[-1].offset
-        moved = await self._store.moved(after, end, PAGE)
-        if len(moved) == PAGE:
+        moved = await self._store.moved(after, end, self._page_size)
+        if len(moved) == self._page_size:
             end = moved[-1].progress_offset
-        deletions = await self._store.deletions(after, end, PAGE)
-        if len(deletions) == PAGE:
+        deletions = await self._store.deletions(after, end, self._page_size)
+        if len(deletions) == self._page_size:
             end = deletions[-1].offset
         moved = [job for job in moved if self._registry.log_of(job.id) is None]
         items = {item.offset: item for item in await self._with_labels(changes)}
@@ -173,7 +185,7 @@ class History:
 
     async def _deletions_in_batch(self, batch_id: str, after: int, upto: int) -> list[Envelope]:
         items = list[Envelope]()
-        while found := await self._store.deletions(after, upto, PAGE):
+        while found := await self._store.deletions(after, upto, self._page_size):
             items += [_deleted(deletion) for deletion in found if deletion.message.batch_id == batch_id]
             after = found[-1].offset
         return items
@@ -188,8 +200,8 @@ class History:
         jobs = await self._store.jobs({change.message.job_id for change in changes} - job_logs.keys())
         progress += [newest_progress(job, self._store.id) for job in jobs.values()]
         items = list[Envelope]()
-        for place in range(0, len(changes), PAGE):
-            items += await self._with_labels(changes[place : place + PAGE])
+        for place in range(0, len(changes), self._page_size):
+            items += await self._with_labels(changes[place : place + self._page_size])
             await trio.lowlevel.checkpoint()  # let other tasks run between the pages
         items += [item for item in progress if item is not None and item.offset <= upto]
         return Snapshot(upto, in_order(items))

@@ -42,7 +42,7 @@ class StoreHealth:
     def recovered(self) -> None:
         """Record that the store accepted a change."""
         if self.failure is not None:
-            logger.info("the store accepts changes again")
+            logger.info("the database accepts changes again")
             self._set(None)
 
     def commit_undecided(self, offset: int) -> None:

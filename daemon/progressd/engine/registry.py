@@ -123,7 +123,8 @@ class JobLog:
 class Registry:
     """The current jobs by id."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, max_finished: int = MAX_FINISHED) -> None:
+        self.max_finished = max_finished
         self.unfinished: dict[str, Job] = {}  # oldest first
         self.last_heard: dict[str, float] = {}  # Trio's time of the last event, by unfinished job with a lease
         self.forgotten = 0  # the largest offset of a finished job that is no longer in memory
@@ -211,7 +212,7 @@ class Registry:
         self._finished[job.id] = job
         self._sizes[job.id] = size = _memory_size(job)
         self._size += size
-        while len(self._finished) > MAX_FINISHED or self._size > MAX_FINISHED_BYTES:
+        while len(self._finished) > self.max_finished or self._size > MAX_FINISHED_BYTES:
             self._forget(next(iter(self._finished)))
         if (end := self._ends.pop(job.id, None)) is not None:
             end.set()

@@ -11,9 +11,8 @@ from typing import Final
 
 import trio
 
-from progressd.core.errors import InsufficientStorage, InvalidInput
+from progressd.core.errors import InsufficientStorage, InvalidInput, readable_size
 from progressd.core.events import checked_job_id
-from progressd.core.sizes import readable_size
 
 CHECK_INTERVAL: Final = 1024 * 1024  # bytes written by all uploads between two checks of the disk
 

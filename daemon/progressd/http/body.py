@@ -18,8 +18,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioRequest
 
 from progressd.config.settings import Limits
-from progressd.core.errors import RequestTimeout, TooLarge, TooManyUploads
-from progressd.core.sizes import readable_size
+from progressd.core.errors import RequestTimeout, TooLarge, TooManyUploads, readable_size
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 STALL_TIMEOUT: Final = 5.0  # seconds of delay after which a new upload can replace an upload

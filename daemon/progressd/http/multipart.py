@@ -12,8 +12,7 @@ from quart.wrappers.request import Request
 from werkzeug.http import parse_options_header
 
 from progressd.config.settings import Limits
-from progressd.core.errors import InvalidInput, TooLarge
-from progressd.core.sizes import readable_size
+from progressd.core.errors import InvalidInput, TooLarge, readable_size
 from progressd.files.job_files import Upload
 from progressd.http.body import BodyChunks
 

@@ -38,7 +38,6 @@ class UnixSocket:
         self._settings = settings.ingest
         self._poller = Poller(ingest)
         self._connected = 0
-        self._full = False  # the limit was reached and a warning logged
         self._producers = set[ProducerConnection]()
         self._accepting = trio.CancelScope()
         self._drained = trio.Event()
@@ -67,15 +66,11 @@ class UnixSocket:
         await self._drained.wait()
 
     def _accepted(self, sock: socket.socket, producers: trio.Nursery) -> None:
-        limit = self._settings.max_connections
-        if self._connected < limit:
-            self._full = self._full and 2 * self._connected > limit  # no repeated warnings near the limit
+        if self._connected < self._settings.max_connections:
             self._connected += 1
             producers.start_soon(self._serve, sock)
             return
-        if not self._full:
-            self._full = True
-            log.warning("too many producers, rejecting new ones (ingest.max_connections)", connected=self._connected)
+        log.warning("too many producers, rejecting a new one (ingest.max_connections)", connected=self._connected)
         error = TooManyConnections(
             f"too many producers: {self._connected} are connected (try again later, or raise ingest.max_connections)"
         )

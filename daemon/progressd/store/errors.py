@@ -23,12 +23,14 @@ def file_errors(path: Path) -> Iterator[None]:
     except (sqlite3.Error, OSError) as error:
         if isinstance(error, sqlite3.Error) and damaged(error):
             raise StoreDamaged(
-                f"the store {path} is damaged or is not a database ({error}); it was not changed:"
+                f"the database {path} is damaged or is not a database ({error}); it was not changed:"
                 f" `{repair_command(path.parent)}` saves what can be read; or restore a backup and delete"
                 f" {path.name}-wal; or use another --state-dir"
             ) from error
         mine = obstacle([path, *(path.with_name(path.name + suffix) for suffix in BESIDE)])
-        raise SettingsError(f"cannot open the store {path}: {error}{'' if mine is None else f' ({mine})'}") from error
+        raise SettingsError(
+            f"cannot open the database {path}: {error}{'' if mine is None else f' ({mine})'}"
+        ) from error
 
 
 def cannot_open(path: Path, error: StoreFailed) -> SettingsError:
@@ -38,7 +40,7 @@ def cannot_open(path: Path, error: StoreFailed) -> SettingsError:
         why = f"{cause}; `{repair_command(path.parent)}` saves what can be read"
     else:
         why = str(error)
-    return SettingsError(f"cannot open the store {path}: {why}")
+    return SettingsError(f"cannot open the database {path}: {why}")
 
 
 def repair_command(state_dir: Path) -> str:
@@ -52,20 +54,20 @@ def store_error(error: sqlite3.Error) -> StoreFailed:
     if isinstance(error, UnreadableRow):
         return CorruptRecord(f"{error}: stop the daemon and run progressd check --repair", error.row_id)
     if code == sqlite3.SQLITE_FULL:
-        return StoreFull("the disk of the daemon's store is full")
+        return StoreFull("cannot write to the database: the disk is full")
     if damaged(error):
-        return StoreFailed(f"the daemon's store is damaged: stop the daemon and run progressd check --repair ({error})")
+        return StoreFailed(f"the database is damaged: stop the daemon and run progressd check --repair ({error})")
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return StoreFailed(f"the disk of the daemon's store fails: {error}")
+        return StoreFailed(f"cannot use the database: {error}")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreFailed(f"the store rejected the change: {error}")
-    return StoreFailed("the store rejected the change: see the daemon's log")  # SQLite's error may name tables
+        return StoreFailed(f"cannot write to the database: {error}")
+    return StoreFailed("cannot use the database: see the daemon's log")  # SQLite's error may name tables
 
 
 def shortage(error: MemoryError | OSError) -> StoreFailed:
     """Return the error that clients receive during a shortage of memory or another resource."""
     what = error.strerror if isinstance(error, OSError) else "no memory left"
-    return StoreFailed(f"the store cannot accept the change for now: {what}")
+    return StoreFailed(f"cannot use the database: {what}")
 
 
 class UnreadableRow(sqlite3.DatabaseError):

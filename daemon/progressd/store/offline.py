@@ -40,7 +40,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a read-only connection, even while a daemon writes. Raises SettingsError with the file name."""
     with file_errors(path):
         if not inspect(path):
-            raise SettingsError(f"there is no store {path}")
+            raise SettingsError(f"there is no database {path}")
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as db:
             yield db
 
@@ -230,4 +230,4 @@ def _check(db: sqlite3.Connection) -> None:
     [found] = db.execute("PRAGMA integrity_check(1)").fetchone()
     if found != "ok":
         problem = found.splitlines()[-1]
-        raise SettingsError(f"cannot back up the store: it is damaged ({problem}); run progressd check")
+        raise SettingsError(f"cannot back up the database: it is damaged ({problem}); run progressd check")

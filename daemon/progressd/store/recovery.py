@@ -72,7 +72,7 @@ def recover(path: Path) -> Recovered:
         raise SettingsError(f"cannot repair {path}: {SHELL} is not installed (sudo apt install {SHELL})")
     try:
         with file_errors(path):
-            _move_log_into(path)
+            _move_wal_into(path)
             new.unlink(missing_ok=True)
             os.close(new_file(new, like=path))
             lost = _fill(new, path, shell)
@@ -83,10 +83,10 @@ def recover(path: Path) -> Recovered:
             new.unlink()
 
 
-def _move_log_into(path: Path) -> None:
+def _move_wal_into(path: Path) -> None:
     """Empty the write-ahead log (WAL), which SQLite would otherwise apply to the new file. Raises SettingsError."""
-    log = path.with_name(path.name + "-wal")
-    if not log.exists():
+    wal = path.with_name(path.name + "-wal")
+    if not wal.exists():
         return
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -94,8 +94,8 @@ def _move_log_into(path: Path) -> None:
     except sqlite3.DatabaseError as error:
         if not damaged(error):
             raise
-    if log.exists() and log.stat().st_size:
-        raise SettingsError(f"cannot repair {path}: another program uses {log.name} (stop that)")
+    if wal.exists() and wal.stat().st_size:
+        raise SettingsError(f"cannot repair {path}: another program uses {wal.name} (stop that)")
 
 
 def _fill(new: Path, path: Path, shell: str) -> list[str]:

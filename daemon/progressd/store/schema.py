@@ -130,10 +130,10 @@ MIGRATIONS: Final = (
 def inspect(path: Path) -> int:
     """Return the schema version of the file; 0 if there is no file. Only reads. Raises SettingsError, sqlite3.Error."""
     if not path.exists() or path.stat().st_size == 0:
-        log = path.resolve().with_name(path.resolve().name + "-wal")
-        if log.exists() and log.stat().st_size:  # SQLite would delete it
+        wal = path.resolve().with_name(path.resolve().name + "-wal")
+        if wal.exists() and wal.stat().st_size:  # SQLite would delete it
             raise SettingsError(
-                f"the store {path} is empty or missing, but its log {log} is not: restore a backup of it"
+                f"the database {path} is empty or missing, but its WAL {wal} is not: restore a backup of it"
             )
         return 0
     try:
@@ -152,7 +152,7 @@ def inspect(path: Path) -> int:
         raise SettingsError(f"{path} is the database of another program; it was not changed: use another --state-dir")
     if version > len(MIGRATIONS):
         raise SettingsError(
-            f"the store {path} has schema version {version}, and this progressd supports versions up to"
+            f"the database {path} has schema version {version}, and this progressd supports versions up to"
             f" {len(MIGRATIONS)}; it was not changed: start a newer progressd, or use another --state-dir"
         )
     return int(version)

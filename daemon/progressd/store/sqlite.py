@@ -324,7 +324,7 @@ class SQLiteStore:
 
     def _note(self, failed: CorruptRecord) -> None:
         if str(failed) not in self._noted:
-            log.error("unreadable row in the store", error=str(failed))
+            log.error("unreadable row in the database", error=str(failed))
         self._noted.add(str(failed))
         self.unreadable = failed
 
