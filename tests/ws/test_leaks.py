@@ -45,7 +45,7 @@ async def no_answer_awaited(daemon: RunningDaemon, peer: Peer) -> None:
     await peer.send(upgrade(JOB))
 
 
-async def refused(daemon: RunningDaemon, peer: Peer) -> None:
+async def rejected(daemon: RunningDaemon, peer: Peer) -> None:
     await peer.send(upgrade("/ws/jobs/nonsense"))
     assert (await peer.response()).status == 400
 
@@ -122,7 +122,7 @@ REACHES: list[Reach] = [
     silent,
     half_a_handshake,
     no_answer_awaited,
-    refused,
+    rejected,
     after_rest,
     watching,
     watching_less,
