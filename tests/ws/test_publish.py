@@ -163,19 +163,6 @@ async def test_unread_answers_stop_reading_and_delay_no_other_producer(daemon: R
         nursery.cancel_scope.cancel()
 
 
-async def test_a_drain_answers_all_lines_before_the_close(daemon: RunningDaemon) -> None:
-    async with daemon.watch(PATH) as producer:
-        await report(producer, *(registered(job_id(number)) for number in range(500)))
-        await producer.receive()
-        daemon.kill()
-        received = await producer.rest()
-        assert (await producer.closed()) == (1001, "draining")
-        assert sum(answer.get("type") == "server_shutdown" for answer in received) == 1
-    with trio.fail_after(PATIENCE):
-        await daemon.stopped.wait()
-    assert 1 + sum(answer.get("ok", False) for answer in received) == len(daemon.daemon.registry.unfinished)
-
-
 async def test_each_line_during_a_drain_is_answered_or_not_taken(daemon: RunningDaemon) -> None:
     sent = taken = 0
     async with daemon.watch(PATH) as producer:
