@@ -45,70 +45,43 @@ async def logged(daemon: RunningDaemon, connections: int = 1) -> AsyncIterator[l
     assert connection_log.accepted == connection_log.open + ended
 
 
-async def vanish(peer: Peer) -> None:
-    await peer.open(JOB)
-    await peer.reset()
-
-
 async def hang_up(peer: Peer) -> None:
-    await peer.open(JOB)
     await peer.stream.aclose()
 
 
-async def close(peer: Peer, code: int = 1001) -> None:
-    await peer.open(JOB)
-    await peer.send(close_frame(code))
-    await peer.rest()
-
-
-async def close_with_an_unknown_code(peer: Peer) -> None:
-    await close(peer, 3987)
-
-
-async def send_garbage(peer: Peer) -> None:
-    await peer.open(JOB)
-    await peer.send(b"\xff" * 10)
-    await peer.rest()
-
-
-async def send_too_much(peer: Peer) -> None:
-    await peer.open(JOB)
-    await peer.send(frame(Opcode.TEXT, b"x" * 65537))
-    assert await peer.close_code() == 1009
-    await peer.send(close_frame(1009))
-    await peer.rest()
-
-
-async def ask_for_an_unknown_job(peer: Peer) -> None:
-    await peer.send(upgrade(f"/ws/jobs/{job_id(77)}"))
-    assert (await peer.response()).status == 404
-
-
-async def come_from_another_site(peer: Peer) -> None:
-    await peer.send(upgrade(JOB, {"Origin": "https://elsewhere.example"}))
-    assert (await peer.response()).status == 403
+FOREIGN = {"Origin": "https://elsewhere.example"}
+TOO_LONG = frame(Opcode.TEXT, b"x" * 65537) + close_frame(1009)
 
 
 @pytest.mark.parametrize(
-    ("end", "kind", "reason"),
+    ("handshake", "sent", "leave", "kind", "reason"),
     [
-        (vanish, "left", "no close"),
-        (hang_up, "left", "no close"),
-        (close, "left", "1001"),
-        (close_with_an_unknown_code, "left", "another code"),
-        (send_garbage, "closed", "1002 protocol error"),
-        (send_too_much, "closed", "1009 message too big"),
-        (ask_for_an_unknown_job, "rejected", "not found"),
-        (come_from_another_site, "rejected", "forbidden"),
+        (upgrade(JOB), b"", Peer.reset, "left", "no close"),
+        (upgrade(JOB), b"", hang_up, "left", "no close"),
+        (upgrade(JOB), close_frame(1001), Peer.rest, "left", "1001"),
+        (upgrade(JOB), close_frame(3987), Peer.rest, "left", "another code"),
+        (upgrade(JOB), b"\xff" * 10, Peer.rest, "closed", "1002 protocol error"),
+        (upgrade(JOB), TOO_LONG, Peer.rest, "closed", "1009 message too big"),
+        (upgrade(f"/ws/jobs/{job_id(77)}"), b"", Peer.rest, "rejected", "not found"),
+        (upgrade(JOB, FOREIGN), b"", Peer.rest, "rejected", "forbidden"),
     ],
 )
 async def test_each_end_is_counted_and_logged_once(
-    daemon: RunningDaemon, end: Callable[[Peer], Awaitable[None]], kind: str, reason: str
+    daemon: RunningDaemon,
+    handshake: bytes,
+    sent: bytes,
+    leave: Callable[[Peer], Awaitable[Any]],
+    kind: str,
+    reason: str,
 ) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     began = trio.current_time()
     async with logged(daemon) as lines, Peer(await daemon.connect()) as peer:
-        await end(peer)
+        await peer.send(handshake)
+        if kind != "rejected":
+            await peer.opened()
+        await peer.send(sent)
+        await leave(peer)
     took = trio.current_time() - began
     assert daemon.daemon.connection_log.counts == {(kind, reason): 1}
     [line] = lines

@@ -246,7 +246,7 @@ def clients() -> Clients:
     return Clients(Ledger(), "http://127.0.0.1:1", random.Random(1))
 
 
-STORE_FAILS = "the disk of the daemon's store fails: disk I/O error"
+STORE_FAILS = "cannot use the database: disk I/O error"
 
 
 def test_a_rejection_needs_a_later_disk_failure(clients: Clients) -> None:

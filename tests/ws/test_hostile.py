@@ -64,41 +64,27 @@ async def test_a_ping_after_the_daemons_close_is_ignored(daemon: RunningDaemon) 
 # invalid frames
 
 
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        pytest.param(b"\xff" * 1000, 1002, id="garbage"),
-        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 1002, id="http"),
-        pytest.param(frame(Opcode.TEXT, b"hello", masked=False), 1002, id="unmasked"),
-        pytest.param(frame(Opcode.TEXT, b"\xff\xfe"), 1007, id="no utf-8"),
-        pytest.param(frame(Opcode.TEXT, b"\xed\xa0\x80"), 1007, id="a surrogate"),
-        pytest.param(frame(Opcode.TEXT, b"hello", reserved=4), 1002, id="a reserved bit"),
-        pytest.param(frame(3, b"hello"), 1002, id="a reserved opcode"),
-        pytest.param(frame(0xB, b"hello"), 1002, id="a reserved control opcode"),
-        pytest.param(frame(Opcode.CONTINUATION, b"hello"), 1002, id="a continuation of nothing"),
-        pytest.param(frame(Opcode.TEXT, b"a", final=False) + frame(Opcode.TEXT, b"b"), 1002, id="a message in another"),
-        pytest.param(frame(Opcode.PING, b"x" * 126), 1002, id="a long ping"),
-        pytest.param(frame(Opcode.PING, b"x", final=False), 1002, id="a fragmented ping"),
-        pytest.param(frame(Opcode.CLOSE, b"x"), 1002, id="a close of one byte"),
-        pytest.param(close_frame(1005), 1002, id="a close with a forbidden code"),
-        pytest.param(close_frame(999), 1002, id="a close with no code"),
-        pytest.param(frame(Opcode.CLOSE, b"\x03\xe8\xff"), 1007, id="a close whose reason is no utf-8"),
-        pytest.param(b"\x82\xff" + b"\xff" * 8 + b"\0" * 4, 1002, id="a length beyond all bounds"),
-        pytest.param(b"\x82\xfe\x00\x01\0\0\0\0x", 1002, id="a length written too long"),
-    ],
-)
-async def test_an_invalid_frame_ends_its_connection(daemon: RunningDaemon, data: bytes, code: int) -> None:
+async def test_an_invalid_frame_ends_only_its_connection(daemon: RunningDaemon) -> None:
+    """`test_autobahn` has the rest of RFC 6455."""
+    async with unharmed(daemon):
+        for data, code in (
+            (b"\xff" * 1000, 1002),
+            (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 1002),
+            (frame(Opcode.TEXT, b"hello", masked=False), 1002),
+            (frame(Opcode.TEXT, b"\xff\xfe"), 1007),
+            (b"\x82\xff" + b"\xff" * 8 + b"\0" * 4, 1002),  # a length beyond all bounds
+            (b"\x82\xfe\x00\x01\0\0\0\0x", 1002),  # a length written too long
+        ):
+            async with Peer(await daemon.connect()) as peer:
+                await peer.open(f"/ws/jobs/{GOOD}")
+                await peer.send(data)
+                assert await peer.close_code() == code
+                await peer.rest()
+
+
+async def test_messages_of_a_watcher_are_dropped(daemon: RunningDaemon) -> None:
     async with unharmed(daemon), Peer(await daemon.connect()) as peer:
         await peer.open(f"/ws/jobs/{GOOD}")
-        await peer.send(data)
-        assert await peer.close_code() == code
-        await peer.rest()
-
-
-@pytest.mark.parametrize("path", ["/ws/jobs", f"/ws/jobs/{GOOD}"])
-async def test_messages_of_a_watcher_are_dropped(daemon: RunningDaemon, path: str) -> None:
-    async with unharmed(daemon), Peer(await daemon.connect()) as peer:
-        await peer.open(path)
         for number in range(300):
             await peer.send(frame(Opcode.BINARY if number % 2 else Opcode.TEXT, b"x" * number * 200))
         await peer.send(frame(Opcode.PING, b"still there?"))
@@ -145,7 +131,7 @@ async def test_nothing_follows_a_close_frame(daemon: RunningDaemon, last: bytes,
 # large and many messages
 
 
-async def test_a_message_of_10_mb_is_refused_before_its_end(daemon: RunningDaemon) -> None:
+async def test_a_message_of_10_mb_is_rejected_before_its_end(daemon: RunningDaemon) -> None:
     async with unharmed(daemon), Peer(await daemon.connect()) as peer, trio.open_nursery() as nursery:
         await peer.open()
         taken = 0
@@ -179,7 +165,7 @@ async def test_empty_fragments_use_no_memory(daemon: RunningDaemon) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 100])
-async def test_a_message_in_endless_fragments_is_refused(tmp_path: Path, size: int) -> None:
+async def test_a_message_in_endless_fragments_is_rejected(tmp_path: Path, size: int) -> None:
     async with (
         running_daemon(tmp_path, limits={"max_message_bytes": 4 * KIB}) as daemon,
         daemon.watch("/ws"),  # starts a task that stays
@@ -215,7 +201,7 @@ async def test_the_largest_message_is_accepted(daemon: RunningDaemon) -> None:
 
 
 async def test_unread_pongs_use_little_memory(slow_clock: MockClock, daemon: RunningDaemon) -> None:
-    pings, at_once = 30_000, MAX_EMPTY_FRAMES // 3
+    pings, at_once = 6_000, MAX_EMPTY_FRAMES // 3
     async with unharmed(daemon), Peer(await daemon.connect(receive_buffer=SMALL)) as peer:
         await peer.open()
         for first in range(0, pings, at_once):

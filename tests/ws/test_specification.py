@@ -1,10 +1,8 @@
 """The specification's cases WS-001 to WS-008 over real sockets, with a producer at the Unix socket."""
 
-from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
-import pytest
 import trio
 from support.daemon import RunningDaemon, Watcher, completed, failed, progress, registered, status_change
 from support.peer import Peer, close_frame, upgrade
@@ -43,31 +41,17 @@ async def test_ws_002_progress_is_received(daemon: RunningDaemon) -> None:
     }
 
 
-async def test_ws_003_a_status_change_is_received(daemon: RunningDaemon) -> None:
+async def test_ws_003_and_004_status_change_and_completion_are_received(daemon: RunningDaemon) -> None:
+    result = f"/api/jobs/{ID}/download"
     await daemon.report(registered(ID))
     async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
         await daemon.report(status_change(ID, "processing"))
-        message = await watcher.receive()
-    assert without_additions(message) == {
-        "type": "status_change",
-        "job_id": ID,
-        "data": {"old_status": "queued", "new_status": "processing"},
-    }
-
-
-async def test_ws_004_completion_is_received_and_the_stream_ends(daemon: RunningDaemon) -> None:
-    result = f"/api/jobs/{ID}/download"
-    await daemon.report(registered(ID), status_change(ID, "processing"))
-    async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
-        await watcher.receive_until("status_change")
         await daemon.report(completed(ID, output_path=result, elapsed_seconds=45.2, page_count=12))
-        changed, ended = map(without_additions, await watcher.rest())
+        started, changed, ended = map(without_additions, await watcher.rest())
         assert await watcher.closed() == (1000, "job finished")
-    assert changed == {
-        "type": "status_change",
-        "job_id": ID,
-        "data": {"old_status": "processing", "new_status": "completed"},
-    }
+    for message, statuses in ((started, ("queued", "processing")), (changed, ("processing", "completed"))):
+        data = dict(zip(("old_status", "new_status"), statuses, strict=True))
+        assert message == {"type": "status_change", "job_id": ID, "data": data}
     assert ended == {
         "type": "completed",
         "job_id": ID,
@@ -76,14 +60,13 @@ async def test_ws_004_completion_is_received_and_the_stream_ends(daemon: Running
 
 
 async def test_ws_005_an_error_is_received_and_the_stream_ends(daemon: RunningDaemon) -> None:
-    await daemon.report(registered(ID), status_change(ID, "processing"))
+    message = "Pipeline error: PDF extraction failed"
+    await daemon.report(registered(ID), status_change(ID, "processing"), failed(ID, message))
     async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
-        await watcher.receive_until("status_change")
-        await daemon.report(failed(ID, "Pipeline error: PDF extraction failed"))
-        changed, ended = map(without_additions, await watcher.rest())
+        *_, changed, ended = map(without_additions, await watcher.rest())
         assert await watcher.closed() == (1000, "job finished")
     assert changed["data"] == {"old_status": "processing", "new_status": "failed"}
-    assert ended == {"type": "error", "job_id": ID, "data": {"message": "Pipeline error: PDF extraction failed"}}
+    assert ended == {"type": "error", "job_id": ID, "data": {"message": message}}
 
 
 async def close_cleanly(peer: Peer) -> None:
@@ -92,42 +75,22 @@ async def close_cleanly(peer: Peer) -> None:
     await peer.stream.aclose()
 
 
-async def hang_up(peer: Peer) -> None:
-    await peer.stream.aclose()
-
-
-async def stop_sending(peer: Peer) -> None:
-    await peer.stream.send_eof()
-    await peer.rest()
-
-
-@pytest.mark.parametrize("leave", [close_cleanly, hang_up, stop_sending, Peer.reset])
-@pytest.mark.parametrize("path", ["/ws/jobs", f"/ws/jobs/{ID}"])
-async def test_ws_006_a_disconnect_leaves_nothing_behind(
-    daemon: RunningDaemon, path: str, leave: Callable[[Peer], Coroutine[Any, Any, None]]
-) -> None:
+async def test_ws_006_a_disconnect_leaves_nothing_behind(daemon: RunningDaemon) -> None:
+    """`test_leaks` has more ways to leave."""
     await daemon.report(registered(ID), progress(ID, 1))
     before = await daemon.settled()
-    async with AsyncExitStack() as leaving:
-        peers = [await leaving.enter_async_context(Peer(await daemon.connect())) for _ in range(3)]
-        for peer in peers:
-            await peer.open(path)
-        during = daemon.census()
-        assert (during.watchers, len(during.topics)) == (3, 1)
-        assert during.tasks > before.tasks
-        assert during.descriptors >= before.descriptors + 6  # both ends of each
-        for peer in peers:
-            await leave(peer)
-    await daemon.leaves_only(before)
-
-
-async def test_ws_006_a_finished_job_leaves_nothing_behind(daemon: RunningDaemon) -> None:
-    await daemon.report(registered(ID), progress(ID, 1))
-    before = await daemon.settled()
-    async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
-        await daemon.report(completed(ID))
-        assert await watcher.closed() == (1000, "job finished")
-    await daemon.leaves_only(before)
+    for leave in (close_cleanly, Peer.reset):
+        async with AsyncExitStack() as leaving:
+            peers = [await leaving.enter_async_context(Peer(await daemon.connect())) for _ in range(3)]
+            for peer in peers:
+                await peer.open(f"/ws/jobs/{ID}")
+            during = daemon.census()
+            assert (during.watchers, len(during.topics)) == (3, 1)
+            assert during.tasks > before.tasks
+            assert during.descriptors >= before.descriptors + 6  # both ends of each
+            for peer in peers:
+                await leave(peer)
+        await daemon.leaves_only(before)
 
 
 async def test_ws_007_all_clients_get_the_same_messages(daemon: RunningDaemon) -> None:
@@ -152,9 +115,9 @@ async def test_ws_007_all_clients_get_the_same_messages(daemon: RunningDaemon) -
     assert got[0][-1]["type"] == "completed"
 
 
-@pytest.mark.parametrize("wrong", ["42", "not-a-uuid", ID[:-1], ID + "0", "%00", "%F0%9F", "{" + ID + "}", ""])
-async def test_ws_008_an_invalid_job_id_is_refused_at_the_handshake(daemon: RunningDaemon, wrong: str) -> None:
-    async with Peer(await daemon.connect()) as peer:
-        await peer.send(upgrade(f"/ws/jobs/{wrong}"))
-        response = await peer.response()
-    assert (response.status, response.json.keys(), response.headers["connection"]) == (400, {"error"}, "close")
+async def test_ws_008_an_invalid_job_id_is_rejected_at_the_handshake(daemon: RunningDaemon) -> None:
+    for wrong in ("42", "not-a-uuid", ID[:-1], ID + "0", "%00", "%F0%9F", "{" + ID + "}", ""):
+        async with Peer(await daemon.connect()) as peer:
+            await peer.send(upgrade(f"/ws/jobs/{wrong}"))
+            response = await peer.response()
+        assert (response.status, response.json.keys(), response.headers["connection"]) == (400, {"error"}, "close")

@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from progressd.core.events import Registration, SubmitEvent
 from support.daemon import RunningDaemon, Watcher, completed, progress, registered, running_daemon, status_change
 from support.samples import ID, job_id
-from support.waiting import eventually
 
 OTHER = job_id(2)
 UNKNOWN = job_id(99)
@@ -43,6 +41,21 @@ async def test_the_cursor_of_an_answer_resumes_on_another_connection(daemon: Run
     assert [message["type"] for message in missed] == ["progress", "job_created", "subscribed"]
 
 
+async def test_a_message_on_two_topics_comes_once_until_unsubscribed(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), registered(OTHER))
+    topics = [f"job:{ID}", f"job:{OTHER}"]
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=["jobs", *topics])
+        await watcher.receive_until("subscribed")
+        await daemon.report(progress(ID, 1), progress(OTHER, 1))
+        live = [await watcher.receive() for _ in range(4)]
+        assert [message["type"] for message in live] == ["status_change", "progress"] * 2
+        await ask(watcher, type="unsubscribe", topics=["jobs", topics[0]])
+        assert (await watcher.receive()) == {"type": "unsubscribed", "topics": ["jobs", topics[0]]}
+        await daemon.report(progress(ID, 2), progress(OTHER, 2))
+        assert (await watcher.receive())["job_id"] == OTHER
+
+
 async def test_an_unknown_cursor_gets_a_resync(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     async with daemon.watch("/ws") as watcher:
@@ -51,34 +64,26 @@ async def test_an_unknown_cursor_gets_a_resync(daemon: RunningDaemon) -> None:
     assert [message["type"] for message in got] == ["resync", "status_change", "progress", "subscribed"]
 
 
-async def test_a_message_on_two_topics_comes_once(daemon: RunningDaemon) -> None:
+async def test_only_unknown_topics_are_rejected(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
+    unknown = {f"job:{UNKNOWN}": "no job", "job:nonsense": "is not a job id", "weather": "there is no topic"}
+    unknown |= {f"job:{job_id(number)}": "no job" for number in range(100, 1000)}
     async with daemon.watch("/ws") as watcher:
-        await ask(watcher, type="subscribe", topics=["jobs", f"job:{ID}"])
-        await watcher.receive_until("subscribed")
-        await daemon.report(progress(ID, 1), completed(ID), registered(OTHER))
-        live = await watcher.receive_until("job_created")
-    assert [message["type"] for message in live] == [
-        "status_change",
-        "progress",
-        "status_change",
-        "completed",
-        "job_created",
-    ]
+        await ask(watcher, type="subscribe", topics=[*unknown, f"job:{ID}"])
+        *rejected, subscribed = await watcher.receive_until("subscribed")
+    assert {answer["topic"] for answer in rejected if answer["type"] == "refused"} == unknown.keys()
+    assert all(unknown[answer["topic"]] in answer["error"] for answer in rejected)
+    assert subscribed["topics"] == [f"job:{ID}"]
 
 
-async def test_a_job_that_is_registered_again_comes_with_all_jobs(daemon: RunningDaemon) -> None:
-    await daemon.report(registered(ID))
+async def test_an_invalid_command_does_not_end_the_connection(daemon: RunningDaemon) -> None:
+    empty = '{"type":"subscribe","topics":[]}'
     async with daemon.watch("/ws") as watcher:
-        await ask(watcher, type="subscribe", topics=[f"job:{ID}"])
-        await watcher.receive_until("subscribed")
-        await daemon.report(progress(ID, 1), completed(ID))
-        await watcher.receive_until("completed")
-        await daemon.daemon.ingest.delete(await daemon.daemon.registry.get(ID))
-        await daemon.report(registered(ID), progress(ID, 5))
-        await ask(watcher, type="subscribe", topics=["jobs"])
-        got = await watcher.receive_until("subscribed")
-    assert [message["type"] for message in got] == ["job_created", "status_change", "progress", "subscribed"]
+        for text in ("", "{", "[]", '{"type":"shout"}', '{"type":"subscribe"}', empty, "[" * 5000):
+            await watcher.websocket.send_message(text)
+            assert (await watcher.receive())["type"] == "refused"
+            await ask(watcher, type="ping")
+            assert (await watcher.receive()) == {"type": "pong"}
 
 
 async def test_a_batch_comes_with_the_jobs_that_had_ended_before_all_jobs_were_watched(tmp_path: Path) -> None:
@@ -101,52 +106,6 @@ async def test_a_batch_comes_with_the_jobs_that_had_ended_before_all_jobs_were_w
     ]
 
 
-async def test_unsubscribe_ends_the_messages_of_a_topic(daemon: RunningDaemon) -> None:
-    await daemon.report(registered(ID), registered(OTHER))
-    async with daemon.watch("/ws") as watcher:
-        await ask(watcher, type="subscribe", topics=[f"job:{ID}", f"job:{OTHER}"])
-        await watcher.receive_until("subscribed")
-        await ask(watcher, type="unsubscribe", topics=[f"job:{ID}"])
-        assert (await watcher.receive()) == {"type": "unsubscribed", "topics": [f"job:{ID}"]}
-        await daemon.report(progress(ID, 1), progress(OTHER, 1))
-        assert (await watcher.receive())["job_id"] == OTHER
-
-
-@pytest.mark.parametrize(
-    ("topic", "error"),
-    [(f"job:{UNKNOWN}", "no job"), ("job:nonsense", "is not a job id"), ("weather", "there is no topic")],
-)
-async def test_only_unknown_topics_are_refused(daemon: RunningDaemon, topic: str, error: str) -> None:
-    async with daemon.watch("/ws") as watcher:
-        await ask(watcher, type="subscribe", topics=[topic, "jobs"])
-        refused, subscribed = await watcher.receive(), await watcher.receive()
-    assert (refused["type"], refused["topic"]) == ("refused", topic)
-    assert error in refused["error"]
-    assert (subscribed["type"], subscribed["topics"]) == ("subscribed", ["jobs"])
-
-
-async def test_each_of_a_thousand_unknown_topics_is_refused(daemon: RunningDaemon) -> None:
-    await daemon.report(registered(ID))
-    asked = [f"job:{job_id(number)}" for number in range(999)]
-    async with daemon.watch("/ws") as watcher:
-        await ask(watcher, type="subscribe", topics=[*asked, "nothing"])
-        answers = await watcher.receive_until("subscribed")
-    refused = [answer["topic"] for answer in answers if answer["type"] == "refused"]
-    assert sorted(refused) == sorted([*(topic for topic in asked if topic != f"job:{ID}"), "nothing"])
-    assert answers[-1]["topics"] == [f"job:{ID}"]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"type":"shout"}', '{"type":"subscribe"}', '{"type":"subscribe","topics":[]}', "[" * 5000]
-)
-async def test_an_invalid_command_does_not_end_the_connection(daemon: RunningDaemon, text: str) -> None:
-    async with daemon.watch("/ws") as watcher:
-        await watcher.websocket.send_message(text)
-        assert (await watcher.receive())["type"] == "refused"
-        await ask(watcher, type="ping")
-        assert (await watcher.receive()) == {"type": "pong"}
-
-
 async def test_a_connection_has_at_most_1000_topics(daemon: RunningDaemon) -> None:
     ids = [job_id(number) for number in range(1001)]
     await daemon.report(*map(registered, ids))
@@ -158,31 +117,17 @@ async def test_a_connection_has_at_most_1000_topics(daemon: RunningDaemon) -> No
     assert (refused["type"], refused["topic"]) == ("refused", f"job:{ids[1000]}")
 
 
-async def test_a_client_that_leaves_leaves_no_topic_behind(daemon: RunningDaemon) -> None:
+async def test_types_and_interval_keep_changes_and_the_last_progress(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
-    async with daemon.watch("/ws") as watcher:
-        await ask(watcher, type="subscribe", topics=["jobs", f"job:{ID}"])
-        await watcher.receive_until("subscribed")
-        assert daemon.census().topics
-    await eventually(lambda: daemon.census().topics == [])
-
-
-async def test_types_never_filters_status_changes_and_ends(daemon: RunningDaemon) -> None:
-    await daemon.report(registered(ID))
-    async with daemon.watch(f"/ws/jobs/{ID}?types=page_preview") as watcher:
-        await daemon.report(progress(ID, 1), completed(ID))
-        got = await watcher.rest()
-    assert [message["type"] for message in got] == ["status_change", "status_change", "completed"]
-
-
-async def test_interval_keeps_the_last_progress_before_the_end(daemon: RunningDaemon) -> None:
-    await daemon.report(registered(ID))
-    async with daemon.watch(f"/ws/jobs/{ID}?interval=60") as watcher:
+    async with (
+        daemon.watch(f"/ws/jobs/{ID}?types=page_preview") as previews,
+        daemon.watch(f"/ws/jobs/{ID}?interval=60") as slow,
+    ):
         await daemon.report(*(progress(ID, step) for step in range(1, 50)), completed(ID))
-        got = await watcher.rest()
-    steps = [message["data"]["current_step"] for message in got if message["type"] == "progress"]
-    assert steps == [1, 49]
-    assert [message["type"] for message in got][-2:] == ["status_change", "completed"]
+        seen, kept = await previews.rest(), await slow.rest()
+    assert [message["type"] for message in seen] == ["status_change", "status_change", "completed"]
+    assert [message["data"]["current_step"] for message in kept if message["type"] == "progress"] == [1, 49]
+    assert [message["type"] for message in kept][-2:] == ["status_change", "completed"]
 
 
 async def test_resuming_sends_the_progress_that_interval_kept_back(daemon: RunningDaemon) -> None:
