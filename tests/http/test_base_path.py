@@ -49,29 +49,33 @@ async def converted(daemon: RunningDaemon, client: httpx.AsyncClient) -> str:
     return job.id
 
 
-@pytest.mark.parametrize("base", [BELOW, ""])
-@pytest.mark.parametrize(
-    "path", ["/", "/static/main.js", "/api/docs", "/api/health", "/api/jobs", f"/api/jobs/{ID}", "/api/jobs?limit=1"]
-)
-async def test_everything_works_with_and_without_the_prefix(
-    below: RunningDaemon, client: httpx.AsyncClient, base: str, path: str
-) -> None:
-    await below.report(registered(ID))
-    assert (await client.get(base + path)).status_code == 200
-    assert (await client.get(f"{base}/nothing")).status_code == 404
+async def test_everything_works_with_and_without_the_prefix(below: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for base in [BELOW, ""]:
+        for path in [
+            "/",
+            "/static/main.js",
+            "/api/docs",
+            "/api/health",
+            "/api/jobs",
+            f"/api/jobs/{ID}",
+            "/api/jobs?limit=1",
+        ]:
+            await below.report(registered(ID))
+            assert (await client.get(base + path)).status_code == 200
+            assert (await client.get(f"{base}/nothing")).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/progressive/api/health", "/progress2", "/other/api/health", f"{BELOW}{BELOW}/"])
-async def test_another_prefix_returns_404(client: httpx.AsyncClient, path: str) -> None:
-    assert (await client.get(path)).status_code == 404
+async def test_another_prefix_returns_404(client: httpx.AsyncClient) -> None:
+    for path in ["/progressive/api/health", "/progress2", "/other/api/health", f"{BELOW}{BELOW}/"]:
+        assert (await client.get(path)).status_code == 404
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
-async def test_the_prefix_without_slash_redirects(client: httpx.AsyncClient, method: str) -> None:
-    answer = await client.request(method, BELOW, content=b"x" * 100_000 if method == "POST" else None)
-    assert (answer.status_code, answer.headers["Location"]) == (308, f"{BELOW}/")
-    assert (await client.request(method, f"{BELOW}?x=1&y=?")).headers["Location"] == f"{BELOW}/?x=1&y=?"
-    assert (await client.get(f"{BELOW}/")).headers["Content-Type"].startswith("text/html")
+async def test_the_prefix_without_slash_redirects(client: httpx.AsyncClient) -> None:
+    for method in ["GET", "HEAD", "POST"]:
+        answer = await client.request(method, BELOW, content=b"x" * 100_000 if method == "POST" else None)
+        assert (answer.status_code, answer.headers["Location"]) == (308, f"{BELOW}/")
+        assert (await client.request(method, f"{BELOW}?x=1&y=?")).headers["Location"] == f"{BELOW}/?x=1&y=?"
+        assert (await client.get(f"{BELOW}/")).headers["Content-Type"].startswith("text/html")
 
 
 async def test_result_urls_have_the_prefix(below: RunningDaemon, client: httpx.AsyncClient) -> None:
@@ -124,24 +128,24 @@ async def test_result_urls_have_the_current_prefix(tmp_path: Path, kept: str) ->
         assert (end.data.output_path, end.data.download_url) == (BELOW + own, BELOW + own)
 
 
-@pytest.mark.parametrize("base", [BELOW, ""])
-async def test_websockets_open_below_the_prefix(below: RunningDaemon, base: str) -> None:
+async def test_websockets_open_below_the_prefix(below: RunningDaemon) -> None:
     await below.report(registered(ID), progress(ID, 1), completed(ID))
-    async with Peer(await below.connect()) as peer:
-        await peer.open(f"{base}/ws/jobs/{ID}?types=completed")
-        assert await peer.close_code() == 1000
-    async with Peer(await below.connect()) as peer:
-        for path in ("/api/health", f"{BELOW}/api/health", f"{BELOW}/ws/jobs"):
-            assert (await peer.ask(path)).status in (200, 426)
-        head = upgrade(f"{base}/ws/jobs/{ID}")
-        for piece in (head[:9], head[9:20]):  # not recognizable yet
-            await peer.send(piece)
-        await peer.open_with(head[20:])
-        assert await peer.close_code() == 1000
-    with pytest.raises(ConnectionRejected) as refused:
-        async with below.watch(f"{base}/ws/nothing"):
-            pass
-    assert refused.value.status_code == 404
+    for base in [BELOW, ""]:
+        async with Peer(await below.connect()) as peer:
+            await peer.open(f"{base}/ws/jobs/{ID}?types=completed")
+            assert await peer.close_code() == 1000
+        async with Peer(await below.connect()) as peer:
+            for path in ("/api/health", f"{BELOW}/api/health", f"{BELOW}/ws/jobs"):
+                assert (await peer.ask(path)).status in (200, 426)
+            head = upgrade(f"{base}/ws/jobs/{ID}")
+            for piece in (head[:9], head[9:20]):  # not recognizable yet
+                await peer.send(piece)
+            await peer.open_with(head[20:])
+            assert await peer.close_code() == 1000
+        with pytest.raises(ConnectionRejected) as refused:
+            async with below.watch(f"{base}/ws/nothing"):
+                pass
+        assert refused.value.status_code == 404
 
 
 @given(st.binary(max_size=30))

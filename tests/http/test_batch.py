@@ -149,9 +149,8 @@ async def test_different_ends_make_a_batch_partially_completed(tmp_path: Path) -
     assert batch["status"] == "partially_completed"
 
 
-@pytest.mark.parametrize(
-    ("parts", "status", "sentence"),
-    [
+async def test_one_invalid_file_rejects_the_batch(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for parts, status, sentence in [
         ([], 400, "the form has no file: send one in the field files[]"),
         ([file_part(name="file")], 400, "the form has no file: send one in the field files[]"),
         ([file_part(name="files")] * 101, 413, "the batch has too many files: send at most 100 together"),
@@ -160,36 +159,28 @@ async def test_different_ends_make_a_batch_partially_completed(tmp_path: Path) -
         ([file_part(name="files"), options_part({"priority": 1})], 422, "option priority: 1 is not one of low, normal"),
         ([file_part(name="files"), options_part({"dpi": "many"})], 422, "option dpi"),
         ([file_part(name="files"), options_part(b"[]")], 422, "the field options"),
-    ],
-)
-async def test_one_invalid_file_rejects_the_batch(
-    daemon: RunningDaemon,
-    client: httpx.AsyncClient,
-    parts: list[bytes],
-    status: int,
-    sentence: str,
-) -> None:
-    refused = await client.post("/api/batch", content=form(*parts), headers=FORM_TYPE)
-    assert (refused.status_code, sentence in error_of(refused)) == (status, True), refused.text
-    assert await daemon.daemon.store.list_jobs(Filter(), 10, 0) == ([], 0)
-    assert not any((daemon.settings.state_dir / "jobs").iterdir())
-    assert not any((daemon.settings.state_dir / "uploads").iterdir())
+    ]:
+        refused = await client.post("/api/batch", content=form(*parts), headers=FORM_TYPE)
+        assert (refused.status_code, sentence in error_of(refused)) == (status, True), refused.text
+        assert await daemon.daemon.store.list_jobs(Filter(), 10, 0) == ([], 0)
+        assert not any((daemon.settings.state_dir / "jobs").iterdir())
+        assert not any((daemon.settings.state_dir / "uploads").iterdir())
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/jobs"), ("DELETE", "")])
-async def test_an_unknown_batch_returns_404(client: httpx.AsyncClient, method: str, path: str) -> None:
-    unknown = await client.request(method, f"/api/batch/{job_id(9)}{path}")
-    assert (unknown.status_code, error_of(unknown)) == (404, f"no batch {job_id(9)}")
-    malformed = await client.request(method, f"/api/batch/monday{path}")
-    assert (malformed.status_code, "'monday' is not a batch id" in error_of(malformed)) == (400, True)
+async def test_an_unknown_batch_returns_404(client: httpx.AsyncClient) -> None:
+    for method, path in [("GET", ""), ("GET", "/jobs"), ("DELETE", "")]:
+        unknown = await client.request(method, f"/api/batch/{job_id(9)}{path}")
+        assert (unknown.status_code, error_of(unknown)) == (404, f"no batch {job_id(9)}")
+        malformed = await client.request(method, f"/api/batch/monday{path}")
+        assert (malformed.status_code, "'monday' is not a batch id" in error_of(malformed)) == (400, True)
 
 
-@pytest.mark.parametrize(("path", "status"), [(f"/ws/batch/{job_id(9)}", 404), ("/ws/batch/monday", 400)])
-async def test_an_unknown_batch_cannot_be_watched(daemon: RunningDaemon, path: str, status: int) -> None:
-    with pytest.raises(ConnectionRejected) as refused:
-        async with daemon.watch(path):
-            pass
-    assert refused.value.status_code == status
+async def test_an_unknown_batch_cannot_be_watched(daemon: RunningDaemon) -> None:
+    for path, status in [(f"/ws/batch/{job_id(9)}", 404), ("/ws/batch/monday", 400)]:
+        with pytest.raises(ConnectionRejected) as refused:
+            async with daemon.watch(path):
+                pass
+        assert refused.value.status_code == status
 
 
 async def test_a_multiplexed_socket_can_watch_a_batch(tmp_path: Path) -> None:

@@ -20,26 +20,26 @@ async def test_a_long_list_is_compressed(daemon: RunningDaemon, client: httpx.As
     assert plain.headers["Vary"] == small.headers["Vary"] == "Accept-Encoding"
 
 
-@pytest.mark.parametrize("accepted", ["", "identity", "br", "gzip;q=0"])
-async def test_clients_without_gzip_get_plain_text(client: httpx.AsyncClient, accepted: str) -> None:
-    response = await client.get("/api/openapi.json", headers={"Accept-Encoding": accepted})
-    assert "Content-Encoding" not in response.headers
-    assert response.json()["openapi"] == "3.1.0"
+async def test_clients_without_gzip_get_plain_text(client: httpx.AsyncClient) -> None:
+    for accepted in ["", "identity", "br", "gzip;q=0"]:
+        response = await client.get("/api/openapi.json", headers={"Accept-Encoding": accepted})
+        assert "Content-Encoding" not in response.headers
+        assert response.json()["openapi"] == "3.1.0"
 
 
-@pytest.mark.parametrize("path", ["/api/openapi.json", "/api/docs", "/api/metrics"])
-async def test_long_texts_are_compressed(daemon: RunningDaemon, path: str) -> None:
-    answer = await exchange(daemon, get(path, "Accept-Encoding: gzip", "Connection: close"))
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert b"content-encoding: gzip" in head.lower()
-    assert len(gzip.decompress(body)) > 2 * len(body)
+async def test_long_texts_are_compressed(daemon: RunningDaemon) -> None:
+    for path in ["/api/openapi.json", "/api/docs", "/api/metrics"]:
+        answer = await exchange(daemon, get(path, "Accept-Encoding: gzip", "Connection: close"))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"content-encoding: gzip" in head.lower()
+        assert len(gzip.decompress(body)) > 2 * len(body)
 
 
-@pytest.mark.parametrize("path", ["/api/health", f"/api/jobs/{ID}", "/api/nothing"])
-async def test_short_texts_are_not_compressed(daemon: RunningDaemon, client: httpx.AsyncClient, path: str) -> None:
-    await daemon.report(registered(ID))
-    response = await client.get(path, headers={"Accept-Encoding": "gzip"})
-    assert "Content-Encoding" not in response.headers
+async def test_short_texts_are_not_compressed(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for path in ["/api/health", f"/api/jobs/{ID}", "/api/nothing"]:
+        await daemon.report(registered(ID))
+        response = await client.get(path, headers={"Accept-Encoding": "gzip"})
+        assert "Content-Encoding" not in response.headers
 
 
 async def test_a_compressed_job_has_a_weak_etag(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:

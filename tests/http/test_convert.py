@@ -81,23 +81,17 @@ async def test_a_file_becomes_a_job(daemon: RunningDaemon, client: httpx.AsyncCl
     assert list((daemon.settings.state_dir / "uploads").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [
+async def test_omitted_options_have_defaults(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for parts in [
         [file_part()],
         [options_part({}), file_part()],
         [file_part(), options_part({})],
         [file_part(), options_part(b"")],
         [part("csrf", b"x"), file_part(), part("unknown", b"y"), file_part(b"other", name="cover")],
-    ],
-    ids=["no options", "options first", "options last", "empty options", "other fields"],
-)
-async def test_omitted_options_have_defaults(
-    daemon: RunningDaemon, client: httpx.AsyncClient, parts: list[bytes]
-) -> None:
-    job = await daemon.daemon.registry.get(id_of(await post_form(client, *parts)))
-    assert job.options == DEFAULTS
-    assert daemon.daemon.files.input(job.id).read_bytes() == PDF
+    ]:
+        job = await daemon.daemon.registry.get(id_of(await post_form(client, *parts)))
+        assert job.options == DEFAULTS
+        assert daemon.daemon.files.input(job.id).read_bytes() == PDF
 
 
 async def test_any_bytes_are_stored_unchanged(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
@@ -139,22 +133,17 @@ async def test_a_pipeline_may_have_an_option_named_priority(tmp_path: Path) -> N
         assert (job.priority, job.options) == ("normal", {"priority": 7})
 
 
-@pytest.mark.parametrize(
-    ("field", "status", "sentence"),
-    [
+async def test_invalid_labels_and_priorities_are_rejected(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for field, status, sentence in [
         (part("labels", b"[]"), 400, "the field labels is not a JSON object of texts: Expected `object`"),
         (part("labels", b'{"team": 1}'), 400, "the field labels is not a JSON object of texts: Expected `str`"),
         (part("labels", b"{"), 400, "the field labels is not a JSON object of texts: Input data was truncated"),
         (options_part({"priority": "urgent"}), 422, 'option priority: "urgent" is not one of low, normal, high'),
-    ],
-)
-async def test_invalid_labels_and_priorities_are_rejected(
-    daemon: RunningDaemon, client: httpx.AsyncClient, field: bytes, status: int, sentence: str
-) -> None:
-    refused = await post_form(client, file_part(), field)
-    assert refused.status_code == status
-    assert error_of(refused).startswith(sentence)
-    assert await nothing_is_left(daemon)
+    ]:
+        refused = await post_form(client, file_part(), field)
+        assert refused.status_code == status
+        assert error_of(refused).startswith(sentence)
+        assert await nothing_is_left(daemon)
 
 
 async def test_an_unknown_pipeline_is_rejected(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
@@ -163,7 +152,7 @@ async def test_an_unknown_pipeline_is_rejected(daemon: RunningDaemon, client: ht
     assert await nothing_is_left(daemon)
 
 
-@pytest.mark.parametrize(("blocks", "announced"), [(40, True), (200, False)], ids=["Content-Length", "chunked"])
+@pytest.mark.parametrize(("blocks", "announced"), [(40, True), (40, False)], ids=["Content-Length", "chunked"])
 async def test_a_large_upload_is_not_held_in_memory(tmp_path: Path, blocks: int, announced: bool) -> None:
     block = bytes(MIB)
     size = blocks * len(block)
@@ -181,44 +170,26 @@ async def test_a_large_upload_is_not_held_in_memory(tmp_path: Path, blocks: int,
     assert peak < 4 * MIB  # most of it is the client's
 
 
-SMALL = {"max_upload_bytes": 1000}
-
-
-async def test_a_file_above_the_limit_is_rejected(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path, limits=SMALL) as daemon, client_of(daemon) as client:
-        refused = await post_form(client, file_part(PDF.ljust(1001)))
-        assert (refused.status_code, error_of(refused)) == (
-            413,
-            "book.pdf is larger than 1000 B, the limit",
-        )
-        assert await nothing_is_left(daemon)
-        id_of(await post_form(client, file_part(PDF.ljust(1000))))
-
-
-async def test_a_too_large_content_length_is_rejected_at_once(tmp_path: Path) -> None:
+async def test_a_too_large_upload_is_rejected(tmp_path: Path) -> None:
     head = (
         "POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: 99999999999\r\n"
         f"Content-Type: {FORM_TYPE['Content-Type']}\r\n\r\n"
     )
-    async with running_daemon(tmp_path, limits=SMALL) as daemon:
+    async with running_daemon(tmp_path, limits={"max_upload_bytes": 1000}) as daemon, client_of(daemon) as client:
+        refused = await post_form(client, file_part(PDF.ljust(1001)))
+        assert (refused.status_code, error_of(refused)) == (413, "book.pdf is larger than 1000 B, the limit")
         answer = await exchange(daemon, head.encode())
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert b"the file is larger than 1000 B, the limit" in answer
-        assert await nothing_is_left(daemon)
-
-
-async def test_a_too_large_chunked_body_is_rejected(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path, limits=SMALL) as daemon, client_of(daemon) as client:
         pieces = repeat(part("cover", bytes(60_000), '; filename="cover.png"'), 15)
         refused = await post_pieces(client, "/api/convert", cycle(pieces), FORM_TYPE)
-        assert refused.status_code == 413
-        error_of(refused)
+        assert (refused.status_code, "error" in refused.json()) == (413, True)
         assert await nothing_is_left(daemon)
+        id_of(await post_form(client, file_part(PDF.ljust(1000))))
 
 
-@pytest.mark.parametrize(
-    ("parts", "sentence"),
-    [
+async def test_too_many_or_too_large_fields_are_rejected(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for parts, sentence in [
         ([part("note", b"x" * 70_000), file_part()], "the field 'note' is larger than 64 KiB"),
         ([file_part(), options_part(b"{" + b" " * 70_000 + b"}")], "the field 'options' is larger than 64 KiB"),
         (
@@ -226,16 +197,11 @@ async def test_a_too_large_chunked_body_is_rejected(tmp_path: Path) -> None:
             "the form has too many fields beside the file",
         ),
         ([part("x" * 2_000_000, b"")], "a part of the form has more than 8 headers, or one larger than 4 KiB"),
-    ],
-    ids=["large field", "large options", "many fields", "large header"],
-)
-async def test_too_many_or_too_large_fields_are_rejected(
-    daemon: RunningDaemon, client: httpx.AsyncClient, parts: list[bytes], sentence: str
-) -> None:
-    refused = await post_form(client, *parts)
-    assert refused.status_code == 413
-    assert error_of(refused).startswith(sentence)
-    assert await nothing_is_left(daemon)
+    ]:
+        refused = await post_form(client, *parts)
+        assert refused.status_code == 413
+        assert error_of(refused).startswith(sentence)
+        assert await nothing_is_left(daemon)
 
 
 async def test_the_limits_of_fields_are_settings(tmp_path: Path) -> None:
@@ -247,9 +213,8 @@ async def test_the_limits_of_fields_are_settings(tmp_path: Path) -> None:
         id_of(await post_form(client, part("a", b"x"), part("b", b"12345"), file_part()))
 
 
-@pytest.mark.parametrize(
-    ("content", "accepted"),
-    [
+async def test_a_pdf_is_recognized_by_its_content(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for content, accepted in [
         (b"%PDF-1.4", True),
         (b"\xef\xbb\xbf%PDF-1.4", True),
         (b"x" * 1019 + b"%PDF-1.4", True),
@@ -257,25 +222,19 @@ async def test_the_limits_of_fields_are_settings(tmp_path: Path) -> None:
         (b"%PDX-1.4", False),
         (b"<html>", False),
         (b"", False),
-    ],
-)
-async def test_a_pdf_is_recognized_by_its_content(
-    daemon: RunningDaemon, client: httpx.AsyncClient, content: bytes, accepted: bool
-) -> None:
-    response = await post_form(client, file_part(content, "book.pdf" if not accepted else "book.txt"))
-    if accepted:
-        id_of(response)
-    else:
-        assert (response.status_code, error_of(response)) == (
-            415,
-            f"book.pdf is {'not a PDF' if content else 'empty'}",
-        )
-        assert await nothing_is_left(daemon)
+    ]:
+        response = await post_form(client, file_part(content, "book.pdf" if not accepted else "book.txt"))
+        if accepted:
+            id_of(response)
+        else:
+            assert (response.status_code, error_of(response)) == (
+                415,
+                f"book.pdf is {'not a PDF' if content else 'empty'}",
+            )
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
+async def test_an_invalid_option_is_named(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for options, named in [
         ({"dpi": "300"}, "dpi"),
         ({"dpi": 300.5}, "dpi"),
         ({"dpi": True}, "dpi"),
@@ -292,17 +251,13 @@ async def test_a_pdf_is_recognized_by_its_content(
         (b'{"dpi":', "options"),
         (b"\xff", "options"),
         (b'{"dpi":' + b"[" * 50_000 + b"}", "options"),
-    ],
-)
-async def test_an_invalid_option_is_named(
-    daemon: RunningDaemon, client: httpx.AsyncClient, options: Any, named: str
-) -> None:
-    refused = await post_form(client, file_part(), options_part(options))
-    assert refused.status_code == 422
-    sentence = error_of(refused)
-    assert named in sentence
-    assert len(sentence) < 300
-    assert await nothing_is_left(daemon)
+    ]:
+        refused = await post_form(client, file_part(), options_part(options))
+        assert refused.status_code == 422
+        sentence = error_of(refused)
+        assert named in sentence
+        assert len(sentence) < 300
+        assert await nothing_is_left(daemon)
 
 
 async def test_an_option_without_its_program_is_rejected(tmp_path: Path) -> None:
@@ -317,9 +272,8 @@ async def test_an_option_without_its_program_is_rejected(tmp_path: Path) -> None
         id_of(await post_form(client, file_part(), options_part({"ocr": False})))
 
 
-@pytest.mark.parametrize(
-    ("body", "content_type", "sentence"),
-    [
+async def test_invalid_forms_are_rejected(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for body, content_type, sentence in [
         (form(options_part({})), FORM_TYPE["Content-Type"], "the form has no file: send one in the field file"),
         (
             form(file_part(name="document")),
@@ -357,68 +311,61 @@ async def test_an_option_without_its_program_is_rejected(tmp_path: Path) -> None
         ),
         (PDF, "application/pdf", "the body is not a form: send it as multipart/form-data, with a boundary"),
         (b"{}", "application/json", "the body is not a form: send it as multipart/form-data, with a boundary"),
-    ],
-)
-async def test_invalid_forms_are_rejected(
-    daemon: RunningDaemon, client: httpx.AsyncClient, body: bytes, content_type: str, sentence: str
-) -> None:
-    refused = await client.post("/api/convert", content=body, headers={"Content-Type": content_type.encode()})
-    assert (refused.status_code, error_of(refused)) == (400, sentence)
-    assert await nothing_is_left(daemon)
+    ]:
+        refused = await client.post("/api/convert", content=body, headers={"Content-Type": content_type.encode()})
+        assert (refused.status_code, error_of(refused)) == (400, sentence)
+        assert await nothing_is_left(daemon)
 
 
-@pytest.mark.parametrize(
-    ("disposition", "label"),
-    [
-        ('; filename="../../etc/passwd"', "../../etc/passwd"),
-        ('; filename="/etc/passwd"', "/etc/passwd"),
-        (r'; filename="C:\\books\\a.pdf"', "C:\\books\\a.pdf"),
-        (r'; filename="say \"hi\".pdf"', 'say "hi".pdf'),
-        ('; filename="say %22hi%22.pdf"', 'say "hi".pdf'),
-        ('; filename="Bücher — 書.pdf"', "Bücher — 書.pdf"),
-        ("; filename*=UTF-8''B%C3%BCcher%20%E6%9B%B8.pdf", "Bücher 書.pdf"),
-        ("; filename*=UTF-8''..%2F..%2Fa%0D%0AX-Evil%3A%20yes%00.pdf", "../../a\r\nX-Evil: yes\0.pdf"),
-        ('; filename="a\0b.pdf"', "a\0b.pdf"),
-        (f'; filename="{"x" * 3_000}.pdf"', "x" * 255),
-        ('; filename=".."', ".."),
-    ],
-)
-async def test_a_file_name_is_never_a_path(tmp_path: Path, disposition: str, label: str) -> None:
+LABELS_OF_NAMES = [
+    ('; filename="../../etc/passwd"', "../../etc/passwd"),
+    ('; filename="/etc/passwd"', "/etc/passwd"),
+    (r'; filename="C:\\books\\a.pdf"', "C:\\books\\a.pdf"),
+    (r'; filename="say \"hi\".pdf"', 'say "hi".pdf'),
+    ('; filename="say %22hi%22.pdf"', 'say "hi".pdf'),
+    ('; filename="Bücher — 書.pdf"', "Bücher — 書.pdf"),
+    ("; filename*=UTF-8''B%C3%BCcher%20%E6%9B%B8.pdf", "Bücher 書.pdf"),
+    ("; filename*=UTF-8''..%2F..%2Fa%0D%0AX-Evil%3A%20yes%00.pdf", "../../a\r\nX-Evil: yes\0.pdf"),
+    ('; filename="a\0b.pdf"', "a\0b.pdf"),
+    (f'; filename="{"x" * 3_000}.pdf"', "x" * 255),
+    ('; filename=".."', ".."),
+]
+
+
+async def test_a_file_name_is_never_a_path(tmp_path: Path) -> None:
     pipeline = Pipeline(("cp", "{input}", "{output}"))
+    files = {"state", "lock", "ingest.sock", "children", "token-secret", "uploads", "jobs", "input", "output"}
     async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon, client_of(daemon) as client:
-        job_id = id_of(await post_form(client, part("file", PDF, disposition)))
-        assert (await client.get(f"/api/jobs/{job_id}")).json()["input_filename"] == label
-        assert (await ended(daemon, job_id)).status is JobStatus.COMPLETED
-        result = await client.get(f"/api/jobs/{job_id}/download")
-        assert result.content == PDF
-        assert "X-Evil" not in result.headers
-        files = {"uploads", "jobs", job_id, "input", "output"}
-        assert names_in(tmp_path) == {"state", "lock", "ingest.sock", "children", "token-secret", *files}
+        for disposition, label in LABELS_OF_NAMES:
+            job_id = id_of(await post_form(client, part("file", PDF, disposition)))
+            files.add(job_id)
+            assert (await client.get(f"/api/jobs/{job_id}")).json()["input_filename"] == label
+            assert (await ended(daemon, job_id)).status is JobStatus.COMPLETED
+            result = await client.get(f"/api/jobs/{job_id}/download")
+            assert result.content == PDF
+            assert "X-Evil" not in result.headers
+            assert names_in(tmp_path) == files
 
 
-@pytest.mark.parametrize("ending", ["close", "reset", "half-close"])
-async def test_an_interrupted_upload_leaves_no_files(daemon: RunningDaemon, ending: str) -> None:
+async def test_an_interrupted_upload_leaves_no_files(daemon: RunningDaemon) -> None:
     head = (
         "POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: 1000000\r\n"
         f"Content-Type: {FORM_TYPE['Content-Type']}\r\n\r\n"
     )
     uploads = daemon.settings.state_dir / "uploads"
-
-    def half_received() -> bool:
-        return [path.stat().st_size >= 100_000 for path in uploads.iterdir()] == [True]
-
-    async with await daemon.connect() as stream:
-        await stream.send_all(head.encode() + file_part(PDF.ljust(500_000)))
-        await eventually(half_received)
-        if ending == "reset":
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        elif ending == "half-close":
-            await stream.send_eof()
-            with trio.fail_after(PATIENCE):
-                while await stream.receive_some():
-                    pass
-    await eventually(lambda: no_files(daemon))
-    assert await nothing_is_left(daemon)
+    for ending in ["close", "reset", "half-close"]:
+        async with await daemon.connect() as stream:
+            await stream.send_all(head.encode() + file_part(PDF.ljust(500_000)))
+            await eventually(lambda: [path.stat().st_size >= 100_000 for path in uploads.iterdir()] == [True])
+            if ending == "reset":
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            elif ending == "half-close":
+                await stream.send_eof()
+                with trio.fail_after(PATIENCE):
+                    while await stream.receive_some():
+                        pass
+        await eventually(lambda: no_files(daemon))
+        assert await nothing_is_left(daemon)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +17,7 @@ from progressd.core.pipeline import Pipeline
 from progressd.http.response import attachment
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
 from support.http_client import client_of, error_of, get
-from support.samples import ID
+from support.samples import job_id
 from support.scarcity import no_descriptors_left
 from support.submitting import PDF, cancel, ended, python, run, shell, submit
 from support.waiting import eventually, open_files
@@ -71,41 +70,42 @@ async def test_head_returns_the_headers_of_get(tmp_path: Path) -> None:
             assert one.headers[name] == whole.headers[name]
 
 
-@pytest.mark.parametrize(
-    ("uploaded", "name"),
-    [
-        ("book.pdf", "book.pdf"),
-        ("BOOK.PDF", "BOOK.pdf"),
-        ("book.with.dots.pdf", "book.with.dots.pdf"),
-        ("photo.jpeg", "photo.pdf"),
-        ("no suffix", "no suffix.pdf"),
-        ("a; b=c, d.pdf", "a; b=c, d.pdf"),
-        ('say "hi".pdf', 'say "hi".pdf'),
-        ("Bücher — 書 📚.pdf", "Bücher — 書 📚.pdf"),
-        ("../../etc/passwd", "passwd.pdf"),
-        ("a\r\nX-Evil: yes.pdf", "a__X-Evil: yes.pdf"),
-        ("a\0b\x7f.pdf", "a_b_.pdf"),
-        ("gpj\u202efdp.pdf", "gpj_fdp.pdf"),
-        ("x" * 300, "x" * 300 + ".pdf"),
-        ("書" * 250, "書" * 250 + ".pdf"),
-        ("/", "pdf.pdf"),
-        ("", "pdf.pdf"),
-        (".pdf", ".pdf.pdf"),
-        (None, "pdf.pdf"),
-    ],
-)
-async def test_the_result_is_named_after_the_input(tmp_path: Path, uploaded: str | None, name: str) -> None:
+NAMES = [
+    ("book.pdf", "book.pdf"),
+    ("BOOK.PDF", "BOOK.pdf"),
+    ("book.with.dots.pdf", "book.with.dots.pdf"),
+    ("photo.jpeg", "photo.pdf"),
+    ("no suffix", "no suffix.pdf"),
+    ("a; b=c, d.pdf", "a; b=c, d.pdf"),
+    ('say "hi".pdf', 'say "hi".pdf'),
+    ("Bücher — 書 📚.pdf", "Bücher — 書 📚.pdf"),
+    ("../../etc/passwd", "passwd.pdf"),
+    ("a\r\nX-Evil: yes.pdf", "a__X-Evil: yes.pdf"),
+    ("a\0b\x7f.pdf", "a_b_.pdf"),
+    ("gpj\u202efdp.pdf", "gpj_fdp.pdf"),
+    ("x" * 300, "x" * 300 + ".pdf"),
+    ("書" * 250, "書" * 250 + ".pdf"),
+    ("/", "pdf.pdf"),
+    ("", "pdf.pdf"),
+    (".pdf", ".pdf.pdf"),
+    (None, "pdf.pdf"),
+]
+
+
+async def test_the_result_is_named_after_the_input(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, pipelines={"pdf": COPY}) as daemon, client_of(daemon) as client:
-        async with daemon.daemon.files.upload(ID) as upload:
-            await upload.write(PDF)
-            await upload.finish()
-            await daemon.daemon.ingest.submit_one(SubmitEvent(ID, Registration("pdf", uploaded), "pdf"))
-        await ended(daemon, ID)
-        response = await client.get(f"/api/jobs/{ID}/download")
-        assert (response.status_code, response.content) == (200, PDF)
-        assert name_in(response) == name
-        assert "X-Evil" not in response.headers
-        assert all(value.isascii() for _, value in response.headers.raw)
+        for number, (uploaded, name) in enumerate(NAMES):
+            job = job_id(number)
+            async with daemon.daemon.files.upload(job) as upload:
+                await upload.write(PDF)
+                await upload.finish()
+                await daemon.daemon.ingest.submit_one(SubmitEvent(job, Registration("pdf", uploaded), "pdf"))
+            await ended(daemon, job)
+            response = await client.get(f"/api/jobs/{job}/download")
+            assert (response.status_code, response.content) == (200, PDF)
+            assert name_in(response) == name
+            assert "X-Evil" not in response.headers
+            assert all(value.isascii() for _, value in response.headers.raw)
 
 
 @pytest.mark.parametrize(
@@ -130,89 +130,64 @@ def test_a_name_has_an_ascii_fallback(name: str, header: str) -> None:
     assert attachment(name) == header
 
 
-@pytest.mark.parametrize(
-    ("output", "name", "type_"),
-    [
+async def test_the_type_follows_the_pipelines_output(tmp_path: Path) -> None:
+    types = [
         ("pages.zip", "book.zip", "application/zip"),
         ("text.txt", "book.txt", "text/plain; charset=utf-8"),
         ("page.html", "book.html", "text/html; charset=utf-8"),
         ("data.unknown", "book.unknown", "application/octet-stream"),
         ("result", "book", "application/octet-stream"),
-    ],
-)
-async def test_the_type_follows_the_pipelines_output(tmp_path: Path, output: str, name: str, type_: str) -> None:
-    pipeline = Pipeline(COPY.command, output=output)
-    async with downloadable(tmp_path, pipeline) as (client, url):
-        response = await client.get(url)
-    assert name_in(response) == name
-    assert response.headers["Content-Type"] == type_
-    assert response.content == CONTENT
+    ]
+    pipelines = {output: Pipeline(COPY.command, output=output) for output, _, _ in types}
+    async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
+        for output, name, type_ in types:
+            done = await run(daemon, output)
+            response = await client.get(f"/api/jobs/{done.id}/download")
+            assert (name_in(response), response.headers["Content-Type"]) == (name, type_)
+            assert response.content == PDF
 
 
-@pytest.mark.parametrize(
-    ("asked", "start", "end"),
-    [
-        ("bytes=0-4", 0, 5),
-        ("bytes=0-0", 0, 1),
-        ("bytes=10-", 10, len(CONTENT)),
-        ("bytes=-7", len(CONTENT) - 7, len(CONTENT)),
-        (f"bytes=5-{10**12}", 5, len(CONTENT)),
-        (f"bytes={len(CONTENT) - 1}-", len(CONTENT) - 1, len(CONTENT)),
-    ],
-)
-async def test_ranges_are_returned(tmp_path: Path, asked: str, start: int, end: int) -> None:
+RANGES = [
+    ("bytes=0-4", 0, 5),
+    ("bytes=0-0", 0, 1),
+    ("bytes=10-", 10, len(CONTENT)),
+    ("bytes=-7", len(CONTENT) - 7, len(CONTENT)),
+    (f"bytes=5-{10**12}", 5, len(CONTENT)),
+    (f"bytes={len(CONTENT) - 1}-", len(CONTENT) - 1, len(CONTENT)),
+]
+NO_RANGES = ["pages=1-2", "bytes", "bytes=", "bytes=x-y", "bytes=5-2", "bytes=-", "", "bytes=0-1,5-6", "bytes=0-0,-1"]
+
+
+async def test_ranges_are_returned(tmp_path: Path) -> None:
     async with downloadable(tmp_path) as (client, url):
-        response = await client.get(url, headers={"Range": asked})
-    assert (response.status_code, response.content) == (206, CONTENT[start:end])
-    assert response.headers["Content-Range"] == f"bytes {start}-{end - 1}/{len(CONTENT)}"
-    assert response.headers["Content-Length"] == str(end - start)
+        for asked, start, end in RANGES:
+            response = await client.get(url, headers={"Range": asked})
+            assert (response.status_code, response.content) == (206, CONTENT[start:end]), asked
+            assert response.headers["Content-Range"] == f"bytes {start}-{end - 1}/{len(CONTENT)}"
+            assert response.headers["Content-Length"] == str(end - start)
+        for asked in (f"bytes={len(CONTENT)}-", f"bytes={10**9}-{10**9 + 5}"):  # past the end
+            response = await client.get(url, headers={"Range": asked})
+            assert (response.status_code, response.headers["Content-Range"]) == (416, f"bytes */{len(CONTENT)}"), asked
+            error_of(response)
+        for asked in NO_RANGES:
+            for method, content in (("GET", CONTENT), ("HEAD", b"")):
+                response = await client.request(method, url, headers={"Range": asked})
+                assert (response.status_code, response.content) == (200, content), asked
+                assert response.headers["Content-Length"] == str(len(CONTENT))
+                assert "Content-Range" not in response.headers
 
 
-@pytest.mark.parametrize("asked", [f"bytes={len(CONTENT)}-", f"bytes={10**9}-{10**9 + 5}"])
-async def test_a_range_past_the_end_returns_416(tmp_path: Path, asked: str) -> None:
-    async with downloadable(tmp_path) as (client, url):
-        response = await client.get(url, headers={"Range": asked})
-    assert response.status_code == 416
-    assert response.headers["Content-Range"] == f"bytes */{len(CONTENT)}"
-    error_of(response)
-
-
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-@pytest.mark.parametrize(
-    "asked",
-    ["pages=1-2", "bytes", "bytes=", "bytes=x-y", "bytes=5-2", "bytes=-", "", "bytes=0-1,5-6", "bytes=0-0,-1"],
-)
-async def test_invalid_and_multiple_ranges_are_ignored(tmp_path: Path, asked: str, method: str) -> None:
-    async with downloadable(tmp_path) as (client, url):
-        response = await client.request(method, url, headers={"Range": asked})
-    assert (response.status_code, response.content) == (200, CONTENT if method == "GET" else b"")
-    assert response.headers["Content-Length"] == str(len(CONTENT))
-    assert "Content-Range" not in response.headers
-
-
-async def test_if_range_requires_the_same_file(tmp_path: Path) -> None:
+async def test_an_unchanged_file_returns_304_or_the_range(tmp_path: Path) -> None:
     async with downloadable(tmp_path) as (client, url):
         whole = await client.get(url)
-        part = {"Range": "bytes=5-"}
-        modified = whole.headers["Last-Modified"]
-        for same in (whole.headers["ETag"], modified):
-            response = await client.get(url, headers={**part, "If-Range": same})
-            assert (response.status_code, response.content) == (206, CONTENT[5:])
-        earlier = format_datetime(parsedate_to_datetime(modified) - timedelta(days=1), usegmt=True)
-        for other in ('"another"', earlier):
-            response = await client.get(url, headers={**part, "If-Range": other})
-            assert (response.status_code, response.content) == (200, CONTENT)
-
-
-async def test_an_unchanged_file_returns_304(tmp_path: Path) -> None:
-    async with downloadable(tmp_path) as (client, url):
-        whole = await client.get(url)
-        for headers in (
-            {"If-None-Match": whole.headers["ETag"]},
-            {"If-Modified-Since": whole.headers["Last-Modified"]},
-        ):
+        etag, modified = whole.headers["ETag"], whole.headers["Last-Modified"]
+        for headers in ({"If-None-Match": etag}, {"If-Modified-Since": modified}):
             response = await client.get(url, headers=headers)
             assert (response.status_code, response.content) == (304, b"")
+        earlier = format_datetime(parsedate_to_datetime(modified) - timedelta(days=1), usegmt=True)
+        for known, status in ((etag, 206), (modified, 206), ('"another"', 200), (earlier, 200)):
+            response = await client.get(url, headers={"Range": "bytes=5-", "If-Range": known})
+            assert (response.status_code, response.content) == (status, CONTENT[5:] if status == 206 else CONTENT)
 
 
 async def test_an_empty_result_can_be_downloaded(tmp_path: Path) -> None:
@@ -269,10 +244,10 @@ async def test_an_unfinished_job_has_no_result(tmp_path: Path) -> None:
     ):
         running, waiting = await submit(daemon, "pdf"), await submit(daemon, "pdf")
         await eventually(lambda: daemon.daemon.registry.unfinished[running].status is JobStatus.PROCESSING)
-        for job_id, state in ((running, "processing"), (waiting, "queued")):
-            response = await client.get(f"/api/jobs/{job_id}/download")
+        for job, state in ((running, "processing"), (waiting, "queued")):
+            response = await client.get(f"/api/jobs/{job}/download")
             assert response.status_code == 409
-            assert error_of(response) == f"job {job_id} has no result to download: its status is {state}"
+            assert error_of(response) == f"job {job} has no result to download: its status is {state}"
         await cancel(daemon, waiting)
         response = await client.get(f"/api/jobs/{waiting}/download")
         assert (response.status_code, error_of(response)) == (
@@ -291,39 +266,34 @@ async def test_a_failed_job_has_no_result(tmp_path: Path) -> None:
         assert error_of(response) == f"job {done.id} has no result to download: its status is failed"
 
 
-@pytest.mark.parametrize(
-    ("result", "said"),
-    [
-        ({}, f"job {ID} has no result to download: it completed without one"),
-        ({"output_path": "/api/elsewhere"}, f"the result of job {ID} is not on this server"),
-    ],
-)
-async def test_a_job_without_output_has_no_result(
-    daemon: RunningDaemon, client: httpx.AsyncClient, result: dict[str, Any], said: str
-) -> None:
-    await daemon.report(registered(ID), progress(ID, 1), completed(ID, **result))
-    response = await client.get(f"/api/jobs/{ID}/download")
-    assert (response.status_code, error_of(response)) == (404, said)
+async def test_a_producers_job_may_have_no_result(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for number, result, said in (
+        (1, {}, "has no result to download: it completed without one"),
+        (2, {"output_path": "/api/elsewhere"}, "is not on this server"),
+    ):
+        job = job_id(number)
+        await daemon.report(registered(job), progress(job, 1), completed(job, **result))
+        response = await client.get(f"/api/jobs/{job}/download")
+        assert (response.status_code, error_of(response).removeprefix("the result of ")) == (404, f"job {job} {said}")
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-@pytest.mark.parametrize(
-    ("url", "location"),
-    [
-        ("https://files.example/x.pdf?v=1&s=%41#p2", "https://files.example/x.pdf?v=1&s=%41#p2"),
-        ("http://[::1]:8081/it's (1).pdf", "http://[::1]:8081/it's%20(1).pdf"),
-        ("https://bücher.example/書.pdf", "https://b%C3%BCcher.example/%E6%9B%B8.pdf"),
-        ("https://a.example/\r\nX-Evil: yes", "https://a.example/%0D%0AX-Evil:%20yes"),
-    ],
-)
-async def test_an_external_result_redirects(
-    daemon: RunningDaemon, client: httpx.AsyncClient, url: str, location: str, method: str
-) -> None:
-    await daemon.report(registered(ID), progress(ID, 1), completed(ID, output_path=url))
-    response = await client.request(method, f"/api/jobs/{ID}/download")
-    assert (response.status_code, response.headers["Location"], response.content) == (303, location, b"")
-    assert response.headers["Referrer-Policy"] == "no-referrer"
-    assert "X-Evil" not in response.headers
+LOCATIONS = [
+    ("https://files.example/x.pdf?v=1&s=%41#p2", "https://files.example/x.pdf?v=1&s=%41#p2"),
+    ("http://[::1]:8081/it's (1).pdf", "http://[::1]:8081/it's%20(1).pdf"),
+    ("https://bücher.example/書.pdf", "https://b%C3%BCcher.example/%E6%9B%B8.pdf"),
+    ("https://a.example/\r\nX-Evil: yes", "https://a.example/%0D%0AX-Evil:%20yes"),
+]
+
+
+async def test_an_external_result_redirects(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for number, (url, location) in enumerate(LOCATIONS):
+        job = job_id(number)
+        await daemon.report(registered(job), progress(job, 1), completed(job, output_path=url))
+        for method in ("GET", "HEAD"):
+            response = await client.request(method, f"/api/jobs/{job}/download")
+            assert (response.status_code, response.headers["Location"], response.content) == (303, location, b"")
+            assert response.headers["Referrer-Policy"] == "no-referrer"
+            assert "X-Evil" not in response.headers
 
 
 async def test_a_missing_result_returns_404(tmp_path: Path) -> None:

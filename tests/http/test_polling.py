@@ -131,7 +131,7 @@ async def test_unusual_requests_close_the_connection(daemon: RunningDaemon, requ
     assert answer.count(ID.encode()) == 2
 
 
-async def test_a_fast_response_is_one_write(
+async def test_a_response_is_one_write(
     daemon: RunningDaemon, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await daemon.report(registered(ID))
@@ -144,9 +144,11 @@ async def test_a_fast_response_is_one_write(
         return send(self, data)
 
     monkeypatch.setattr(socket.socket, "send", counted)
-    answer = await client.get(PATH)
-    assert answer.content
-    assert [data.endswith(answer.content) for data in writes] == [True]
+    for path in (PATH, "/api/health", f"/api/jobs/{job_id(9)}"):
+        writes.clear()
+        answer = await client.get(path)
+        assert answer.content
+        assert [data.endswith(answer.content) for data in writes] == [True]
 
 
 async def test_a_polling_client_is_not_idle(slow_clock: MockClock, daemon: RunningDaemon) -> None:

@@ -58,38 +58,31 @@ async def test_an_idle_connection_is_closed_after_the_keep_alive_time(
         await is_closed(stream)
 
 
-@pytest.mark.parametrize("begun", [b"GET /api/health/live HTTP/1.1\r\nHost:", b"G", b"GET /ws/jobs HTTP/1.1\r\n"])
-async def test_an_incomplete_head_on_a_used_connection_times_out(
-    slow_clock: MockClock, daemon: RunningDaemon, begun: bytes
-) -> None:
-    async with await daemon.connect() as stream:
-        await stream.send_all(get("/api/health/live"))
-        await answer(stream)
-        await stream.send_all(begun)
-        for _ in range(10):  # less than KEEP_ALIVE_TIMEOUT in all
-            await wait_all_tasks_blocked(0.01)
-            slow_clock.jump(0.2 * daemon.settings.limits.handshake_timeout)
-        await is_closed(stream)
+async def test_an_incomplete_head_on_a_used_connection_times_out(slow_clock: MockClock, daemon: RunningDaemon) -> None:
+    for begun in [b"GET /api/health/live HTTP/1.1\r\nHost:", b"G", b"GET /ws/jobs HTTP/1.1\r\n"]:
+        async with await daemon.connect() as stream:
+            await stream.send_all(get("/api/health/live"))
+            await answer(stream)
+            await stream.send_all(begun)
+            for _ in range(10):  # less than KEEP_ALIVE_TIMEOUT in all
+                await wait_all_tasks_blocked(0.01)
+                slow_clock.jump(0.2 * daemon.settings.limits.handshake_timeout)
+            await is_closed(stream)
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [get("/api/health/live", "Connection: close"), b"GET /api/health/live HTTP/1.0\r\n\r\n"],
-    ids=["asked for", "HTTP/1.0"],
-)
-async def test_a_connection_is_closed_when_the_client_requests_it(daemon: RunningDaemon, request_: bytes) -> None:
-    async with await daemon.connect() as stream:
-        await stream.send_all(request_)
-        await answer(stream)
-        await is_closed(stream)
+async def test_a_connection_is_closed_when_the_client_requests_it(daemon: RunningDaemon) -> None:
+    for request_ in [get("/api/health/live", "Connection: close"), b"GET /api/health/live HTTP/1.0\r\n\r\n"]:
+        async with await daemon.connect() as stream:
+            await stream.send_all(request_)
+            await answer(stream)
+            await is_closed(stream)
 
 
 WANTED = "Content-Type: " + FORM_TYPE["Content-Type"]
 
 
-@pytest.mark.parametrize(
-    ("head", "status"),
-    [
+async def test_an_unwanted_body_does_not_delay_the_response(daemon: RunningDaemon) -> None:
+    for head, status in [
         ("POST /nope HTTP/1.1", 404),
         ("POST /api/health HTTP/1.1", 405),
         ("POST / HTTP/1.1", 405),
@@ -101,72 +94,62 @@ WANTED = "Content-Type: " + FORM_TYPE["Content-Type"]
         ("POST /api/convert?pipeline=x HTTP/1.1\r\n" + WANTED, 400),
         ("POST /api/convert HTTP/1.1", 400),
         ("POST /api/convert HTTP/1.1\r\n" + WANTED, 400),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-async def test_an_unwanted_body_does_not_delay_the_response(daemon: RunningDaemon, head: str, status: int) -> None:
-    received = b""
-    async with await daemon.connect() as stream, trio.open_nursery() as nursery:
+    ]:
+        received = b""
+        async with await daemon.connect() as stream, trio.open_nursery() as nursery:
 
-        async def send() -> None:
-            await stream.send_all(f"{head}\r\nHost: progressd\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
-            forms = file_part() * 1000  # a form may have one file
-            while True:
-                await stream.send_all(b"%x\r\n%b\r\n" % (len(forms), forms))
+            async def send(head: str) -> None:
+                await stream.send_all(f"{head}\r\nHost: progressd\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+                forms = file_part() * 1000  # a form may have one file
+                while True:
+                    await stream.send_all(b"%x\r\n%b\r\n" % (len(forms), forms))
 
-        async def send_until_cut_off() -> None:
-            try:
-                await send()
-            except trio.BrokenResourceError:
-                return
+            async def send_until_cut_off(head: str) -> None:
+                try:
+                    await send(head)
+                except trio.BrokenResourceError:
+                    return
 
-        nursery.start_soon(send_until_cut_off)
-        with trio.fail_after(PATIENCE):
-            while b"\r\n\r\n" not in received:
-                chunk = await stream.receive_some()
-                assert chunk, "closed without an answer"
-                received += chunk
-        nursery.cancel_scope.cancel()
-    assert received.startswith(b"HTTP/1.1 %d " % status)
+            nursery.start_soon(send_until_cut_off, head)
+            with trio.fail_after(PATIENCE):
+                while b"\r\n\r\n" not in received:
+                    chunk = await stream.receive_some()
+                    assert chunk, "closed without an answer"
+                    received += chunk
+            nursery.cancel_scope.cancel()
+        assert received.startswith(b"HTTP/1.1 %d " % status)
     await daemon.stop()
 
 
 UNFINISHED = {"Transfer-Encoding": "chunked"}
 
 
-@pytest.mark.parametrize(
-    ("target", "method", "status"),
-    [
+async def test_a_response_before_the_end_of_the_body_closes_the_connection(daemon: RunningDaemon) -> None:
+    for target, method, status in [
         ("/nope", "POST", 404),
         ("/api/health", "POST", 405),
         ("/api/jobs/x/retry", "POST", 400),
         ("/api/health/live", "GET", 200),
         ("/api/jobs", "POST", 403),  # by a middleware
-    ],
-)
-async def test_a_response_before_the_end_of_the_body_closes_the_connection(
-    daemon: RunningDaemon, target: str, method: str, status: int
-) -> None:
-    headers = {"Origin": "http://elsewhere.example"} if status == 403 else {}
-    async with Peer(await daemon.connect()) as peer:
-        await peer.send(request(target, {**UNFINISHED, **headers}, method=method) + b"1\r\nx\r\n")
-        answered = await peer.response()
-        assert (answered.status, answered.headers["connection"]) == (status, "close")
-        assert await peer.rest() == b""
-
-
-@pytest.mark.parametrize("body", [b"", b"x", b"x" * 2000], ids=len)
-@pytest.mark.parametrize(("target", "origin"), [("/nope", ""), ("/api/jobs", "http://elsewhere.example")])
-async def test_a_refused_request_with_a_whole_body_keeps_the_connection(
-    daemon: RunningDaemon, body: bytes, target: str, origin: str
-) -> None:
-    headers = {"Origin": origin, "Content-Length": str(len(body))}
-    async with Peer(await daemon.connect()) as peer:
-        for _ in range(20):
-            await peer.send(request(target, headers, method="POST") + body)
+    ]:
+        headers = {"Origin": "http://elsewhere.example"} if status == 403 else {}
+        async with Peer(await daemon.connect()) as peer:
+            await peer.send(request(target, {**UNFINISHED, **headers}, method=method) + b"1\r\nx\r\n")
             answered = await peer.response()
-            assert answered.status in (403, 404)
-            assert "connection" not in answered.headers
+            assert (answered.status, answered.headers["connection"]) == (status, "close")
+            assert await peer.rest() == b""
+
+
+async def test_a_refused_request_with_a_whole_body_keeps_the_connection(daemon: RunningDaemon) -> None:
+    for body in [b"", b"x", b"x" * 2000]:
+        for target, origin in [("/nope", ""), ("/api/jobs", "http://elsewhere.example")]:
+            headers = {"Origin": origin, "Content-Length": str(len(body))}
+            async with Peer(await daemon.connect()) as peer:
+                for _ in range(20):
+                    await peer.send(request(target, headers, method="POST") + body)
+                    answered = await peer.response()
+                    assert answered.status in (403, 404)
+                    assert "connection" not in answered.headers
 
 
 @asynccontextmanager
@@ -449,9 +432,9 @@ async def test_an_upload_can_end_during_the_stop(slow_clock: MockClock, tmp_path
         assert (await ended(daemon, job.id)).status is JobStatus.COMPLETED
 
 
-@pytest.mark.parametrize(
-    ("head", "body", "status"),
-    [
+async def test_a_half_closed_client_gets_its_response(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    for head, body, status in [
         (request("/api/health"), b"", 200),
         (request("/api/jobs"), b"", 200),
         (request(f"/api/jobs/{ID}"), b"", 200),
@@ -463,18 +446,12 @@ async def test_an_upload_can_end_during_the_stop(slow_clock: MockClock, tmp_path
             200,
         ),
         (request("/api/events", {"Content-Length": "999"}, method="POST"), b"{", 400),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-async def test_a_half_closed_client_gets_its_response(
-    daemon: RunningDaemon, head: bytes, body: bytes, status: int
-) -> None:
-    await daemon.report(registered(ID))
-    async with Peer(await daemon.connect()) as peer:
-        await peer.send(head + body)
-        await peer.stream.send_eof()
-        assert (await peer.response()).status == status
-        assert await peer.rest() == b""
+    ]:
+        async with Peer(await daemon.connect()) as peer:
+            await peer.send(head + body)
+            await peer.stream.send_eof()
+            assert (await peer.response()).status == status
+            assert await peer.rest() == b""
 
 
 async def test_a_half_closed_client_gets_a_whole_download(slow_clock: MockClock, tmp_path: Path) -> None:
@@ -507,32 +484,30 @@ KEPT_WAITING = {
 }
 
 
-@pytest.mark.parametrize("how", ["close", "half", "reset"])
-@pytest.mark.parametrize("what", KEPT_WAITING)
-async def test_a_waiting_client_that_leaves_is_noticed(
-    slow_clock: MockClock, daemon: RunningDaemon, what: str, how: str
-) -> None:
+async def test_a_waiting_client_that_leaves_is_noticed(slow_clock: MockClock, daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
-    async with Peer(await daemon.connect()) as peer:
-        cursor = (await peer.ask(f"/api/jobs/{ID}")).json["cursor"]
-    await eventually(lambda: daemon.daemon.connection_log.open == 0)
-    head, behind = KEPT_WAITING[what]
-    peer = Peer(await daemon.connect())
-    await peer.send(head.replace(b"CURSOR", cursor.encode()))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(peer.stream.send_all, behind)
-        await wait_all_tasks_blocked(0.05)  # the daemon has read what it takes
-        nursery.cancel_scope.cancel()
-    if how == "reset":
-        await peer.reset()
-    elif how == "close":
-        await peer.stream.aclose()
-    else:
-        await peer.stream.send_eof()
-    await jumping(slow_clock, POLL_INTERVAL, lambda: daemon.daemon.connection_log.open == 0)
-    await peer.stream.aclose()
-    async with Peer(await daemon.connect()) as other:
-        assert (await other.ask("/api/health/live")).status == 200
+    for how in ["close", "half", "reset"]:
+        for what in KEPT_WAITING:
+            async with Peer(await daemon.connect()) as peer:
+                cursor = (await peer.ask(f"/api/jobs/{ID}")).json["cursor"]
+            await eventually(lambda: daemon.daemon.connection_log.open == 0)
+            head, behind = KEPT_WAITING[what]
+            peer = Peer(await daemon.connect())
+            await peer.send(head.replace(b"CURSOR", cursor.encode()))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(peer.stream.send_all, behind)
+                await wait_all_tasks_blocked(0.05)  # the daemon has read what it takes
+                nursery.cancel_scope.cancel()
+            if how == "reset":
+                await peer.reset()
+            elif how == "close":
+                await peer.stream.aclose()
+            else:
+                await peer.stream.send_eof()
+            await jumping(slow_clock, POLL_INTERVAL, lambda: daemon.daemon.connection_log.open == 0)
+            await peer.stream.aclose()
+            async with Peer(await daemon.connect()) as other:
+                assert (await other.ask("/api/health/live")).status == 200
 
 
 @pytest.mark.parametrize("how", ["close", "half", "reset"])

@@ -22,7 +22,7 @@ from hypercorn.utils import wrap_app
 from progressd.broadcast.backlog import MemoryBudget
 from progressd.config.settings import Settings
 from progressd.http.middleware import AccessMiddleware
-from progressd.http.server.protocol import Protocol, ServerContext
+from progressd.http.server.protocol import MAX_SEND, Protocol, ServerContext
 from progressd.net.connection import LINGER_TIMEOUT, PREFIX, Connection
 from progressd.net.connection_log import UNREAD
 from progressd.net.listener import REQUEST_GRACE
@@ -31,7 +31,6 @@ from progressd.system.condition import Condition
 
 KEEP_ALIVE_TIMEOUT: Final = 75.0  # seconds until an idle connection is closed, as in nginx
 MAX_RECEIVE: Final = 65536  # bytes in one read
-MAX_SEND: Final = 65536  # bytes in one write
 UPGRADE_GRACE: Final = 1.0  # seconds to wait for a response to end if an upgrade immediately follows its request
 MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
 

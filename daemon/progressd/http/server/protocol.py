@@ -1,4 +1,4 @@
-"""HTTP/1.1 on one connection: h11 parses requests, and Hypercorn runs the application.
+"""HTTP/1.1 on one connection: h11 parses requests, Hypercorn runs the application, a response is one write.
 
 Checked with Hypercorn 0.17.3 and 0.18.0, whose `H11Protocol` this extends. h11 takes a quarter of the
 time of a request; the rest is tasks, channels and locks for slow applications. A fast response needs none of them.
@@ -37,6 +37,7 @@ from progressd.system.condition import Condition
 
 HALF_CLOSE_TIMEOUT: Final = 2.0  # seconds until the response to a client that has closed its side must begin
 POLL_INTERVAL: Final = 1.0  # seconds between checks whether a waiting client is still connected
+MAX_SEND: Final = 65536  # bytes of a response in one write
 CLOSE: Final = (b"connection", b"close")
 _ABSOLUTE: Final = re.compile(
     rb"https?://((?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?)((?:[/?].*)?)",  # authority, path and query
@@ -86,6 +87,7 @@ class Protocol(H11Protocol):
         self._peer = connection
         self._on_fast_response = on_fast_response
         self._cancel = cancel
+        self._head = b""  # head of a response; sent together with the next bytes
         self._finished = True  # the newest request is finished
         self._finished_changed = Condition()
         self._has_body = False  # the request may have one, even if it is empty
@@ -216,7 +218,7 @@ class Protocol(H11Protocol):
         return response
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        """Send a part of a response. Its head closes the connection if this must be the last request."""
+        """Send the head of a response together with the next bytes."""
         if isinstance(event, h11.Response):
             content_type = header(event.headers, b"content-type")
             self._responding, self._streams_events = True, content_type == EVENT_STREAM
@@ -233,8 +235,15 @@ class Protocol(H11Protocol):
             if self.connection.their_state != h11.ERROR:
                 raise
             return
-        if data:
-            await self.send(RawData(data))
+        if isinstance(event, h11.Response):
+            self._head = data
+            return
+        head, self._head = self._head, b""
+        if head and len(head) + len(data) > MAX_SEND:  # a second copy would wait until the client reads
+            await self.send(RawData(head))
+            head = b""
+        if head or data:
+            await self.send(RawData(head + data))
 
     def _is_last(self) -> bool:
         """Return whether this request must be the last one (RFC 9112 §9.6, §11.2).
