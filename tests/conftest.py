@@ -10,6 +10,8 @@ from progressd.store.sqlite import SQLiteStore
 from support.daemon import RunningDaemon, running_daemon
 from support.keys import SECRET
 from support.serving import ServedDaemon, served_daemon
+from torture.disk import build_shim
+from torture.fork_server import ForkServer, start_with
 from trio.testing import MockClock
 
 # The same examples in each run; `--hypothesis-profile exploring` uses new ones.
@@ -101,3 +103,16 @@ async def daemon(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
     """A daemon with the default settings."""
     async with running_daemon(tmp_path) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def disk_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library torture/disk.c, which forked daemons load."""
+    library = build_shim(tmp_path_factory.mktemp("shim"))
+    start_with(library)
+    return library
+
+
+@pytest.fixture
+def fork_server(disk_shim: Path, tmp_path: Path) -> ForkServer:
+    return ForkServer(tmp_path)

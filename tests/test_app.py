@@ -2,15 +2,14 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +76,6 @@ def config(tmp_path: Path) -> Iterator[str]:
 def daemon(tmp_path: Path, config: str) -> Iterator[ServedDaemon]:
     with served_daemon(tmp_path / "state", config=config) as daemon:
         yield daemon
-
-
-def status(daemon: ServedDaemon, job_id: str) -> str:
-    return str(daemon.job(job_id)["status"])
 
 
 def child_of(directory: Path, job_id: str) -> int:
@@ -221,8 +216,8 @@ async def test_a_killed_daemon_recovers_its_jobs(tmp_path: Path, config: str) ->
         assert (result.status_code, result.content) == (200, PDF)
         child_of(tmp_path, running)
         assert not any(map(alive, orphans))
-        assert status(daemon, running) == "processing"
-        assert (status(daemon, ID), status(daemon, cancelled)) == ("processing", "cancelled")
+        assert daemon.job(running)["status"] == "processing"
+        assert (daemon.job(ID)["status"], daemon.job(cancelled)["status"]) == ("processing", "cancelled")
         (tmp_path / "go").touch()
         ended = daemon.completed(running)
         assert ended["attempt"] == 2
@@ -255,7 +250,7 @@ def test_children_of_killed_daemons_never_run_together(tmp_path: Path, config: s
         (tmp_path / f"pid-{job_id}").unlink()
         helper.unlink()
     with served_daemon(state_dir, config=config) as daemon:
-        until(lambda: status(daemon, job_id) == "failed")
+        until(lambda: daemon.job(job_id)["status"] == "failed")
         assert daemon.job(job_id)["error"] == "interrupted"
         assert daemon.request("GET", f"/api/jobs/{job_id}/download").status_code == 409
         assert not any(map(alive, before))
@@ -266,11 +261,11 @@ def test_children_of_killed_daemons_never_run_together(tmp_path: Path, config: s
 # systemd
 
 SOCKETS = ("given.sock", "another.sock")
-Launched = tuple[subprocess.Popen[str], socket.socket]
 
 
-def by_shell(command: Sequence[str], notify: str, directory: Path, port: int) -> Launched:
-    """Pass listening sockets as systemd does. A client connects before the daemon starts."""
+@contextmanager
+def passing_sockets(command: Sequence[str], directory: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    """Pass listening sockets as systemd does; tests/systemd uses the real one."""
     with socket.create_server(("127.0.0.1", port)) as tcp, ExitStack() as opened:
         given = [tcp.fileno()]
         for name in SOCKETS:
@@ -280,45 +275,24 @@ def by_shell(command: Sequence[str], notify: str, directory: Path, port: int) ->
             given.append(unix.fileno())
         passed = " ".join(f"{3 + number}<&{descriptor}" for number, descriptor in enumerate(given))
         script = f'exec {passed}; LISTEN_PID=$$ exec env "$@"'
-        variables = [notify, "LISTEN_FDS=3", "LISTEN_FDNAMES=http:ingest:ingest"]
-        early = socket.create_connection(("127.0.0.1", port), PATIENCE)
-        return subprocess.Popen(["bash", "-c", script, "bash", *variables, *command], pass_fds=given), early
+        variables = [f"NOTIFY_SOCKET={directory}/notify", "LISTEN_FDS=3", "LISTEN_FDNAMES=http:ingest:ingest"]
+        with subprocess.Popen(
+            ["bash", "-c", script, "bash", *variables, *command], pass_fds=given, text=True
+        ) as process:
+            yield process
 
 
-def by_systemd(command: Sequence[str], notify: str, directory: Path, port: int) -> Launched:
-    """Use systemd's own tool, which starts the daemon at the first connection."""
-    listen = [f"--listen=127.0.0.1:{port}", *(f"--listen={directory / name}" for name in SOCKETS)]
-    process = subprocess.Popen(["systemd-socket-activate", "-E", notify, *listen, *command])
-    connected: list[socket.socket] = []
-
-    def connect() -> bool:
-        with suppress(ConnectionRefusedError):
-            connected.append(socket.create_connection(("127.0.0.1", port), PATIENCE))
-        return bool(connected)
-
-    until(connect)
-    return process, connected[0]
-
-
-LAUNCHERS = [by_shell, *([by_systemd] if shutil.which("systemd-socket-activate") else [])]
-
-
-@pytest.mark.parametrize("launch", LAUNCHERS)
-def test_systemd_passes_sockets_and_is_notified(
-    tmp_path: Path, config: str, free_port: int, launch: Callable[[Sequence[str], str, Path, int], Launched]
-) -> None:
+def test_systemd_passes_sockets_and_is_notified(tmp_path: Path, config: str, free_port: int) -> None:
     (tmp_path / "config.toml").write_text(config)
     arguments = ["--config", str(tmp_path / "config.toml"), "--state-dir", str(tmp_path / "state")]
     command = [sys.executable, "-m", "progressd", "serve", *arguments]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(tmp_path / "notify"))
         notified.settimeout(PATIENCE)
-        process, early = launch(command, f"NOTIFY_SOCKET={tmp_path}/notify", tmp_path, free_port)
-        daemon = ServedDaemon(f"http://127.0.0.1:{free_port}", process, tmp_path / "state")
-        with process, early:
+        with passing_sockets(command, tmp_path, free_port) as process:
+            daemon = ServedDaemon(f"http://127.0.0.1:{free_port}", process, tmp_path / "state")
             try:
-                early.sendall(b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                assert early.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
+                assert daemon.request("GET", "/api/health/live").status_code == 200
                 assert notified.recv(1000) == b"READY=1"
                 assert notified.recv(1000) == b"STATUS=jobs: 0 running, 0 queued; watchers: 0"
                 assert [report(tmp_path / name, registered(ID))["ok"] for name in SOCKETS] == [True, True]

@@ -22,10 +22,10 @@ from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore
 from support.cli import run
 from support.daemon import RunningDaemon, completed, progress, registered
-from support.flipping import flip
 from support.growth import fill
 from support.http_client import client_of
 from support.samples import ID, NOW, created, job, job_id
+from support.scarcity import flip
 
 CONVERTED = job(1, JobStatus.COMPLETED, pipeline="pdf", completed_at=NOW, labels={"by": "eve"}, offset=4)
 WAITING = job(2, pipeline="pdf", offset=5)

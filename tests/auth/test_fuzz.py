@@ -39,10 +39,9 @@ from progressd.ws.server import read_stream_request
 from progressd.ws.subscriptions import checked_topic, decode_request
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon, status_change
 from support.fuzzing import CORPUS, JOBS, Case, job_in
-from support.peer import close_frame, frame, request, upgrade
+from support.peer import close_frame, frame, frames_in, request, upgrade
 from support.samples import job_id
 from support.waiting import eventually
-from support.wire import frames_in
 from wsproto.frame_protocol import Opcode
 
 FAILED: Final = re.compile(rb"HTTP/1\.[01] 5(?!01|05)")  # except 501 and 505: transfer codings and HTTP/2

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.broadcast.envelope import PING, text_frame
-from support.wire import frames_in
+from support.peer import frames_in
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 

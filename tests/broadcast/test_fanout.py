@@ -13,8 +13,8 @@ from progressd.broadcast.fanout import FanOut
 from progressd.core.close_codes import JOB_FINISHED
 from progressd.core.messages import Error, ErrorData
 from support.outboxes import Collected, Connection, settled
+from support.peer import frames_in
 from support.samples import job_id, moved
-from support.wire import frames_in
 from wsproto.frame_protocol import Opcode
 
 

@@ -18,8 +18,8 @@ from progressd.broadcast.outbox import FLUSH_BYTES, ControlFrame
 from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER, CloseCode
 from progressd.core.messages import Error, ErrorData, Message
 from support.outboxes import Connection, settled
+from support.peer import frames_in
 from support.samples import job_id, moved
-from support.wire import frames_in
 from wsproto.frame_protocol import Opcode
 
 # The backlog

@@ -20,11 +20,10 @@ from progressd.store.base import Change, Filter
 from progressd.store.offline import backup
 from progressd.store.sqlite import SQLiteStore
 from support.daemon import completed, progress, registered, running_daemon
-from support.flipping import flip
 from support.growth import fill
 from support.http_client import FORM_TYPE, client_of, file_part, form
 from support.samples import NOW, created, job, job_id
-from support.scarcity import SmallDisk, small_disk
+from support.scarcity import SmallDisk, flip, small_disk
 from support.waiting import PATIENCE, eventually
 
 MANY = 2000

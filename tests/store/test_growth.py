@@ -16,7 +16,7 @@ from progressd.store.sqlite import SQLiteStore
 from support.daemon import completed, progress, registered
 from support.growth import fill
 from support.samples import job_id
-from torture.forge import forge_process, open_forge
+from torture.fork_server import ForkServer
 
 PAGES = (
     "/api/jobs",
@@ -83,28 +83,27 @@ def least_pages(url: str, count: int) -> dict[str, float]:
     return pages
 
 
-async def measure(tmp_path: Path, count: int) -> Measured:
+async def measure(fork_server: ForkServer, tmp_path: Path, count: int) -> Measured:
     state = tmp_path / str(count)
     state.mkdir()
     fill(state / "progressd.db", count)
-    with forge_process({}) as process:
-        async with open_forge(process, tmp_path) as forge:
-            async with forge.daemon(tmp_path / "empty") as daemon:
-                await daemon.listening()  # everything is loaded
-            before = perf_counter()
-            async with forge.daemon(state) as daemon:
-                url = await daemon.listening()
-                start = perf_counter() - before
-                pages = least_pages(url, count)
-                event = least_event(state / "ingest.sock")
-                status = await trio.Path(f"/proc/{daemon.pid}/status").read_text()
+    async with fork_server.daemon(tmp_path / "empty") as daemon:
+        await daemon.listening()  # everything is loaded
+    before = perf_counter()
+    async with fork_server.daemon(state) as daemon:
+        url = await daemon.listening()
+        start = perf_counter() - before
+        pages = least_pages(url, count)
+        event = least_event(state / "ingest.sock")
+        status = await trio.Path(f"/proc/{daemon.pid}/status").read_text()
     [memory] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
     return Measured(start, memory, pages, event)
 
 
 @pytest.mark.torture
-async def test_a_million_finished_jobs_cost_nothing(tmp_path: Path) -> None:
-    few, many = await measure(tmp_path, 1000), await measure(tmp_path, 1_000_000)
+async def test_a_million_finished_jobs_cost_nothing(fork_server: ForkServer, tmp_path: Path) -> None:
+    few = await measure(fork_server, tmp_path, 1000)
+    many = await measure(fork_server, tmp_path, 1_000_000)
     print(few, many, sep="\n")
     assert many.start < 1
     assert many.memory < few.memory + 8 * 1024  # SQLite's caches fill up: 2 MiB for each connection

@@ -17,11 +17,13 @@ import subprocess
 import sys
 import sysconfig
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from support.peer import Response
+from support.waiting import until
 
 PROJECT = Path(__file__).parents[2]
 BOOT = PROJECT / "tests" / "systemd" / "boot"
@@ -33,18 +35,6 @@ CLONE_NEWNET = 0x40000000  # setns(2)
 
 class CannotBoot(Exception):
     """The machine cannot start here."""
-
-
-class Answer(NamedTuple):
-    """An HTTP response."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 class Machine:
@@ -87,10 +77,7 @@ class Machine:
 
     def eventually(self, condition: Callable[[], object]) -> None:
         """Wait until the condition holds."""
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, "this took too long"
-            time.sleep(0.02)  # there is no event
+        until(condition, PATIENCE)
 
     def tcp_socket(self) -> socket.socket:
         """Return a TCP socket in the machine's network."""
@@ -115,14 +102,14 @@ class Machine:
         """Connect to a Unix socket of the machine."""
         return _connected(socket.socket(socket.AF_UNIX), str(self.root / path.lstrip("/")))
 
-    def request(self, method: str, path: str, body: bytes | None = None, port: int = PORT, **headers: str) -> Answer:
+    def request(self, method: str, path: str, body: bytes | None = None, port: int = PORT, **headers: str) -> Response:
         """Send an HTTP request; underscores in header names become dashes."""
         client = http.client.HTTPConnection("127.0.0.1", port)
         client.sock = self.connect(port)
         try:
             client.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
             response = client.getresponse()
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            return Response(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         finally:
             client.close()
 
@@ -163,17 +150,15 @@ def booted() -> Iterator[Machine]:
 
 def _init(process: subprocess.Popen[str]) -> int:
     """Wait until systemd is ready, and return its process id."""
-    deadline = time.monotonic() + PATIENCE
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while time.monotonic() < deadline:
+
+    def is_up() -> bool:
         if (status := process.poll()) is not None:
             assert process.stderr is not None
             raise (CannotBoot if status == FORBIDDEN else AssertionError)(process.stderr.read().strip())
-        try:
-            child = int(children.read_text().split()[0])
-            if os.path.exists(f"/proc/{child}/root/run/systemd/private"):
-                return child
-        except (IndexError, FileNotFoundError):
-            pass
-        time.sleep(0.01)  # there is no event
-    raise AssertionError("systemd did not come up")
+        with suppress(IndexError, FileNotFoundError):
+            return os.path.exists(f"/proc/{children.read_text().split()[0]}/root/run/systemd/private")
+        return False
+
+    until(is_up, PATIENCE)
+    return int(children.read_text().split()[0])

@@ -12,8 +12,8 @@ from progressd.core.close_codes import CloseCode
 from progressd.core.messages import JobMessage, Message
 from wsproto.frame_protocol import Opcode
 
+from support.peer import frames_in
 from support.waiting import PATIENCE
-from support.wire import frames_in
 
 
 class Collected:

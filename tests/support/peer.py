@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import h11
 import trio
-from wsproto.frame_protocol import FrameProtocol, Opcode
+from wsproto.frame_protocol import Frame, FrameProtocol, Opcode
 
 from support.waiting import PATIENCE
 
@@ -71,6 +71,35 @@ def frame(
 def close_frame(code: int, reason: str = "") -> bytes:
     """Return a client's close frame."""
     return frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
+
+
+def frames_in(data: bytes) -> list[tuple[Opcode, bytes]]:
+    """Return a server's messages and control frames in order. Fails if a frame is truncated or invalid."""
+    client = FrameProtocol(client=True, extensions=[])
+    client.receive_bytes(data)
+    frames: list[tuple[Opcode, bytes]] = []
+    whole = True
+    for received in client.received_frames():
+        payload = _payload(received)
+        if whole:
+            frames.append((received.opcode, payload))
+        else:
+            opcode, begun = frames[-1]
+            frames[-1] = opcode, begun + payload
+        whole = received.message_finished
+    assert whole, "the last frame is cut"
+    assert len(data) == sum(len(frame(*one, masked=False)) for one in frames), "bytes are left over"
+    return frames
+
+
+def _payload(received: Frame) -> bytes:
+    match received.payload:
+        case str() as text:
+            return text.encode()
+        case (code, reason):  # of a close
+            return int(code).to_bytes(2, "big") + reason.encode()
+        case data:
+            return bytes(data)
 
 
 class Peer:

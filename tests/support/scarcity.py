@@ -1,4 +1,4 @@
-"""Run out of descriptors or disk space temporarily."""
+"""Faults of the host: no descriptors, a full disk, a flipped bit."""
 
 import contextlib
 import os
@@ -62,3 +62,13 @@ def small_disk(path: Path) -> Iterator[SmallDisk]:
         yield SmallDisk(path)
     finally:
         subprocess.run(["umount", path], check=True)
+
+
+def flip(path: Path, where: bytes, bit: int = 0x40) -> None:
+    """Flip a bit of the last byte of `where` in a closed file. SQLite does not detect it.
+
+    0x80 makes the byte invalid UTF-8.
+    """
+    content = path.read_bytes()
+    assert where in content
+    path.write_bytes(content.replace(where, where[:-1] + bytes([where[-1] ^ bit])))

@@ -18,7 +18,7 @@ import trio
 from progressd.admin import maintenance
 from progressd.core.messages import JobStatus
 from torture.disk import Power
-from torture.forge import Forge, ForgedDaemon
+from torture.fork_server import ForkedDaemon, ForkServer
 from torture.ledger import ATTEMPTS, Kill, Ledger, Story
 from torture.load import Clients
 from torture.watchers import Collector, Returner
@@ -58,11 +58,13 @@ concurrency = 2
 class Campaign:
     """The rounds with one state directory."""
 
-    def __init__(self, directory: Path, forge: Forge, chance: random.Random, power: Power, config: str = "") -> None:
+    def __init__(
+        self, directory: Path, fork_server: ForkServer, chance: random.Random, power: Power, config: str = ""
+    ) -> None:
         self._power = power
         self.ledger = Ledger()
         self.chance = chance
-        self._forge = forge
+        self._fork_server = fork_server
         self._config = directory / "progressd.toml"
         self._config.write_text(CONFIG + config)
         self._by_unix: list[Story] = []
@@ -122,7 +124,7 @@ class Campaign:
         copy.unlink()
         assert sum(1 for _ in maintenance.export(self.state_dir, set(JobStatus))) > 0
 
-    async def _end(self, daemon: ForgedDaemon, clients: Clients, by_itself: bool) -> None:
+    async def _end(self, daemon: ForkedDaemon, clients: Clients, by_itself: bool) -> None:
         """Kill the daemon now, or let it die after a disk operation."""
         clients.ending = True
         self._last_kill = Kill(time.monotonic(), daemon.starved())
@@ -175,9 +177,9 @@ class Campaign:
                 assert await daemon.ended() == 0
 
     @asynccontextmanager
-    async def daemon(self) -> AsyncGenerator[ForgedDaemon]:
+    async def daemon(self) -> AsyncGenerator[ForkedDaemon]:
         """Run the next daemon."""
-        async with self._forge.daemon(self.state_dir, self._power.plug_in(), self._config) as daemon:
+        async with self._fork_server.daemon(self.state_dir, self._power.plug_in(), self._config) as daemon:
             yield daemon
         self._power.cut()
 
@@ -282,7 +284,7 @@ async def jobs_of(client: httpx.AsyncClient, query: str, most: int = 100_000) ->
 
 
 async def torture(
-    forge: Forge,
+    fork_server: ForkServer,
     directory: Path,
     rounds: int,
     seed: int,
@@ -304,7 +306,7 @@ async def torture(
         place.mkdir()
         chance = random.Random(f"{seed} {first}")
         power = Power(place, chance if cuts else None, ignoring)
-        campaign = Campaign(place, forge, chance, power, config)
+        campaign = Campaign(place, fork_server, chance, power, config)
         for number in range(first, min(first + per_store, rounds)):
             try:
                 await campaign.round(kind)

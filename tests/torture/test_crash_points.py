@@ -28,7 +28,7 @@ from support.http_client import FORM_TYPE, file_part, form
 from support.samples import created, job_id
 from support.submitting import PDF
 from torture.disk import Power
-from torture.forge import Forge, ForgedDaemon
+from torture.fork_server import ForkedDaemon, ForkServer
 
 SOME = 2  # points that the suite takes of each act
 
@@ -262,9 +262,9 @@ CONFIG = '[pipelines.none]\ncommand = ["true"]\n'
 class Theatre:
     """Where an operation runs and is cut off."""
 
-    def __init__(self, place: Path, forge: Forge, act: Act) -> None:
+    def __init__(self, place: Path, fork_server: ForkServer, act: Act) -> None:
         self._place = place
-        self._forge = forge
+        self._fork_server = fork_server
         self._act = act
         self._config = place / "progressd.toml"
         self._config.write_text(CONFIG)
@@ -289,7 +289,7 @@ class Theatre:
         power.control["die_after"] = 0
         power.cut()
         async with (
-            self._forge.daemon(power.state_dir, power.plug_in(), self._config) as daemon,
+            self._fork_server.daemon(power.state_dir, power.plug_in(), self._config) as daemon,
             self._client(await daemon.listening()) as client,
         ):
             await self._act.check(client, power.state_dir)
@@ -303,13 +303,13 @@ class Theatre:
         await self._act.prepare(power.state_dir)
         return power
 
-    def _begin(self, power: Power) -> AbstractAsyncContextManager[ForgedDaemon]:
+    def _begin(self, power: Power) -> AbstractAsyncContextManager[ForkedDaemon]:
         if not self._act.command:
-            return self._forge.daemon(power.state_dir, power.plug_in(), self._config)
+            return self._fork_server.daemon(power.state_dir, power.plug_in(), self._config)
         arguments = [argument.format(power.state_dir) for argument in self._act.command]
-        return self._forge.run([*arguments, "--state-dir", str(power.state_dir)], power.plug_in())
+        return self._fork_server.run([*arguments, "--state-dir", str(power.state_dir)], power.plug_in())
 
-    async def _do(self, daemon: ForgedDaemon, power: Power, die_after: int) -> int:
+    async def _do(self, daemon: ForkedDaemon, power: Power, die_after: int) -> int:
         """Return the number of records before the operation."""
         if not self._act.stop:
             power.control["die_after"] = die_after
@@ -337,9 +337,9 @@ def points(count: int, most: int | None, chance: random.Random) -> Iterator[int]
     return iter(everything if most is None else sorted(chance.sample(everything, min(most, count))))
 
 
-async def play(forge: Forge, directory: Path, name: str, seed: int, most: int | None) -> int:
+async def play(fork_server: ForkServer, directory: Path, name: str, seed: int, most: int | None) -> int:
     chance = random.Random(seed)
-    theatre = Theatre(directory, forge, ACTS[name])
+    theatre = Theatre(directory, fork_server, ACTS[name])
     count = await theatre.count()
     for after in points(count, most, chance):
         print(f"{name}: cut off after {after} of {count}")
@@ -349,11 +349,11 @@ async def play(forge: Forge, directory: Path, name: str, seed: int, most: int | 
 
 
 @pytest.mark.parametrize("act", [name for name, act in ACTS.items() if not act.slow])
-async def test_a_power_cut_at_some_points(forge: Forge, tmp_path: Path, act: str, seed: int) -> None:
-    assert await play(forge, tmp_path, act, seed, SOME) > 0
+async def test_a_power_cut_at_some_points(fork_server: ForkServer, tmp_path: Path, act: str, seed: int) -> None:
+    assert await play(fork_server, tmp_path, act, seed, SOME) > 0
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("act", ACTS)
-async def test_a_power_cut_at_every_point(forge: Forge, tmp_path: Path, act: str, seed: int) -> None:
-    assert await play(forge, tmp_path, act, seed, 100 if ACTS[act].slow else None) > 0
+async def test_a_power_cut_at_every_point(fork_server: ForkServer, tmp_path: Path, act: str, seed: int) -> None:
+    assert await play(fork_server, tmp_path, act, seed, 100 if ACTS[act].slow else None) > 0

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from torture.disk import HEAD, MARK, Disk, Fate, File, Record, build_shim, read_log
+from torture.disk import HEAD, MARK, Disk, Fate, File, Record, read_log
 
 
 class AllLost(Fate):
@@ -64,22 +64,17 @@ shutil.rmtree(root / "lost")
 """
 
 
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_shim(tmp_path_factory.mktemp("shim"))
-
-
 def tree(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
-def disk(tmp_path: Path, shim: Path) -> Disk:
+def disk(tmp_path: Path, disk_shim: Path) -> Disk:
     """A disk on which the program has run."""
     root, log = tmp_path / "disk", tmp_path / "log"
     root.mkdir()
     disk = Disk(root)
-    environment = {"LD_PRELOAD": str(shim), "TORTURE_DISK": str(root), "TORTURE_LOG": str(log)}
+    environment = {"LD_PRELOAD": str(disk_shim), "TORTURE_DISK": str(root), "TORTURE_LOG": str(log)}
     subprocess.run([sys.executable, "-c", PROGRAM, str(root)], env=environment, check=True)
     disk.replay(read_log(log.read_bytes()))
     return disk

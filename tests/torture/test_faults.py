@@ -22,7 +22,7 @@ from support.samples import ID, job_id
 from support.submitting import PDF
 from support.waiting import eventually
 from torture.disk import Power
-from torture.forge import Forge, ForgedDaemon
+from torture.fork_server import ForkedDaemon, ForkServer
 from torture.ledger import Ledger
 from torture.load import Clients
 from wsproto.frame_protocol import Opcode
@@ -31,7 +31,7 @@ from wsproto.frame_protocol import Opcode
 class Patient:
     """A daemon with a simulated disk and clock."""
 
-    def __init__(self, url: str, power: Power, daemon: ForgedDaemon, client: httpx.AsyncClient) -> None:
+    def __init__(self, url: str, power: Power, daemon: ForkedDaemon, client: httpx.AsyncClient) -> None:
         self.url = url
         self.control = power.control
         self.state_dir = power.state_dir
@@ -66,9 +66,9 @@ class Patient:
 
 
 @asynccontextmanager
-async def patient(forge: Forge, directory: Path) -> AsyncGenerator[Patient]:
+async def patient(fork_server: ForkServer, directory: Path) -> AsyncGenerator[Patient]:
     power = Power(directory, random.Random(1))
-    async with forge.daemon(power.state_dir, power.plug_in()) as daemon:
+    async with fork_server.daemon(power.state_dir, power.plug_in()) as daemon:
         url = await daemon.listening()
         async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, verify=False) as client:
             yield Patient(url, power, daemon, client)
@@ -83,8 +83,10 @@ async def patient(forge: Forge, directory: Path) -> AsyncGenerator[Patient]:
     ],
     ids=["errors", "a full disk", "a read-only disk"],
 )
-async def test_a_failing_disk_loses_no_event(forge: Forge, tmp_path: Path, faults: list[str], number: int) -> None:
-    async with patient(forge, tmp_path) as it:
+async def test_a_failing_disk_loses_no_event(
+    fork_server: ForkServer, tmp_path: Path, faults: list[str], number: int
+) -> None:
+    async with patient(fork_server, tmp_path) as it:
         assert (await it.report(registered(ID)))["ok"]
         assert (await it.report(progress(ID, 1, 3)))["ok"]
         for name in faults:
@@ -113,9 +115,9 @@ async def test_a_failing_disk_loses_no_event(forge: Forge, tmp_path: Path, fault
 @pytest.mark.parametrize("times", [1, 2], ids=["sent once", "sent again"])
 @pytest.mark.parametrize("mended", [False, True], ids=["killed while it fails", "killed afterwards"])
 async def test_a_failed_commit_leaves_a_whole_job_or_none(
-    forge: Forge, tmp_path: Path, times: int, mended: bool
+    fork_server: ForkServer, tmp_path: Path, times: int, mended: bool
 ) -> None:
-    async with patient(forge, tmp_path) as it:
+    async with patient(fork_server, tmp_path) as it:
         state_dir = it.state_dir
         assert (await it.report(registered(ID)))["ok"]  # or the head of the log failed, with nothing behind it
         it.control["log_errno"] = errno.EIO
@@ -126,7 +128,7 @@ async def test_a_failed_commit_leaves_a_whole_job_or_none(
             await it.well()  # it has written something, over what failed
         it.daemon.kill()
         await it.daemon.ended()
-    async with forge.daemon(state_dir) as daemon:
+    async with fork_server.daemon(state_dir) as daemon:
         url = await daemon.listening()
         async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
             jobs = (await client.get("/api/jobs")).json()["jobs"]
@@ -155,8 +157,8 @@ async def first(url: str, target: str, type_: str, said: bytes = b"") -> Any:
     raise AssertionError(f"no {type_}")
 
 
-async def test_a_change_that_appears_after_a_kill_is_replayed(forge: Forge, tmp_path: Path) -> None:
-    async with patient(forge, tmp_path) as it:
+async def test_a_change_that_appears_after_a_kill_is_replayed(fork_server: ForkServer, tmp_path: Path) -> None:
+    async with patient(fork_server, tmp_path) as it:
         state_dir = it.state_dir
         assert (await it.report(registered(ID)))["ok"]
         known = (await it.report(progress(ID, 1, 3)))["cursor"]
@@ -175,12 +177,12 @@ async def test_a_change_that_appears_after_a_kill_is_replayed(forge: Forge, tmp_
         assert (await first(it.url, "/ws", "subscribed", request))["cursor"] == known
         it.daemon.kill()
         await it.daemon.ended()
-    async with forge.daemon(killed) as daemon:
+    async with fork_server.daemon(killed) as daemon:
         assert await first(await daemon.listening(), f"/ws/jobs?since={known}", "completed")
 
 
-async def test_a_repeated_upload_becomes_its_job(forge: Forge, tmp_path: Path) -> None:
-    async with patient(forge, tmp_path) as it:
+async def test_a_repeated_upload_becomes_its_job(fork_server: ForkServer, tmp_path: Path) -> None:
+    async with patient(fork_server, tmp_path) as it:
         assert (await it.report(registered(ID)))["ok"]
         it.control["log_errno"] = errno.EIO
         assert (await it.upload("key")).status_code == 503
@@ -192,8 +194,8 @@ async def test_a_repeated_upload_becomes_its_job(forge: Forge, tmp_path: Path) -
         assert os.listdir(it.state_dir / "uploads") == []
 
 
-async def test_a_daemon_out_of_descriptors_loses_nothing(forge: Forge, tmp_path: Path) -> None:
-    async with patient(forge, tmp_path) as it:
+async def test_a_daemon_out_of_descriptors_loses_nothing(fork_server: ForkServer, tmp_path: Path) -> None:
+    async with patient(fork_server, tmp_path) as it:
         assert (await it.report(registered(ID)))["ok"]
         before = resource.prlimit(it.daemon.pid, resource.RLIMIT_NOFILE)
         host, port = it.url.removeprefix("http://").split(":")
@@ -218,8 +220,8 @@ async def test_a_daemon_out_of_descriptors_loses_nothing(forge: Forge, tmp_path:
 
 
 @pytest.mark.parametrize("seconds", [3600 * 24 * 3650, -3600 * 24 * 3650])
-async def test_a_clock_jump_keeps_the_order(forge: Forge, tmp_path: Path, seconds: int) -> None:
-    async with patient(forge, tmp_path) as it:
+async def test_a_clock_jump_keeps_the_order(fork_server: ForkServer, tmp_path: Path, seconds: int) -> None:
+    async with patient(fork_server, tmp_path) as it:
         cursors = []
         for number in range(1, 7):
             it.control["clock_shift"] = seconds if number % 2 else 0

@@ -15,7 +15,7 @@ import pytest
 from progressd.system.log import leaves
 from support.samples import ID, job_id
 from torture.disk import Power
-from torture.forge import Forge
+from torture.fork_server import ForkServer
 from torture.ledger import CHANGES, Kill, Ledger, Story, Uploads
 from torture.load import Clients
 from torture.rounds import Campaign
@@ -103,9 +103,9 @@ def with_a_watcher_who_goes_back(campaign: Campaign, db: sqlite3.Connection) -> 
     ],
 )
 async def test_a_manipulated_store_is_detected(
-    forge: Forge, tmp_path: Path, sabotage: Callable[[Campaign, sqlite3.Connection], None], sentence: str
+    fork_server: ForkServer, tmp_path: Path, sabotage: Callable[[Campaign, sqlite3.Connection], None], sentence: str
 ) -> None:
-    campaign = Campaign(tmp_path, forge, random.Random(1), Power(tmp_path))
+    campaign = Campaign(tmp_path, fork_server, random.Random(1), Power(tmp_path))
     while not (campaign.ledger.uploads.accepted and campaign.ledger.counted["events answered"] > 20):
         await campaign.round("load")
     with closing(sqlite3.connect(campaign.state_dir / "progressd.db", isolation_level=None)) as db:
