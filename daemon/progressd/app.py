@@ -85,31 +85,30 @@ async def serve(
     if not on_terminal or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.add(signal.SIGHUP)
     with closing(Notifier(os.environ)) as notify, signals_received(numbers) as signals:
-        stopped = False
-        async with trio.open_nursery() as beside:
-            async with started(settings, os.environ) as (daemon, sockets):
-                gc.collect()
-                gc.freeze()  # code and settings are permanent: a full collection would spend 35 ms on them
-                await daemon.run(
-                    sockets, signals, beside, notify, on_listening, watchdog, read_settings, on_terminal=on_terminal
-                )
-                stopped = True
-            beside.cancel_scope.cancel()
-        if not stopped:
+        async with started(settings, os.environ, read_settings) as (daemon, sockets):
+            gc.collect()
+            gc.freeze()  # code and settings are permanent: a full collection would spend 35 ms on them
+            await daemon.run(sockets, signals, notify, on_listening, watchdog, on_terminal=on_terminal)
+        if daemon.state.ready:
             raise RuntimeError(UNEXPECTED_EXIT)  # a task leaked a cancellation, without an error
     log.info("stopped")
 
 
 @asynccontextmanager
-async def started(settings: Settings, environ: MutableMapping[str, str]) -> AsyncGenerator[tuple["Daemon", Sockets]]:
-    """Open the state directory and the sockets, and start the tasks. No requests are served yet."""
+async def started(
+    settings: Settings, environ: MutableMapping[str, str], read_settings: Callable[[], Settings] | None = None
+) -> AsyncGenerator[tuple["Daemon", Sockets]]:
+    """Open the state directory and the sockets, and start the tasks. No requests are served yet.
+
+    `read_settings`: reads the settings again for a reload.
+    """
     with (
         own_state_dir(settings.state_dir),
         open_sockets(settings, environ) as sockets,
         closing(SQLiteStore.open(settings.state_dir / "progressd.db", settings.store.synchronous)) as store,
     ):
         async with trio.open_nursery() as tasks:
-            daemon = Daemon(settings, store, tasks)
+            daemon = Daemon(settings, store, tasks, read_settings or (lambda: settings))
             await daemon.start()
             async with daemon.http.running():
                 yield daemon, sockets
@@ -119,7 +118,9 @@ async def started(settings: Settings, environ: MutableMapping[str, str]) -> Asyn
 class Daemon:
     """All parts of the daemon, in the order of the data flow."""
 
-    def __init__(self, settings: Settings, store: SQLiteStore, tasks: trio.Nursery) -> None:
+    def __init__(
+        self, settings: Settings, store: SQLiteStore, tasks: trio.Nursery, read_settings: Callable[[], Settings]
+    ) -> None:
         limits = settings.limits
         self.settings = settings
         self.base = BasePath(settings.server.base_path)
@@ -146,20 +147,30 @@ class Daemon:
         )
         self.streams = StreamRegistry(self.connection_limiter)
         self.announcer = Announcer(self.watchers, self.streams)
-        self.collector = MetricsCollector(
+        self.state = ServerState(settings)
+        self.services = self._services()
+        self.access = AccessMiddleware(build_app(), self.services)
+        cors = CORSMiddleware(self.access, self.state)
+        reads = FastJobReads(self.access, cors, self.registry, self.services.answers)
+        self.http = HTTPServer(cors, reads, self.base, settings)
+        self.reload = Reload(settings, read_settings)
+        self.reload.register(lambda new: partial(self._use, new))
+        self.reload.register(lambda new: self.authenticator.apply_settings(new.auth))
+
+    def _services(self) -> AppContext:
+        collector = MetricsCollector(
             jobs=self.registry,
             broadcaster=self.broadcaster,
             ingest=self.ingest,
-            store=store,
+            store=self.store,
             job_files=self.files.usage,
             watchers=self.watchers,
             streams=self.streams,
             connection_log=self.connection_log,
-            workers=settings.runner.concurrency,
+            workers=self.settings.runner.concurrency,
             refusals=Counter(),
         )
-        self.state = ServerState(settings)
-        self.services = AppContext(
+        return AppContext(
             state=self.state,
             authenticator=self.authenticator,
             rate_limits=self.rate_limits,
@@ -167,16 +178,12 @@ class Daemon:
             broadcaster=self.broadcaster,
             files=self.files,
             streams=self.streams,
-            collector=self.collector,
-            answers=JobResponseCache(store.id, self.base),
-            keys=IdempotencyKeys(store.id),
+            collector=collector,
+            answers=JobResponseCache(self.store.id, self.base),
+            keys=IdempotencyKeys(self.store.id),
             base=self.base,
             budget=MemoryBudget(MAX_PENDING),
         )
-        self.access = AccessMiddleware(build_app(), self.services)
-        cors = CORSMiddleware(self.access, self.state)
-        reads = FastJobReads(self.access, cors, self.registry, self.services.answers)
-        self.http = HTTPServer(cors, reads, self.base, settings)
 
     async def start(self) -> None:
         """Load the state and start the background tasks. Raises SettingsError."""
@@ -190,7 +197,7 @@ class Daemon:
         self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.connection_log.run)
-        self.tasks.start_soon(self.collector.run)
+        self.tasks.start_soon(self.services.collector.run)
         self.tasks.start_soon(self.watchers.run)
         self.tasks.start_soon(self.authenticator.run)
         self.tasks.start_soon(run_retention, self.settings.store.retention, self.store, self.registry, self.files)
@@ -199,33 +206,30 @@ class Daemon:
         self,
         sockets: Sockets,
         signals: AsyncIterator[int],
-        beside: trio.Nursery,
         notify: Notifier,
         on_listening: Callable[[str], Awaitable[None]],
         watchdog: float | None = None,
-        read_settings: Callable[[], Settings] | None = None,
         *,
         on_terminal: bool = False,
     ) -> None:
         """Serve until a signal, then drain: first the jobs, then the connections. Further signals shorten the drain.
 
-        `beside`: the nursery for receiving signals. It outlives this method, so that no late signal kills the process.
         `watchdog`: seconds after which systemd kills a daemon that does not report. `on_terminal`: SIGHUP stops it.
         """
-        self.reload = Reload(self.settings, read_settings or (lambda: self.settings))
-        self.reload.register(lambda settings: partial(self._use, settings))
-        self.reload.register(lambda settings: self.authenticator.apply_settings(settings.auth))
         deadline = ShutdownDeadline(signals)
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
                 listener = self._listener(connections)
                 async with trio.open_nursery() as accepting:
                     jobs_done = self._serve(accepting, listener, sockets)
-                    self._notify_systemd(accepting, sockets, notify, watchdog)
+                    notify("READY=1")
+                    accepting.start_soon(run_status, notify, self._status)
+                    if watchdog is not None:
+                        accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
                     await on_listening(sockets.url)
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
                     await self._until_stopped(signals, notify, on_terminal)
-                    beside.start_soon(deadline.run)
+                    ending.start_soon(deadline.run)
                     await self._finish_work(jobs_done, deadline)
                     accepting.cancel_scope.cancel()
                 for listening in sockets.tcp:
@@ -246,14 +250,6 @@ class Daemon:
         accepting.start_soon(self.announcer.run, self.log.health, self._settle)
         self.state.accept_work(True)
         return jobs_done
-
-    def _notify_systemd(
-        self, accepting: trio.Nursery, sockets: Sockets, notify: Notifier, watchdog: float | None
-    ) -> None:
-        notify("READY=1")
-        accepting.start_soon(run_status, notify, self._status)
-        if watchdog is not None:
-            accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
 
     async def _until_stopped(self, signals: AsyncIterator[int], notify: Notifier, on_terminal: bool) -> None:
         while (number := await anext(signals)) == signal.SIGHUP and not on_terminal:
@@ -325,16 +321,10 @@ class Daemon:
         self.settings = settings
         self.broadcaster.use_limit(settings.limits.send_buffer_bytes)
         self.files.apply_settings(settings.limits)
-        for part in (
-            self.producers,
-            self.runner,
-            self.watchers,
-            self.rate_limits,
-            self.connection_limiter,
-            self.state,
-            self.http,
-        ):
+        for part in (self.producers, self.runner, self.watchers, self.rate_limits, self.connection_limiter):
             part.apply_settings(settings)
+        self.state.apply_settings(settings)
+        self.http.apply_settings(settings)
         set_level(settings.log.level)
 
     async def _settle(self) -> None:

@@ -158,7 +158,7 @@ async def test_too_many_requests_return_429(slow_clock: MockClock, tmp_path: Pat
         assert (await client.get("/")).status_code == 200
         slow_clock.jump(1)
         assert (await client.get("/api/rate-limit/status")).json()["your_remaining"] == 0
-        assert daemon.daemon.collector.refusals == {"429": 2}
+        assert daemon.daemon.services.collector.refusals == {"429": 2}
 
 
 async def test_fast_reads_are_counted(slow_clock: MockClock, tmp_path: Path) -> None:
