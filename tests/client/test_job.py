@@ -193,7 +193,8 @@ def test_invalid_values_are_logged_once(daemon: ServedDaemon, caplog: pytest.Log
         "scan: ignored lease_seconds: nan is not a finite number",
         "scan: ignored total_steps: invalid literal for int() with base 10: 'many'",
         "scan: ignored input_filename: even this went wrong",
-        "scan: ignored options.lr and 3 more: nan is not a finite number",
+        "scan: ignored options.lr and 2 more: nan is not a finite number",
+        "scan: ignored labels: even this went wrong",
         "scan: ignored current_step: cannot convert float NaN to integer",
         "scan: ignored step_name: even this went wrong",
         "scan: ignored percent: could not convert string to float: '42 %'",
@@ -251,7 +252,7 @@ def script(daemon: ServedDaemon, body: str) -> list[str]:
 def test_the_program_renews_the_lease(daemon: ServedDaemon) -> None:
     body = """
 import sys, time
-with Job("scan", lease_seconds=1.5, socket=where) as job:
+with Job("scan", lease_seconds=1, socket=where) as job:
     print(job.id, flush=True)
     sys.stdin.read()
 """

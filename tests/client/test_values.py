@@ -31,7 +31,7 @@ anything = st.recursive(
         st.sets(st.integers()),
         st.dictionaries(keys, inner),
     ),
-    max_leaves=20,
+    max_leaves=8,
 )
 
 
@@ -62,7 +62,7 @@ def test_the_limits_are_those_of_the_daemon() -> None:
     assert values.MAX_NESTING == events.MAX_NESTING
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.dictionaries(keys, anything))
 def test_the_daemon_accepts_all_converted_options(options: dict[object, object]) -> None:
     sent = msgspec.json.encode({"options": msgspec.Raw(values.options({}, options))})
