@@ -48,7 +48,7 @@ log = logging.getLogger("progressd.client")
 
 
 class ReporterThread:
-    """Report one job: `start`, `report` changes of the pending events, `finish` with the last change, `wait` for its answer.
+    """Report one job: `start`, `report` changes of `pending`, `finish` with the last change, `wait` for its answer.
 
     `name` is for the log. `connect` returns the transport, or raises ClientError if its arguments are invalid. The
     thread calls `on_cancelled` and `on_finished`.
