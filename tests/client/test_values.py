@@ -26,10 +26,7 @@ keys = st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none()
 anything = st.recursive(
     st.one_of(numbers, st.text(), st.binary(), st.dates(), st.just(object())),
     lambda inner: st.one_of(
-        st.lists(inner),
-        st.tuples(inner, inner),
-        st.sets(st.integers()),
-        st.dictionaries(keys, inner),
+        st.lists(inner), st.tuples(inner, inner), st.sets(st.integers()), st.dictionaries(keys, inner)
     ),
     max_leaves=8,
 )
