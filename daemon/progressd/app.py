@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import Final
@@ -71,7 +71,7 @@ log = structlog.get_logger(__name__)
 
 
 async def serve(
-    settings: Settings, read_settings: Callable[[], Settings], *, on_listening: Callable[[str], Awaitable[None]]
+    settings: Settings, read_settings: Callable[[], Settings], *, on_listening: Callable[[str], None]
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT, then drain. Further signals shorten the drain; SIGHUP reloads settings.
 
@@ -207,7 +207,7 @@ class Daemon:
         sockets: Sockets,
         signals: AsyncIterator[int],
         notify: Notifier,
-        on_listening: Callable[[str], Awaitable[None]],
+        on_listening: Callable[[str], None],
         watchdog: float | None = None,
         *,
         on_terminal: bool = False,
@@ -226,7 +226,7 @@ class Daemon:
                     accepting.start_soon(run_status, notify, self._status)
                     if watchdog is not None:
                         accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
-                    await on_listening(sockets.url)
+                    on_listening(sockets.url)
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
                     await self._until_stopped(signals, notify, on_terminal)
                     ending.start_soon(deadline.run)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 import time
 from decimal import Decimal
 from math import inf, nan
@@ -82,16 +81,6 @@ def test_an_exception_ends_the_job(
     assert (view["status"], view.get("error")) == (ended, sentence)
 
 
-def test_any_exit_of_the_block_ends_the_thread(daemon: ServedDaemon) -> None:
-    class Interrupted(Exception):
-        def __str__(self) -> str:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), Job("interrupted", **to(daemon)):
-        raise Interrupted
-    until(lambda: "progressd: interrupted" not in [thread.name for thread in threading.enumerate()])
-
-
 def test_names_that_are_not_utf_8_are_replaced(daemon: ServedDaemon) -> None:
     name = "a\udcff"
     with Job(name, input_filename=name, options={name: [name, "ä"]}, labels={name: name}, **to(daemon)) as job:
@@ -137,19 +126,6 @@ def test_without_a_thread_the_work_continues(body: str, daemon: ServedDaemon) ->
     done = subprocess.run(script(daemon, NO_MORE_THREADS + body), capture_output=True, text=True, timeout=PATIENCE)
     assert (done.stdout, done.returncode) == ("done\n", 0)
     assert done.stderr == "scan: can't start new thread; the work continues, but is not reported\n"
-
-
-def test_in_trio_the_end_needs_no_new_thread(daemon: ServedDaemon) -> None:
-    body = """
-async def work():
-    async with Job("scan", socket=where) as job:
-        no_more_threads()
-    print(job.id)
-trio.run(work)
-"""
-    done = subprocess.run(script(daemon, NO_MORE_THREADS + body), capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.stderr, done.returncode) == ("", 0)
-    assert status(daemon, done.stdout.strip()) == "completed"
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ async def test_the_end_of_any_task_ends_the_daemon(tmp_path: Path, monkeypatch: 
         await listening.wait()
         await let_out()
 
-    async def on_listening(_url: str) -> None:
+    def on_listening(_url: str) -> None:
         listening.set()
 
     monkeypatch.setattr(ConnectionLog, "run", run)

@@ -241,12 +241,9 @@ async def running_daemon(
             running = RunningDaemon(daemon, sockets.url, send_signal)
             answers = trio.Event()
 
-            async def on_listening(_url: str) -> None:
-                answers.set()
-
             async def run() -> None:
                 notify = Notifier({})
-                await daemon.run(sockets, signals, notify, on_listening)
+                await daemon.run(sockets, signals, notify, lambda _url: answers.set())
                 assert running.asked_to_stop, "the daemon ended unexpectedly"
                 running.stopped.set()
 

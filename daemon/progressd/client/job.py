@@ -236,11 +236,7 @@ class Job:
             on_cancelled=on_cancelled,
             on_finished=on_finished,
         )
-        try:
-            self._reporter.start()
-        except BaseException as error:  # such as KeyboardInterrupt; the block does not run
-            self._finish(error)
-            raise
+        self._reporter.start()
 
     def _finish(self, error: BaseException | None) -> ReporterThread | None:
         """Report the end. Return the reporter to wait for; None if the interpreter exits or nothing is reported."""

@@ -108,15 +108,11 @@ class ReporterThread:
 
         If no daemon ever answered, the thread makes one last attempt.
         """
-        try:
-            with self._changed:
-                change(self._pending)
-                self._closed_at, self._patience = time.monotonic(), patience
-                self._closing_attempt = True
-                self._changed.notify_all()
-        except BaseException:
-            self._stop()
-            raise
+        with self._changed:
+            change(self._pending)
+            self._closed_at, self._patience = time.monotonic(), patience
+            self._closing_attempt = True
+            self._changed.notify_all()
 
     def hurry(self, patience: float) -> None:
         """Reduce the patience to at most `patience` seconds from now."""
