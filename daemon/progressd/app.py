@@ -4,7 +4,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import Final
@@ -63,7 +63,7 @@ log = structlog.get_logger(__name__)
 
 
 async def serve(
-    settings: Settings, read_settings: Callable[[], Settings], *, on_listening: Callable[[str], Awaitable[None]]
+    settings: Settings, read_settings: Callable[[], Settings], *, on_listening: Callable[[str], None]
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT, then drain. Further signals shorten the drain; SIGHUP reloads settings.
 
@@ -77,31 +77,30 @@ async def serve(
     if not on_terminal or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.add(signal.SIGHUP)
     with closing(Notifier(os.environ)) as notify, signals_received(numbers) as signals:
-        stopped = False
-        async with trio.open_nursery() as beside:
-            async with started(settings, os.environ) as (daemon, sockets):
-                gc.collect()
-                gc.freeze()  # code and settings are permanent: a full collection would spend 35 ms on them
-                await daemon.run(
-                    sockets, signals, beside, notify, on_listening, watchdog, read_settings, on_terminal=on_terminal
-                )
-                stopped = True
-            beside.cancel_scope.cancel()
-        if not stopped:
+        async with started(settings, os.environ, read_settings) as (daemon, sockets):
+            gc.collect()
+            gc.freeze()  # code and settings are permanent: a full collection would spend 35 ms on them
+            await daemon.run(sockets, signals, notify, on_listening, watchdog, on_terminal=on_terminal)
+        if daemon.services.ready:
             raise RuntimeError(UNEXPECTED_EXIT)  # a task leaked a cancellation, without an error
     log.info("stopped")
 
 
 @asynccontextmanager
-async def started(settings: Settings, environ: MutableMapping[str, str]) -> AsyncGenerator[tuple["Daemon", Sockets]]:
-    """Open the state directory and the sockets, and start the tasks. No requests are served yet."""
+async def started(
+    settings: Settings, environ: MutableMapping[str, str], read_settings: Callable[[], Settings] | None = None
+) -> AsyncGenerator[tuple["Daemon", Sockets]]:
+    """Open the state directory and the sockets, and start the tasks. No requests are served yet.
+
+    `read_settings`: reads the settings again for a reload.
+    """
     with (
         own_state_dir(settings.state_dir),
         open_sockets(settings, environ) as sockets,
         closing(SQLiteStore.open(settings.state_dir / "progressd.db", settings.store.synchronous)) as store,
     ):
         async with trio.open_nursery() as tasks:
-            daemon = Daemon(settings, store, tasks)
+            daemon = Daemon(settings, store, tasks, read_settings or (lambda: settings))
             await daemon.start()
             async with daemon.http.running():
                 yield daemon, sockets
@@ -111,7 +110,9 @@ async def started(settings: Settings, environ: MutableMapping[str, str]) -> Asyn
 class Daemon:
     """All parts of the daemon, in the order of the data flow."""
 
-    def __init__(self, settings: Settings, store: SQLiteStore, tasks: trio.Nursery) -> None:
+    def __init__(
+        self, settings: Settings, store: SQLiteStore, tasks: trio.Nursery, read_settings: Callable[[], Settings]
+    ) -> None:
         limits = settings.limits
         self.settings = settings
         self.base = BasePath(settings.server.base_path)
@@ -138,30 +139,36 @@ class Daemon:
         )
         self.streams = StreamRegistry(self.connection_limiter)
         self.announcer = Announcer(self.watchers, self.streams)
-        self.metrics = MetricsCollector(
+        self.services = self._services()
+        self.http = HTTPServer(AccessMiddleware(build_app(), self.services), self.base, settings)
+        self.reload = Reload(settings, read_settings)
+        self.reload.register(lambda new: partial(self._use, new))
+        self.reload.register(lambda new: self.authenticator.apply_settings(new.auth))
+
+    def _services(self) -> AppContext:
+        metrics = MetricsCollector(
             jobs=self.registry,
             broadcaster=self.broadcaster,
             ingest=self.ingest,
-            store=store,
+            store=self.store,
             job_files=self.files.usage,
             watchers=self.watchers,
             streams=self.streams,
             connection_log=self.connection_log,
-            workers=settings.runner.concurrency,
+            workers=self.settings.runner.concurrency,
         )
-        self.services = AppContext(
-            settings=settings,
+        return AppContext(
+            settings=self.settings,
             authenticator=self.authenticator,
             rate_limits=self.rate_limits,
             scopes=self.scopes,
             broadcaster=self.broadcaster,
             files=self.files,
             streams=self.streams,
-            metrics=self.metrics,
-            answers=JobResponseCache(store.id, self.base),
+            metrics=metrics,
+            answers=JobResponseCache(self.store.id, self.base),
             base=self.base,
         )
-        self.http = HTTPServer(AccessMiddleware(build_app(), self.services), self.base, settings)
 
     async def start(self) -> None:
         """Load the state and start the background tasks. Raises SettingsError."""
@@ -174,7 +181,7 @@ class Daemon:
             raise cannot_open(self.settings.state_dir / "progressd.db", error) from error
         self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
-        self.tasks.start_soon(self.metrics.run)
+        self.tasks.start_soon(self.services.metrics.run)
         self.tasks.start_soon(self.watchers.heartbeat.run)
         self.tasks.start_soon(self.authenticator.run)
         self.tasks.start_soon(run_retention, self.settings.store.retention, self.store, self.registry, self.files)
@@ -183,33 +190,30 @@ class Daemon:
         self,
         sockets: Sockets,
         signals: AsyncIterator[int],
-        beside: trio.Nursery,
         notify: Notifier,
-        on_listening: Callable[[str], Awaitable[None]],
+        on_listening: Callable[[str], None],
         watchdog: float | None = None,
-        read_settings: Callable[[], Settings] | None = None,
         *,
         on_terminal: bool = False,
     ) -> None:
         """Serve until a signal, then drain: first the jobs, then the connections. Further signals shorten the drain.
 
-        `beside`: the nursery for receiving signals. It outlives this method, so that no late signal kills the process.
         `watchdog`: seconds after which systemd kills a daemon that does not report. `on_terminal`: SIGHUP stops it.
         """
-        self.reload = Reload(self.settings, read_settings or (lambda: self.settings))
-        self.reload.register(lambda settings: partial(self._use, settings))
-        self.reload.register(lambda settings: self.authenticator.apply_settings(settings.auth))
         deadline = ShutdownDeadline(signals)
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
                 listener = self._listener(connections)
                 async with trio.open_nursery() as accepting:
                     jobs_done = self._serve(accepting, listener, sockets)
-                    self._notify_systemd(accepting, sockets, notify, watchdog)
-                    await on_listening(sockets.url)
+                    notify("READY=1")
+                    accepting.start_soon(run_status, notify, self._status)
+                    if watchdog is not None:
+                        accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
+                    on_listening(sockets.url)
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
                     await self._until_stopped(signals, notify, on_terminal)
-                    beside.start_soon(deadline.run)
+                    ending.start_soon(deadline.run)
                     await self._finish_work(jobs_done, deadline)
                     accepting.cancel_scope.cancel()
                 for listening in sockets.tcp:
@@ -230,14 +234,6 @@ class Daemon:
         accepting.start_soon(self.announcer.run, self.log.health, self._settle)
         self.services.accept_work(True)
         return jobs_done
-
-    def _notify_systemd(
-        self, accepting: trio.Nursery, sockets: Sockets, notify: Notifier, watchdog: float | None
-    ) -> None:
-        notify("READY=1")
-        accepting.start_soon(run_status, notify, self._status)
-        if watchdog is not None:
-            accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
 
     async def _until_stopped(self, signals: AsyncIterator[int], notify: Notifier, on_terminal: bool) -> None:
         while (number := await anext(signals)) == signal.SIGHUP and not on_terminal:

@@ -21,22 +21,16 @@ def signals_received(numbers: Collection[int]) -> Iterator[AsyncIterator[int]]:
     """Receive signals inside the block. After the block, ignore them or, if it raised, restore their handlers.
 
     Signals are ignored because a process takes a moment to exit. A signal in that moment would kill it after a clean
-    shutdown.
+    shutdown. Trio passes unreceived signals to the previous handlers.
     """
-    early = list[int]()
-    # Trio passes unreceived signals to the previous handlers. The default handler would kill the process.
-    before = {number: signal.signal(number, lambda number, _: early.append(number)) for number in numbers}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         with trio.open_signal_receiver(*numbers) as signals:
-            for number in early:
-                signal.raise_signal(number)
             yield signals
     except BaseException:
         for number, handler in before.items():
             signal.signal(number, handler)
         raise
-    for number in numbers:
-        signal.signal(number, signal.SIG_IGN)
 
 
 class ShutdownDeadline:

@@ -89,14 +89,8 @@ def age(path: Path) -> None:
     [
         (lambda state: change(state, "DELETE FROM labels"), LABELS),
         (lambda state: change(state, "UPDATE labels SET value = 'adam'"), LABELS),
-        (
-            lambda state: change(state, "UPDATE counts SET jobs = jobs + 1 WHERE list = 'all'"),
-            COUNTS,
-        ),
-        (
-            lambda state: change(state, "INSERT INTO counts VALUES ('kind', 'x', 'failed', 7, 1)"),
-            COUNTS,
-        ),
+        (lambda state: change(state, "UPDATE counts SET jobs = jobs + 1 WHERE list = 'all'"), COUNTS),
+        (lambda state: change(state, "INSERT INTO counts VALUES ('kind', 'x', 'failed', 7, 1)"), COUNTS),
         (lambda state: change(state, "UPDATE meta SET value = 4 WHERE key = 'reserved'"), "but 6 is used"),
         (lambda state: age(state / "jobs" / job_id(77)), "belongs to no job"),
         (damage_index, "missing from index jobs_by_progress"),

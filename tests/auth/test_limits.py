@@ -155,7 +155,7 @@ async def test_too_many_requests_return_429(slow_clock: MockClock, tmp_path: Pat
         assert (await client.get(f"/api/jobs/{job}")).status_code == 429  # a fast read counts, too
         slow_clock.jump(1)
         assert (await client.get(f"/api/jobs/{job}")).headers["X-RateLimit-Remaining"] == "0"
-        assert daemon.daemon.metrics.rejected == {"429": 3}
+        assert daemon.daemon.services.metrics.rejected == {"429": 3}
 
 
 async def test_keys_and_proxied_clients_have_their_own_buckets(slow_clock: MockClock, tmp_path: Path) -> None:

@@ -172,8 +172,8 @@ main(sys.argv[1:], prog_name='progressd')
     with tempfile.TemporaryDirectory() as directory:  # tmp_path is in a private directory
         call = [sys.executable, "-c", code, *arguments, "--state-dir", directory]
         done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    said = f"Error: cannot read {directory}, which belongs to root: put sudo before the command\n"
-    assert (done.returncode, done.stderr) == (1, said)
+    said = f"Error: Invalid value for '--state-dir': Directory '{directory}' is not readable.\n"
+    assert (done.returncode, done.stderr.endswith(said)) == (2, True)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -188,10 +188,7 @@ def test_revoking_a_key_ends_its_watchers(locked: Locked) -> None:
         assert watcher.stdout.readline() != ""
         keys.revoke(locked.keys_file, "brief")
         _, said = watcher.communicate(timeout=PATIENCE)
-    assert (watcher.returncode, said) == (
-        1,
-        f"Error: the key for {locked.url} has expired or was revoked: {OTHER}\n",
-    )
+    assert (watcher.returncode, said) == (1, f"Error: the key for {locked.url} has expired or was revoked: {OTHER}\n")
 
 
 def test_the_repr_hides_the_key() -> None:

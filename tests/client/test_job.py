@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 import time
 from decimal import Decimal
 from math import inf, nan
@@ -82,16 +81,6 @@ def test_an_exception_ends_the_job(
     assert (view["status"], view.get("error")) == (ended, sentence)
 
 
-def test_any_exit_of_the_block_ends_the_thread(daemon: ServedDaemon) -> None:
-    class Interrupted(Exception):
-        def __str__(self) -> str:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), Job("interrupted", **to(daemon)):
-        raise Interrupted
-    until(lambda: "progressd: interrupted" not in [thread.name for thread in threading.enumerate()])
-
-
 def test_names_that_are_not_utf_8_are_replaced(daemon: ServedDaemon) -> None:
     name = "a\udcff"
     with Job(name, input_filename=name, options={name: [name, "ä"]}, labels={name: name}, **to(daemon)) as job:
@@ -139,19 +128,6 @@ def test_without_a_thread_the_work_continues(body: str, daemon: ServedDaemon) ->
     assert done.stderr == "scan: can't start new thread; the work continues, but is not reported\n"
 
 
-def test_in_trio_the_end_needs_no_new_thread(daemon: ServedDaemon) -> None:
-    body = """
-async def work():
-    async with Job("scan", socket=where) as job:
-        no_more_threads()
-    print(job.id)
-trio.run(work)
-"""
-    done = subprocess.run(script(daemon, NO_MORE_THREADS + body), capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.stderr, done.returncode) == ("", 0)
-    assert status(daemon, done.stdout.strip()) == "completed"
-
-
 @pytest.mark.parametrize(
     ("given", "total"),
     [
@@ -193,7 +169,8 @@ def test_invalid_values_are_logged_once(daemon: ServedDaemon, caplog: pytest.Log
         "scan: ignored lease_seconds: nan is not a finite number",
         "scan: ignored total_steps: invalid literal for int() with base 10: 'many'",
         "scan: ignored input_filename: even this went wrong",
-        "scan: ignored options.lr and 3 more: nan is not a finite number",
+        "scan: ignored options.lr and 2 more: nan is not a finite number",
+        "scan: ignored labels: even this went wrong",
         "scan: ignored current_step: cannot convert float NaN to integer",
         "scan: ignored step_name: even this went wrong",
         "scan: ignored percent: could not convert string to float: '42 %'",
@@ -251,7 +228,7 @@ def script(daemon: ServedDaemon, body: str) -> list[str]:
 def test_the_program_renews_the_lease(daemon: ServedDaemon) -> None:
     body = """
 import sys, time
-with Job("scan", lease_seconds=1.5, socket=where) as job:
+with Job("scan", lease_seconds=1, socket=where) as job:
     print(job.id, flush=True)
     sys.stdin.read()
 """

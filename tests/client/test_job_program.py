@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -136,14 +135,6 @@ print(*set(sys.modules) - imported)
         assert process.communicate(timeout=PATIENCE) == ("\n", "")
 
 
-def test_a_block_may_end_during_an_import_of_trio(daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Job("scan", **to(daemon)) as job:
-        for library in ("trio", "asyncio"):
-            monkeypatch.setitem(sys.modules, library, ModuleType(library))
-    monkeypatch.undo()
-    assert status(daemon, job) == "completed"
-
-
 def test_a_job_is_used_once(daemon: ServedDaemon, caplog: pytest.LogCaptureFixture) -> None:
     with Job("scan", **to(daemon)) as job:
         pass
@@ -162,13 +153,6 @@ def test_a_finished_job_raises_no_cancellation(daemon: ServedDaemon) -> None:
         job.step("Looking")
         pytest.fail("it should not go on")
     job.step("Tidying up")
-
-
-def test_two_jobs_at_once_are_separate(daemon: ServedDaemon) -> None:
-    with Job("outer", **to(daemon)) as outer, Job("inner", **to(daemon, "url")) as inner:
-        outer.step("Outer")
-        inner.step("Inner")
-    assert [seen(daemon, job)["progress"]["step_name"] for job in (outer, inner)] == ["Outer", "Inner"]
 
 
 def test_threads_share_a_step_count(daemon: ServedDaemon) -> None:
@@ -198,23 +182,6 @@ def test_a_signal_handler_may_report(daemon: ServedDaemon) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert seen(daemon, job)["progress"]["current_step"] >= 5000
-
-
-def test_an_interrupt_at_the_start_cancels_the_job(daemon: ServedDaemon) -> None:
-    def interrupt(*_: object) -> None:
-        if any(thread.name == "progressd: interrupted" and thread.ident for thread in threading.enumerate()):
-            raise KeyboardInterrupt
-
-    job = Job("interrupted", **to(daemon))
-    sys.setprofile(interrupt)
-    try:
-        job.__enter__()
-    except KeyboardInterrupt:
-        sys.setprofile(None)
-    else:
-        sys.setprofile(None)
-        pytest.fail("it was not interrupted")
-    until(lambda: status(daemon, job) == "cancelled")
 
 
 def test_a_signal_ends_the_wait_for_the_daemon(daemon: ServedDaemon) -> None:

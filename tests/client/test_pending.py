@@ -1,4 +1,4 @@
-"""The backlog of one job against the daemon's own state machine, over a connection that breaks."""
+"""The pending of one job against the daemon's own state machine, over a connection that breaks."""
 
 import msgspec
 import pytest
@@ -46,14 +46,14 @@ def step(number: int) -> dict[str, object]:
 
 
 def begun() -> PendingEvents:
-    backlog = PendingEvents(ID, {"kind": "scan"})
-    backlog.set_progress(step(0))
-    return backlog
+    pending = PendingEvents(ID, {"kind": "scan"})
+    pending.set_progress(step(0))
+    return pending
 
 
-def exchange(backlog: PendingEvents, daemon: Daemon) -> str:
-    batch = backlog.batch()
-    return backlog.acknowledge(batch, [daemon.take(event) for event in batch])
+def exchange(pending: PendingEvents, daemon: Daemon) -> str:
+    batch = pending.batch()
+    return pending.acknowledge(batch, [daemon.take(event) for event in batch])
 
 
 ENDS = [
@@ -68,18 +68,18 @@ fates = st.lists(st.sampled_from(["arrives", "never arrives", "answer lost", "di
 def test_the_end_is_applied_once(
     moves: list[int | None], fates: list[str], end: tuple[str, dict[str, object], JobStatus]
 ) -> None:
-    backlog, daemon = begun(), Daemon()
+    pending, daemon = begun(), Daemon()
     type_, data, status = end
     errors = []
 
     def tell() -> None:
         fate = fates.pop() if fates else "arrives"
-        batch = backlog.batch()
+        batch = pending.batch()
         if fate == "never arrives":
             return
         answers = [daemon.take(event, full=fate == "disk full") for event in batch]
         if fate != "answer lost":
-            errors.append(backlog.acknowledge(batch, answers))
+            errors.append(pending.acknowledge(batch, answers))
 
     newest = 0
     for move in moves:
@@ -87,37 +87,37 @@ def test_the_end_is_applied_once(
             tell()
         else:
             newest = move
-            backlog.set_progress(step(move))
-    backlog.end(type_, data)
-    while not backlog.over:
+            pending.set_progress(step(move))
+    pending.end(type_, data)
+    while not pending.over:
         tell()
     job = daemon.jobs[ID]
     assert (job.status, daemon.ends, job.progress.current_step) == (status, 1, newest)
     assert not any(errors)
-    assert not backlog.cancelled
+    assert not pending.cancelled
 
 
 def test_only_the_newest_progress_waits() -> None:
-    backlog = begun()
+    pending = begun()
     for number in range(1000):
-        backlog.set_progress(step(number))
-    assert [event["type"] for event in backlog.batch()] == ["job_created", "progress"]
-    assert backlog.batch()[-1]["data"] == step(999)
+        pending.set_progress(step(number))
+    assert [event["type"] for event in pending.batch()] == ["job_created", "progress"]
+    assert pending.batch()[-1]["data"] == step(999)
 
 
 def test_progress_during_a_request_is_sent_later() -> None:
-    backlog, daemon = begun(), Daemon()
-    batch = backlog.batch()
-    backlog.set_progress(step(5))
-    backlog.acknowledge(batch, [daemon.take(event) for event in batch])
-    assert [event["data"] for event in backlog.batch()] == [step(5)]
+    pending, daemon = begun(), Daemon()
+    batch = pending.batch()
+    pending.set_progress(step(5))
+    pending.acknowledge(batch, [daemon.take(event) for event in batch])
+    assert [event["data"] for event in pending.batch()] == [step(5)]
 
 
 def test_accepted_events_are_not_sent_again() -> None:
-    backlog, daemon = begun(), Daemon()
-    created, moved = backlog.batch()
-    backlog.acknowledge([created, moved], [daemon.take(created), daemon.take(moved, full=True)])
-    assert backlog.batch() == [moved]
+    pending, daemon = begun(), Daemon()
+    created, moved = pending.batch()
+    pending.acknowledge([created, moved], [daemon.take(created), daemon.take(moved, full=True)])
+    assert pending.batch() == [moved]
 
 
 def cancel(daemon: Daemon) -> None:
@@ -125,45 +125,45 @@ def cancel(daemon: Daemon) -> None:
 
 
 def test_a_silent_job_asks_whether_it_was_cancelled() -> None:
-    backlog, daemon = begun(), Daemon()
-    exchange(backlog, daemon)
+    pending, daemon = begun(), Daemon()
+    exchange(pending, daemon)
     before = daemon.jobs[ID]
-    assert exchange(backlog, daemon) == ""
+    assert exchange(pending, daemon) == ""
     assert daemon.jobs[ID] is before
-    assert (backlog.waiting, backlog.over) == (False, False)
+    assert (pending.waiting, pending.over) == (False, False)
     cancel(daemon)
-    assert exchange(backlog, daemon) == ""
-    assert (backlog.cancelled, backlog.over) == (True, True)
+    assert exchange(pending, daemon) == ""
+    assert (pending.cancelled, pending.over) == (True, True)
 
 
 def test_rejected_progress_asks_for_a_cancellation() -> None:
-    backlog, daemon = begun(), Daemon()
-    exchange(backlog, daemon)
+    pending, daemon = begun(), Daemon()
+    exchange(pending, daemon)
     cancel(daemon)
-    backlog.set_progress(step(1))
-    backlog.end("completed", {})
-    assert [exchange(backlog, daemon), exchange(backlog, daemon)] == ["", ""]
-    assert (backlog.cancelled, backlog.over) == (True, True)
+    pending.set_progress(step(1))
+    pending.end("completed", {})
+    assert [exchange(pending, daemon), exchange(pending, daemon)] == ["", ""]
+    assert (pending.cancelled, pending.over) == (True, True)
 
 
 def test_a_job_that_has_ended_is_an_error() -> None:
-    backlog, daemon = begun(), Daemon()
-    exchange(backlog, daemon)
+    pending, daemon = begun(), Daemon()
+    exchange(pending, daemon)
     daemon.take({"type": "error", "job_id": ID, "data": {"message": "producer lost"}})
-    backlog.set_progress(step(1))
-    assert exchange(backlog, daemon) == ""
-    assert exchange(backlog, daemon) == f"job {ID} is already failed: progress comes too late"
-    assert (backlog.cancelled, backlog.over) == (False, True)
+    pending.set_progress(step(1))
+    assert exchange(pending, daemon) == ""
+    assert exchange(pending, daemon) == f"job {ID} is already failed: progress comes too late"
+    assert (pending.cancelled, pending.over) == (False, True)
 
 
 def test_a_deleted_job_is_not_registered_again() -> None:
-    backlog, daemon = begun(), Daemon()
-    exchange(backlog, daemon)
+    pending, daemon = begun(), Daemon()
+    exchange(pending, daemon)
     daemon.jobs.clear()
-    backlog.set_progress(step(1))
-    assert exchange(backlog, daemon) == ""
-    assert exchange(backlog, daemon) == f"no job {ID}: nothing more of it is reported"
-    assert (backlog.over, daemon.jobs) == (True, {})
+    pending.set_progress(step(1))
+    assert exchange(pending, daemon) == ""
+    assert exchange(pending, daemon) == f"no job {ID}: nothing more of it is reported"
+    assert (pending.over, daemon.jobs) == (True, {})
 
 
 @pytest.mark.parametrize("end", [None, *ENDS])
@@ -171,79 +171,79 @@ def test_a_deleted_job_is_not_registered_again() -> None:
 def test_a_restored_daemon_receives_the_whole_job(
     silent: bool, end: tuple[str, dict[str, object], JobStatus] | None
 ) -> None:
-    backlog, daemon = begun(), Daemon()
-    backlog.set_progress(step(4))
-    exchange(backlog, daemon)
+    pending, daemon = begun(), Daemon()
+    pending.set_progress(step(4))
+    exchange(pending, daemon)
     daemon.restore()
     if not silent:
-        backlog.set_progress(step(5))
+        pending.set_progress(step(5))
     if end is not None:
-        backlog.end(*end[:2])
-    assert [exchange(backlog, daemon), exchange(backlog, daemon)] == ["", ""]
+        pending.end(*end[:2])
+    assert [exchange(pending, daemon), exchange(pending, daemon)] == ["", ""]
     job = daemon.jobs[ID]
     status = JobStatus.PROCESSING if end is None else end[2]
     assert (job.kind, job.status, job.progress.current_step) == ("scan", status, 4 if silent else 5)
-    assert (backlog.waiting, backlog.over) == (False, end is not None)
+    assert (pending.waiting, pending.over) == (False, end is not None)
 
 
 def test_the_job_of_another_program_is_registered_by_it() -> None:
-    backlog, daemon = PendingEvents(ID, None), Daemon()
+    pending, daemon = PendingEvents(ID, None), Daemon()
     registration: Event = {"type": "job_created", "job_id": ID, "data": {}}
     daemon.take(registration)
-    backlog.set_progress(step(3))
-    exchange(backlog, daemon)
+    pending.set_progress(step(3))
+    exchange(pending, daemon)
     daemon.restore()
-    assert {exchange(backlog, daemon) for _ in range(MAX_UNKNOWN)} == {""}
-    assert (backlog.waiting, daemon.jobs) == (True, {})
+    assert {exchange(pending, daemon) for _ in range(MAX_UNKNOWN)} == {""}
+    assert (pending.waiting, daemon.jobs) == (True, {})
     daemon.take(registration)
-    assert exchange(backlog, daemon) == ""
-    assert (backlog.waiting, daemon.jobs[ID].progress.current_step) == (False, 3)
+    assert exchange(pending, daemon) == ""
+    assert (pending.waiting, daemon.jobs[ID].progress.current_step) == (False, 3)
     daemon.restore()
-    told = [exchange(backlog, daemon) for _ in range(MAX_UNKNOWN + 1)]
+    told = [exchange(pending, daemon) for _ in range(MAX_UNKNOWN + 1)]
     assert told[-1] == f"no job {ID}: nothing more of it is reported"
-    assert backlog.over
+    assert pending.over
 
 
 def test_a_rejected_registration_ends_the_reports() -> None:
-    backlog = PendingEvents(ID, {"kind": ""})
-    [refused] = batch = backlog.batch()
-    assert backlog.acknowledge(batch, [EventAnswer(ok=False, error="not an event: …", status=400)]) == "not an event: …"
-    assert (refused["type"], backlog.over) == ("job_created", True)
+    pending = PendingEvents(ID, {"kind": ""})
+    [refused] = batch = pending.batch()
+    assert pending.acknowledge(batch, [EventAnswer(ok=False, error="not an event: …", status=400)]) == "not an event: …"
+    assert (refused["type"], pending.over) == ("job_created", True)
 
 
 def test_rejected_options_are_dropped() -> None:
-    backlog, daemon = PendingEvents(ID, {"kind": "scan", "total_steps": 9, "options": {"text": "x" * 70_000}}), Daemon()
-    backlog.set_progress(step(3))
-    backlog.end("completed", {})
-    assert exchange(backlog, daemon) == "the options are larger than 64 KiB"
-    assert exchange(backlog, daemon) == ""
+    pending, daemon = PendingEvents(ID, {"kind": "scan", "total_steps": 9, "options": {"text": "x" * 70_000}}), Daemon()
+    pending.set_progress(step(3))
+    pending.end("completed", {})
+    assert exchange(pending, daemon) == "the options are larger than 64 KiB"
+    assert exchange(pending, daemon) == ""
     job = daemon.jobs[ID]
-    assert (job.kind, job.progress.current_step, job.status, backlog.over) == ("scan", 3, JobStatus.COMPLETED, True)
+    assert (job.kind, job.progress.current_step, job.status, pending.over) == ("scan", 3, JobStatus.COMPLETED, True)
 
 
 def test_a_rejected_result_is_dropped() -> None:
-    backlog, daemon = begun(), Daemon()
-    backlog.end("completed", {"output_path": "/home/me/result.pdf"})
-    assert exchange(backlog, daemon).endswith("is not a URL: it has to begin with https:// or http://")
-    assert exchange(backlog, daemon) == ""
-    assert (backlog.over, daemon.jobs[ID].status) == (True, JobStatus.COMPLETED)
+    pending, daemon = begun(), Daemon()
+    pending.end("completed", {"output_path": "/home/me/result.pdf"})
+    assert exchange(pending, daemon).endswith("is not a URL: it has to begin with https:// or http://")
+    assert exchange(pending, daemon) == ""
+    assert (pending.over, daemon.jobs[ID].status) == (True, JobStatus.COMPLETED)
 
 
 def test_the_job_of_another_program_is_not_ended() -> None:
-    backlog, daemon = PendingEvents(ID, None), Daemon()
+    pending, daemon = PendingEvents(ID, None), Daemon()
     daemon.take({"type": "job_created", "job_id": ID, "data": {}})
-    backlog.set_progress(step(3))
-    backlog.end(None, {})
-    assert not backlog.over
-    assert exchange(backlog, daemon) == ""
-    assert (backlog.over, daemon.jobs[ID].status) == (True, JobStatus.PROCESSING)
+    pending.set_progress(step(3))
+    pending.end(None, {})
+    assert not pending.over
+    assert exchange(pending, daemon) == ""
+    assert (pending.over, daemon.jobs[ID].status) == (True, JobStatus.PROCESSING)
     assert daemon.jobs[ID].progress.current_step == 3
 
 
 def test_the_last_progress_renews_the_lease() -> None:
-    backlog, daemon = begun(), Daemon()
-    exchange(backlog, daemon)
-    [renewal] = backlog.renewal()
+    pending, daemon = begun(), Daemon()
+    exchange(pending, daemon)
+    [renewal] = pending.renewal()
     assert (renewal["type"], renewal["data"]) == ("progress", step(0))
-    backlog.set_progress(step(1))
-    assert [event["data"] for event in backlog.renewal()] == [step(1)]
+    pending.set_progress(step(1))
+    assert [event["data"] for event in pending.renewal()] == [step(1)]

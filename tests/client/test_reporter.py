@@ -95,8 +95,8 @@ class Flaky:
 
 
 def reporting(transport: Flaky) -> ReporterThread:
-    backlog = PendingEvents(ID, {"kind": "scan"})
-    reporter = ReporterThread("scan", backlog, lambda: transport, None, timing=SOON)
+    pending = PendingEvents(ID, {"kind": "scan"})
+    reporter = ReporterThread("scan", pending, lambda: transport, None, timing=SOON)
     reporter.start()
     return reporter
 
@@ -105,7 +105,7 @@ def test_a_defect_is_logged_once_and_retried(caplog: pytest.LogCaptureFixture) -
     transport = Flaky(3)
     reporter = reporting(transport)
     until(lambda: transport.told)
-    reporter.finish(lambda backlog: backlog.end("completed", {}), 1000)
+    reporter.finish(lambda pending: pending.end("completed", {}), 1000)
     reporter.wait(PATIENCE)
     assert transport.told[-1]["type"] == "completed"
     [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -118,7 +118,7 @@ def test_a_permanent_defect_does_not_delay_the_end() -> None:
     reporter = reporting(transport)
     until(lambda: transport.told)  # a daemon that has answered is waited for
     transport.defects = 1_000_000
-    reporter.finish(lambda backlog: backlog.end("completed", {}), 1000)
+    reporter.finish(lambda pending: pending.end("completed", {}), 1000)
     reporter.wait(PATIENCE)
     assert reporter.time_left() == 0
 

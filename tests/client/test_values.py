@@ -26,12 +26,9 @@ keys = st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none()
 anything = st.recursive(
     st.one_of(numbers, st.text(), st.binary(), st.dates(), st.just(object())),
     lambda inner: st.one_of(
-        st.lists(inner),
-        st.tuples(inner, inner),
-        st.sets(st.integers()),
-        st.dictionaries(keys, inner),
+        st.lists(inner), st.tuples(inner, inner), st.sets(st.integers()), st.dictionaries(keys, inner)
     ),
-    max_leaves=20,
+    max_leaves=8,
 )
 
 
@@ -62,7 +59,7 @@ def test_the_limits_are_those_of_the_daemon() -> None:
     assert values.MAX_NESTING == events.MAX_NESTING
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.dictionaries(keys, anything))
 def test_the_daemon_accepts_all_converted_options(options: dict[object, object]) -> None:
     sent = msgspec.json.encode({"options": msgspec.Raw(values.options({}, options))})

@@ -128,10 +128,7 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
             "[limits]\nhandshake_timeout = 0",
             "handshake_timeout = 0, from file {}: expected a duration of more than 0 s",
         ),
-        (
-            "[store]\nretention = '900000d'",
-            "retention = '900000d', from file {}: expected a duration of",
-        ),
+        ("[store]\nretention = '900000d'", "retention = '900000d', from file {}: expected a duration of"),
         (
             "[store]\nretention = 1e300",
             "store.retention = 1e+300, from file {}: expected a duration of more than 0 s, up to",
@@ -145,10 +142,7 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
             "[limits]\nsend_buffer_bytes = '1kB'",
             "send_buffer_bytes = '1kB', from file {}: expected a size of at least 4096 bytes",
         ),
-        (
-            "[limits]\nmax_stored_bytes = '1e30GiB'",
-            "expected a size of at least 0 bytes, up to 8388608GiB, such as",
-        ),
+        ("[limits]\nmax_stored_bytes = '1e30GiB'", "expected a size of at least 0 bytes, up to 8388608GiB, such as"),
         ("[ingest]\nsocket_mode = 660", "socket_mode = 660, from file {}: expected an octal file mode in quotes"),
         ("[store]\nsynchronous = 'full'", "expected one of FULL, NORMAL, OFF"),
         ("[shutdown]\nwait_for_jobs = 'yes'", "wait_for_jobs = 'yes', from file {}: expected true or false"),
@@ -174,10 +168,7 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
         ),
         ("[pipelines.pdf]\ntimeout = 'soon'", "pipelines.pdf.timeout = 'soon', from file {}: expected a duration"),
         ("[pipelines.pdf]\nacept = []", "pipelines.pdf, from file {}: object contains unknown field `acept`"),
-        (
-            "[pipelines.pdf.options]\ndpi = 3",
-            "pipelines.pdf.options.dpi, from file {}: expected `object`, got `int`",
-        ),
+        ("[pipelines.pdf.options]\ndpi = 3", "pipelines.pdf.options.dpi, from file {}: expected `object`, got `int`"),
         (
             "[pipelines.pdf.options.dpi]\ndefault = 3",
             "options.dpi, from file {}: default 3 is not an integer from 50 to",

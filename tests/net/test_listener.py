@@ -176,7 +176,7 @@ async def test_the_end_of_any_task_ends_the_daemon(
 ) -> None:
     settings, listening = settings_in(tmp_path / "state"), trio.Event()
 
-    async def on_listening(_url: str) -> None:
+    def on_listening(_url: str) -> None:
         listening.set()
 
     async def leak_cancellation(*_: Any) -> None:

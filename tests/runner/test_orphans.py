@@ -81,9 +81,7 @@ async def test_a_descendant_outside_the_session_is_ended(children: ProcessRecord
         await eventually(lambda: not alive(grandchild))
 
 
-async def test_descriptors_that_run_out_hide_no_process(
-    children: ProcessRecords,
-) -> None:
+async def test_descriptors_that_run_out_hide_no_process(children: ProcessRecords) -> None:
     with started(SLEEPS, children.mark) as process:
         line_of(process)
         spare = os.open("/dev/null", os.O_RDONLY)
@@ -137,9 +135,7 @@ async def test_a_reused_process_id_is_left_alone(children: ProcessRecords, other
     assert not path.exists()
 
 
-async def test_a_reused_session_id_is_left_alone(
-    children: ProcessRecords,
-) -> None:
+async def test_a_reused_session_id_is_left_alone(children: ProcessRecords) -> None:
     """The leader has ended, so the owner of the session is unknown."""
     program = "import os, time\nif os.fork(): os._exit(0)\nprint(os.getpid()); time.sleep(1000)"
     with started(program) as process:

@@ -19,11 +19,7 @@ EXITS = [
     (128 + signal.SIGXCPU, b"", "used more than 2s of processor time, its limit"),
     (-signal.SIGXFSZ, b"", "wrote a file larger than 10MiB, its limit"),
     (-signal.SIGABRT, b"", "was killed by SIGABRT, perhaps because it exceeded its memory limit of 300MiB"),
-    (
-        128 + signal.SIGKILL,
-        b"",
-        "failed with exit status 137, perhaps because it exceeded its memory limit of 300MiB",
-    ),
+    (128 + signal.SIGKILL, b"", "failed with exit status 137, perhaps because it exceeded its memory limit of 300MiB"),
     (1, b"MemoryError\n", "failed with exit status 1, perhaps because it exceeded its memory limit of 300MiB"),
     (
         3,
@@ -51,14 +47,8 @@ EXCEEDED = {  # a pipeline, and the end of its job's error
         ),
         MEMORY,
     ),
-    "cpu": (
-        shell("while :; do :; done", max_cpu_seconds=1),
-        "used more than 1s of processor time, its limit",
-    ),
-    "file": (
-        shell("head -c 2000000 /dev/zero > file", max_file_bytes=MIB),
-        "wrote a file larger than 1MiB, its limit",
-    ),
+    "cpu": (shell("while :; do :; done", max_cpu_seconds=1), "used more than 1s of processor time, its limit"),
+    "file": (shell("head -c 2000000 /dev/zero > file", max_file_bytes=MIB), "wrote a file larger than 1MiB, its limit"),
 }
 
 

@@ -247,16 +247,13 @@ async def running_daemon(
     """Run a daemon over `directory`/state with settings by section, `limits={"max_uploads": 4}`. Stop it cleanly."""
     send_signal, signals = trio.open_memory_channel[int](10)
     with send_signal, signals:
-        async with started(settings_in(directory / "state", **given), {}) as (daemon, sockets):
+        async with started(settings_in(directory / "state", **given), {}, read_settings) as (daemon, sockets):
             running = RunningDaemon(daemon, sockets.url, send_signal)
             answers = trio.Event()
 
-            async def on_listening(_url: str) -> None:
-                answers.set()
-
             async def run() -> None:
                 notify = Notifier({})
-                await daemon.run(sockets, signals, nursery, notify, on_listening, read_settings=read_settings)
+                await daemon.run(sockets, signals, notify, lambda _url: answers.set())
                 assert running.asked_to_stop, "the daemon ended unexpectedly"
                 running.stopped.set()
 

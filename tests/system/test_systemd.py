@@ -113,8 +113,7 @@ def test_inherited_sockets_are_not_inheritable(passed: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "warned"),
-    [({}, False), ({"host": "0.0.0.0"}, True), ({"port": 1}, True), ({"port": "the one"}, False)],
+    ("server", "warned"), [({}, False), ({"host": "0.0.0.0"}, True), ({"port": 1}, True), ({"port": "the one"}, False)]
 )
 def test_an_ignored_address_is_logged(passed: list[int], tmp_path: Path, server: dict[str, Any], warned: bool) -> None:
     os.close(passed[1])

@@ -108,9 +108,7 @@ def test_a_stuck_writer_is_killed(daemons: Daemons) -> None:
 
 
 def test_a_stuck_event_loop_is_killed(daemons: Daemons) -> None:
-    log = daemons.loop.is_killed()
-    assert 'watchdog ping withheld reason="the event loop is stuck"' in log
-    assert "Fatal Python error: Aborted" in log
+    assert "Fatal Python error: Aborted" in daemons.loop.is_killed()
 
 
 def test_a_reload_of_a_stuck_daemon_times_out(daemons: Daemons) -> None:

@@ -31,7 +31,7 @@ from progressd.core.messages import (
 from progressd.core.messages import Progress as ProgressMessage
 
 BAR_WIDTH: Final = 24  # characters
-MIN_WIDTH_FOR_ETA: Final = 60  # columns; the remaining time takes up to 18
+MIN_WIDTH: Final = 80  # columns for names, bars and steps
 RESERVED_LINES: Final = 3  # lines for a notice above the bars, the number of hidden bars, and the cursor
 QUEUED: Final = str(JobStatus.QUEUED)
 
@@ -177,24 +177,21 @@ class BarDisplay(Display):
 
 
 class _Screen(Progress):
-    """Bars that fit the terminal. Names and steps are shortened, then columns are hidden, but never the id.
+    """Bars that fit the terminal. Rich shortens names and steps; a narrow terminal shows only ids and numbers.
 
-    The remaining time is never shortened. With more bars than lines, running jobs come first, then the newest jobs.
-    `idle` is shown while there are no bars.
+    With more bars than lines, running jobs come first, then the newest jobs. `idle` is shown while there are no bars.
     """
 
     def __init__(self, console: Console, idle: str) -> None:
-        bar = Column(no_wrap=True)  # rich shortens only columns that may wrap
         shortened: Any = {"no_wrap": True, "overflow": "ellipsis"}
-        self._left = _TextColumn(lambda task: task.fields["left"], Column(no_wrap=True))
-        self._columns: tuple[tuple[int, ProgressColumn], ...] = (  # each with its minimum terminal width
-            (0, _TextColumn(lambda task: task.fields["id"], Column(no_wrap=True, min_width=8), style="dim")),
-            (46, _TextColumn(lambda task: task.fields["name"], Column(max_width=40), **shortened)),
-            (38, BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", table_column=bar)),
-            (0, _TextColumn(_percentage, Column(no_wrap=True, min_width=4))),
-            (0, self._left),
-            (60, _TextColumn(lambda task: task.description, style="dim", **shortened)),
-        )
+        job_id = _TextColumn(lambda task: task.fields["id"], Column(no_wrap=True, min_width=8), style="dim")
+        name = _TextColumn(lambda task: task.fields["name"], Column(max_width=20), **shortened)
+        bar = BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", table_column=Column(no_wrap=True))
+        percentage = _TextColumn(_percentage, Column(no_wrap=True, min_width=4))
+        left = _TextColumn(lambda task: task.fields["left"], Column(no_wrap=True))
+        step = _TextColumn(lambda task: task.description, style="dim", **shortened)
+        self._wide: tuple[ProgressColumn, ...] = (job_id, name, bar, percentage, left, step)
+        self._narrow: tuple[ProgressColumn, ...] = (job_id, percentage, left)
         self._idle = idle
         self._terminal = console
         super().__init__(console=console, transient=True)
@@ -212,13 +209,8 @@ class _Screen(Progress):
             yield Text(self._idle, style="dim")
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
-        """Return the bars with as many columns as fit."""
-        tasks, room = list(tasks), self.console.width
-        left = max((len(task.fields["left"]) for task in tasks), default=0) if room >= MIN_WIDTH_FOR_ETA else 0
-        if left:
-            room -= left + 1
-        shown = [column for least, column in self._columns if room >= least]
-        self.columns = tuple(column for column in shown if left or column is not self._left)
+        """Return the bars with the columns that fit."""
+        self.columns = self._wide if self.console.width >= MIN_WIDTH else self._narrow
         return super().make_tasks_table(tasks)
 
 

@@ -16,8 +16,7 @@ from progressd.core.errors import ProgressdError
 
 __all__ = ["main"]
 
-BROKEN_PIPE: Final = 141  # a shell's exit status after SIGPIPE
-INTERRUPTED: Final = 130  # and after SIGINT
+INTERRUPTED: Final = 130  # a shell's exit status after SIGINT
 # The prefix of errors on stderr in the journal, see sd-daemon(3). With the native protocol, the journal may not find
 # the unit of a process that exits right after its message.
 ERR: Final = "<3>"
@@ -91,12 +90,9 @@ class _Commands(click.Group):
 
 @contextmanager
 def _checked_output() -> Iterator[None]:
-    """Report output that cannot be written; exit silently on a broken pipe."""
+    """Report output that cannot be written. Click exits silently on a broken pipe."""
     try:
         yield
-    except BrokenPipeError:
-        _drop_output()
-        raise click.exceptions.Exit(BROKEN_PIPE) from None
     except OSError as error:
         from progressd.system.transient import UNWRITTEN
 

@@ -22,24 +22,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 COMPLETION_TIMEOUT = 2.0  # seconds to wait for the daemon after Tab
 
 
-class Directory(click.Path):
-    """A directory that the caller can read if it exists."""
-
-    def __init__(self, path_type: type[Path] | None = None) -> None:
-        super().__init__(file_okay=False, readable=False, path_type=path_type)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Like click.Path. Raises ClickException, which does not print the usage."""
-        if os.path.isdir(value) and not os.access(value, os.R_OK | os.X_OK):
-            path = Path(value)
-            try:
-                owner = path.owner()
-            except KeyError:
-                owner = f"user {path.stat().st_uid}"
-            raise click.ClickException(f"cannot read {path}, which belongs to {owner}: put sudo before the command")
-        return super().convert(value, param, ctx)
-
-
 def config_option(command: Command) -> Command:
     """Add `--config`."""
     from progressd.config.load import DEFAULT_FILE
@@ -160,7 +142,7 @@ def _type(setting: "Setting") -> Any:
     """Return the type for the shell's completion; `_checked` validates."""
     if get_origin(setting.base) is Literal:
         return click.Choice(get_args(setting.base))
-    return Directory() if setting.base is Path else click.STRING
+    return click.Path(file_okay=False) if setting.base is Path else click.STRING
 
 
 def _checked(setting: "Setting", text: str | None) -> object:

@@ -4,7 +4,6 @@ The block runs whether or not a daemon answers. Leaving it ends the job: complet
 exception, which is not suppressed.
 """
 
-import contextlib
 import logging
 import math
 import os
@@ -14,11 +13,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from progressd.client import values
+from progressd.client import event_loop, values
 from progressd.client.errors import JobCancelled
 from progressd.client.pending import PendingEvents
 from progressd.client.reporter import DEFAULT_TIMING, ReporterThread, Timing
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 LEASE: Final = 60.0  # seconds
 FLUSH_TIMEOUT: Final = 60.0  # seconds
 INTERRUPTED_FLUSH_TIMEOUT: Final = 5.0  # seconds, after an interrupt
-
-T = TypeVar("T")
-D = TypeVar("D")
 
 log = logging.getLogger("progressd.client")
 
@@ -76,21 +72,18 @@ class Job:
         stop_when_cancelled: bool = True,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
-        self._logged: set[str] = set()
+        self._values = check = values.Checker()
         self._timing = timing
-        self.name = "job"
-        self.name = self._valid("name", _name, name, "") or "job"
+        self.name = check.name = check("name", values.name, name) or "job"
         outer = os.environ.get("PROGRESSD_JOB_ID")
         self.id = values.encodable(outer) if outer else str(uuid.uuid4())
         self._own = not outer
         self._where = (url, socket, key)
         self._stop_when_cancelled = stop_when_cancelled
-        self._patience = self._valid("patience", values.seconds, patience, FLUSH_TIMEOUT)
-        self._lease = (
-            None if lease_seconds is None else self._valid("lease_seconds", values.lease, lease_seconds, LEASE)
-        )
+        self._patience = check("patience", values.seconds, patience, FLUSH_TIMEOUT)
+        self._lease = None if lease_seconds is None else check("lease_seconds", values.lease, lease_seconds, LEASE)
         self._step = 0
-        self._total = self._valid("total_steps", values.count, total_steps, 0)
+        self._total = check("total_steps", values.count, total_steps, 0)
         self._step_name = ""
         self._in_step = False
         self._result: dict[str, object] = {}
@@ -100,33 +93,36 @@ class Job:
         self._reporter: ReporterThread | None = None  # None until the block begins
         self._scope: anyio.CancelScope | None = None
         self._acknowledged: anyio.Event | None = None
-        left_out: values.LeftOut = {}
-        registration = {
+        self._pending = PendingEvents(self.id, self._registration(input_filename, options, labels))
+        if self._own or self._total:
+            self._pending.set_progress(self._progress())
+
+    def _registration(self, input_filename: object, options: object, labels: object) -> dict[str, object] | None:
+        if not self._own:
+            return None
+        check = self._values
+        return {
             "kind": self.name,
             "total_steps": self._total,
-            "input_filename": self._given("input_filename", _step_name, input_filename),
-            "options": msgspec.Raw(self._given("options", partial(values.options, left_out), options) or b"{}"),
-            "labels": self._given("labels", partial(values.labels, left_out), labels) or {},
+            "input_filename": check("input_filename", values.step_name, input_filename),
+            "options": msgspec.Raw(check.members("options", values.options, options) or b"{}"),
+            "labels": check.members("labels", values.labels, labels) or {},
             "lease_seconds": self._lease,
         }
-        self._log_left_out(left_out)
-        self._backlog = PendingEvents(self.id, registration if self._own else None)
-        if self._own or self._total:
-            self._backlog.set_progress(self._progress())
 
     @property
     def cancelled(self) -> bool:
         """Whether the job was cancelled, as far as the program knows."""
-        return self._backlog.cancelled
+        return self._pending.cancelled
 
     def step(self, name: str = "") -> None:
         """Finish the current step and begin the next one. Never waits. Raises JobCancelled."""
-        named = self._valid("step_name", _step_name, name, "")
+        named = self._values("step_name", values.step_name, name, "")
 
-        def change(backlog: PendingEvents) -> None:
+        def change(pending: PendingEvents) -> None:
             self._step = min(self._step + self._in_step, values.MAX_COUNT)
             self._step_name, self._in_step = named, True
-            backlog.set_progress(self._progress())
+            pending.set_progress(self._progress())
 
         self._report(change)
 
@@ -142,19 +138,19 @@ class Job:
         Omitted arguments keep their values. `percent` replaces the ratio of the steps. An invalid value is logged and
         ignored. Never waits. Raises JobCancelled.
         """
-        step = self._given("current_step", values.count, current_step)
-        total = self._given("total_steps", values.count, total_steps)
-        named = self._given("step_name", _step_name, step_name)
-        share = self._given("percent", values.percentage, percent)
+        step = self._values("current_step", values.count, current_step)
+        total = self._values("total_steps", values.count, total_steps)
+        named = self._values("step_name", values.step_name, step_name)
+        share = self._values("percent", values.percentage, percent)
 
-        def change(backlog: PendingEvents) -> None:
+        def change(pending: PendingEvents) -> None:
             if step is not None:
                 self._step, self._in_step = step, False
             if total is not None:
                 self._total = total
             if named is not None:
                 self._step_name = named
-            backlog.set_progress(self._progress() if share is None else {**self._progress(), "percent": share})
+            pending.set_progress(self._progress() if share is None else {**self._progress(), "percent": share})
 
         self._report(change)
 
@@ -163,7 +159,7 @@ class Job:
             if os.getpid() == self._process:  # a fork has no reporter thread
                 self._reporter.report(change)
         elif self._process is not None:
-            change(self._backlog)
+            change(self._pending)
         if self._stop_when_cancelled and self.cancelled and not self._ended:
             raise JobCancelled(f"job {self.id} was cancelled")
 
@@ -173,28 +169,9 @@ class Job:
     def result(self, output_path: str | None = None, page_count: int | None = None) -> None:
         """Set the result, which is sent when the job completes: the URL of the output and the number of pages."""
         self._result = {
-            "output_path": self._given("output_path", values.encodable, output_path),
-            "page_count": self._given("page_count", values.count, page_count),
+            "output_path": self._values("output_path", values.encodable, output_path),
+            "page_count": self._values("page_count", values.count, page_count),
         }
-
-    def _given(self, what: str, convert: Callable[[object], T], value: object) -> T | None:
-        return None if value is None else self._valid(what, convert, value, None)
-
-    def _valid(self, what: str, convert: Callable[[object], T], value: object, default: D) -> T | D:
-        """Return the converted value, or the default if the value is invalid: no value may stop the work."""
-        try:
-            return convert(value)
-        except Exception as error:
-            self._log_left_out({what: error})
-            return default
-
-    def _log_left_out(self, left_out: values.LeftOut) -> None:
-        """Log ignored values, once for each name."""
-        new = [what for what in left_out if what not in self._logged]
-        if new:
-            self._logged.update(new)
-            more = f" and {len(new) - 1} more" if len(new) > 1 else ""
-            log.warning("%s: ignored %s%s: %s", self.name, new[0], more, _sentence(left_out[new[0]]))
 
     def __getstate__(self) -> dict[str, object]:
         """Return the state for a copy, such as in another process. The copy of a job that has begun reports nothing."""
@@ -207,12 +184,12 @@ class Job:
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         if (reporter := self._finish(error)) is not None:
-            reporter.wait(self._timing.loop_timeout if _loop_runs() else math.inf)
+            reporter.wait(self._timing.loop_timeout if event_loop.is_running() else math.inf)
 
     async def __aenter__(self) -> Self:
         import anyio
 
-        call_soon = _from_threads()
+        call_soon = event_loop.call_soon_function()
         self._acknowledged = anyio.Event()
         scope = anyio.CancelScope() if self._stop_when_cancelled else None
         self._start(
@@ -237,7 +214,7 @@ class Job:
             reporter = self._finish(error)
             if reporter is not None and not isinstance(error, GeneratorExit):  # the generator cannot await
                 assert self._acknowledged is not None
-                await _wait(reporter, self._acknowledged)
+                await event_loop.wait_for_end(reporter, self._acknowledged, INTERRUPTED_FLUSH_TIMEOUT)
         if self._scope is not None and self._scope.cancelled_caught:
             raise JobCancelled(f"job {self.id} was cancelled") from None
 
@@ -252,18 +229,14 @@ class Job:
         connect = transport_to(*self._where, os.environ)
         self._reporter = ReporterThread(
             self.name,
-            self._backlog,
+            self._pending,
             connect,
             self._lease,
             timing=self._timing,
             on_cancelled=on_cancelled,
             on_finished=on_finished,
         )
-        try:
-            self._reporter.start()
-        except BaseException as error:  # such as KeyboardInterrupt; the block does not run
-            self._finish(error)
-            raise
+        self._reporter.start()
 
     def _finish(self, error: BaseException | None) -> ReporterThread | None:
         """Report the end. Return the reporter to wait for; None if the interpreter exits or nothing is reported."""
@@ -272,87 +245,19 @@ class Job:
             return None
         interrupted = error is not None and not isinstance(error, Exception | SystemExit)
         patience = min(self._patience, INTERRUPTED_FLUSH_TIMEOUT) if interrupted else self._patience
-        self._reporter.finish(lambda backlog: self._close(backlog, error), patience)
+        self._reporter.finish(lambda pending: self._close(pending, error), patience)
         return self._reporter
 
-    def _close(self, backlog: PendingEvents, error: BaseException | None) -> None:
+    def _close(self, pending: PendingEvents, error: BaseException | None) -> None:
         if error is None and self._in_step:  # the step ends with the block
             self._step += 1
-            backlog.set_progress(self._progress())
+            pending.set_progress(self._progress())
         if not self._own:
-            backlog.end(None, {})
+            pending.end(None, {})
         elif error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
             result = {"elapsed_seconds": round(time.monotonic() - self._begun, 3), **self._result}
-            backlog.end("completed", {name: value for name, value in result.items() if value is not None})
+            pending.end("completed", {name: value for name, value in result.items() if value is not None})
         elif isinstance(error, Exception | SystemExit):
-            backlog.end("error", {"message": _sentence(error)})
+            pending.end("error", {"message": values.sentence(error)})
         else:  # KeyboardInterrupt, or the cancellation of a task
-            backlog.end("status_change", {"new_status": "cancelled"})
-
-
-def _sentence(error: BaseException) -> str:
-    """Return the message of an exception, with its type if the message is not a sentence."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        [error] = error.exceptions
-    kind = type(error).__name__
-    try:
-        said = str(error).strip()
-    except Exception:  # this exception must not replace `error`
-        said = ""
-    if isinstance(error, SystemExit) and isinstance(error.code, int):
-        said = f"the program exited with status {error.code}"
-    elif " " not in said:
-        said = f"{kind}: {said}" if said else kind
-    return values.text(said, values.MAX_SENTENCE)
-
-
-def _name(value: object) -> str:
-    return values.text(value, values.MAX_NAME)
-
-
-def _step_name(value: object) -> str:
-    return values.text(value, values.MAX_STEP)
-
-
-def _trio_runs() -> bool:
-    """Return whether this thread runs Trio."""
-    with contextlib.suppress(KeyError, AttributeError):  # trio is not imported, or another thread is importing it
-        return bool(sys.modules["trio"].lowlevel.in_trio_run())
-    return False
-
-
-def _loop_runs() -> bool:
-    """Return whether this thread runs an event loop, of asyncio or Trio."""
-    with contextlib.suppress(KeyError, AttributeError, RuntimeError):
-        return _trio_runs() or sys.modules["asyncio"].get_running_loop() is not None
-    return False
-
-
-def _from_threads() -> Callable[..., object]:
-    """Return a thread-safe function that schedules a call in this event loop."""
-    if _trio_runs():
-        import trio
-
-        return trio.lowlevel.current_trio_token().run_sync_soon
-    import asyncio
-
-    return asyncio.get_running_loop().call_soon_threadsafe
-
-
-async def _wait(reporter: ReporterThread, acknowledged: "anyio.Event") -> None:
-    import anyio
-
-    async def wait() -> None:
-        while (left := reporter.time_left()) > 0:
-            with anyio.move_on_after(left):
-                await acknowledged.wait()
-
-    try:
-        await wait()
-    except GeneratorExit:  # the generator cannot await
-        raise
-    except BaseException:  # cancelled, now or earlier
-        reporter.hurry(INTERRUPTED_FLUSH_TIMEOUT)
-        with anyio.CancelScope(shield=True):
-            await wait()
-        raise
+            pending.end("status_change", {"new_status": "cancelled"})

@@ -48,7 +48,7 @@ log = logging.getLogger("progressd.client")
 
 
 class ReporterThread:
-    """Report one job: `start`, `report` changes of the backlog, `finish` with the last change, `wait` for its answer.
+    """Report one job: `start`, `report` changes of `pending`, `finish` with the last change, `wait` for its answer.
 
     `name` is for the log. `connect` returns the transport, or raises ClientError if its arguments are invalid. The
     thread calls `on_cancelled` and `on_finished`.
@@ -57,7 +57,7 @@ class ReporterThread:
     def __init__(
         self,
         name: str,
-        backlog: PendingEvents,
+        pending: PendingEvents,
         connect: Callable[[], EventTransport],
         lease: float | None,
         *,
@@ -68,7 +68,7 @@ class ReporterThread:
         self._on_cancelled = on_cancelled
         self._on_finished = on_finished
         self._name = name
-        self._backlog = backlog
+        self._pending = pending
         self._connect = connect
         self._timing = timing
         self._renew_interval = lease / 3 if lease else float("inf")  # seconds
@@ -96,10 +96,10 @@ class ReporterThread:
             self._stop()
 
     def report(self, change: Callable[[PendingEvents], None]) -> None:
-        """Change the backlog. Never waits."""
+        """Change the pending events. Never waits."""
         with self._changed:
-            waiting = self._backlog.waiting
-            change(self._backlog)
+            waiting = self._pending.waiting
+            change(self._pending)
             if not waiting:  # otherwise the thread already waits for the next report interval
                 self._changed.notify_all()
 
@@ -108,15 +108,11 @@ class ReporterThread:
 
         If no daemon ever answered, the thread makes one last attempt.
         """
-        try:
-            with self._changed:
-                change(self._backlog)
-                self._closed_at, self._patience = time.monotonic(), patience
-                self._closing_attempt = True
-                self._changed.notify_all()
-        except BaseException:
-            self._stop()
-            raise
+        with self._changed:
+            change(self._pending)
+            self._closed_at, self._patience = time.monotonic(), patience
+            self._closing_attempt = True
+            self._changed.notify_all()
 
     def hurry(self, patience: float) -> None:
         """Reduce the patience to at most `patience` seconds from now."""
@@ -177,7 +173,7 @@ class ReporterThread:
         while True:
             left = threading.TIMEOUT_MAX if self._closed_at is None else self.time_left()
             with self._changed:
-                if self._finished.is_set() or self._backlog.over:
+                if self._finished.is_set() or self._pending.over:
                     return False
                 seconds = self._due() - time.monotonic()
                 if seconds <= 0:
@@ -187,7 +183,7 @@ class ReporterThread:
     def _due(self) -> float:
         if self._closing_attempt:
             return 0.0
-        if self._backlog.waiting:
+        if self._pending.waiting:
             return self._not_before
         return max(
             self._not_before, min(self._polled_at + self._timing.poll_interval, self._renewed_at + self._renew_interval)
@@ -198,7 +194,7 @@ class ReporterThread:
             last, self._closing_attempt = self._closing_attempt, False
             self._polled_at = time.monotonic()
             renew = self._polled_at >= self._renewed_at + self._renew_interval
-            batch = self._backlog.renewal() if renew else self._backlog.batch()
+            batch = self._pending.renewal() if renew else self._pending.batch()
         try:
             transport.connect()
             self._connected = True
@@ -221,8 +217,8 @@ class ReporterThread:
         if any(answer.ok for answer in answers):
             self._renewed_at = now
         with self._changed:
-            error = self._backlog.acknowledge(batch, answers)
-            cancelled = self._backlog.cancelled and not self._finished.is_set()
+            error = self._pending.acknowledge(batch, answers)
+            cancelled = self._pending.cancelled and not self._finished.is_set()
         if error not in ("", self._last_error):
             self._last_error = error
             log.warning("%s: %s", self._name, error)

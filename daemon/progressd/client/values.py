@@ -4,10 +4,11 @@ If a conversion fails, the function may raise an exception of any type, since it
 """
 
 import json
+import logging
 import math
 import operator
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar, overload
 
 MAX_COUNT: Final = 2**53  # JavaScript numbers are exact up to this value
 MAX_NAME: Final = 200  # characters
@@ -22,6 +23,45 @@ MAX_LEASE: Final = 30 * 86400.0  # seconds
 LeftOut = dict[str, Exception]
 """The names of values that cannot be sent, each with the reason."""
 
+T = TypeVar("T")
+log = logging.getLogger("progressd.client")
+
+
+class Checker:
+    """Convert the values of a job, and log invalid ones, once for each name. No value may stop the work."""
+
+    def __init__(self) -> None:
+        self.name = "job"
+        self._logged: set[str] = set()
+
+    @overload
+    def __call__(self, what: str, convert: Callable[[object], T], value: object) -> T | None: ...
+
+    @overload
+    def __call__(self, what: str, convert: Callable[[object], T], value: object, default: T) -> T: ...
+
+    def __call__(self, what: str, convert: Callable[[object], T], value: object, default: T | None = None) -> T | None:
+        """Return the converted value, or the default if the value is invalid or None."""
+        try:
+            return default if value is None else convert(value)
+        except Exception as error:
+            self._log({what: error})
+            return default
+
+    def members(self, what: str, convert: Callable[[LeftOut, Mapping[object, object]], T], value: object) -> T | None:
+        """Return the converted mapping without its invalid members; None if it is invalid or None."""
+        left_out: LeftOut = {}
+        converted = self(what, lambda given: convert(left_out, given), value)  # type: ignore[arg-type]
+        self._log(left_out)
+        return converted
+
+    def _log(self, left_out: LeftOut) -> None:
+        new = [what for what in left_out if what not in self._logged]
+        if new:
+            self._logged.update(new)
+            more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+            log.warning("%s: ignored %s%s: %s", self.name, new[0], more, sentence(left_out[new[0]]))
+
 
 def encodable(text: object) -> str:
     """Return the object as text that UTF-8 can encode: file names may contain invalid bytes."""
@@ -32,6 +72,32 @@ def text(value: object, max_length: int) -> str:
     """Return the value as text of at most `max_length` characters."""
     whole = str(value)
     return encodable(whole if len(whole) <= max_length else f"{whole[: max_length - 1]}…")
+
+
+def name(value: object) -> str:
+    """Return the name of a job."""
+    return text(value, MAX_NAME)
+
+
+def step_name(value: object) -> str:
+    """Return the name of a step or a file."""
+    return text(value, MAX_STEP)
+
+
+def sentence(error: BaseException) -> str:
+    """Return the message of an exception, with its type if the message is not a sentence."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        [error] = error.exceptions
+    kind = type(error).__name__
+    try:
+        said = str(error).strip()
+    except Exception:  # this exception must not replace `error`
+        said = ""
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        said = f"the program exited with status {error.code}"
+    elif " " not in said:
+        said = f"{kind}: {said}" if said else kind
+    return text(said, MAX_SENTENCE)
 
 
 def count(number: object) -> int:

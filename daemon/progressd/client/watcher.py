@@ -27,7 +27,6 @@ BROKEN: Final = 1006  # RFC 6455 §7.1.5: the connection ended without a close f
 NO_STATUS: Final = 1005  # the same section: a close frame without a code, as from some proxies
 
 T = TypeVar("T")
-Send: TypeAlias = Callable[[T], Awaitable[None]]
 
 
 class Received(NamedTuple):
@@ -45,14 +44,17 @@ class Disconnected(NamedTuple):
     failures: int
 
 
+OnLost: TypeAlias = Callable[[Disconnected], None]
+Backoff: TypeAlias = Callable[[int], float]
+
+
 def watch(
     url: str,
     job_id: str | None = None,
     *,
     key: str | None = None,
-    heartbeat: float = HEARTBEAT,
-    on_lost: Callable[[Disconnected], None] = lambda _: None,
-    backoff: Callable[[int], float] = backoff,
+    on_lost: OnLost = lambda _: None,
+    backoff: Backoff = backoff,
 ) -> AbstractAsyncContextManager["Stream[Message]"]:
     """Return the messages of one job until its end, or of all jobs forever. Messages of unknown types are skipped.
 
@@ -62,18 +64,9 @@ def watch(
 
     Args:
         key: For a daemon that requires one.
-        heartbeat: Seconds between pings.
         backoff: Returns the seconds to wait after the given number of failures in a row.
     """
-
-    async def produce(send: Send[Message]) -> None:
-        async def send_known(received: Received) -> None:
-            if received.message is not None and not isinstance(received.message, Hello):
-                await send(received.message)
-
-        await _follow(url, job_id, key, heartbeat, on_lost, backoff, send_known)
-
-    return _stream(produce)
+    return _stream(_Watcher(url, job_id, key, on_lost, backoff), _known)
 
 
 def watch_texts(
@@ -81,54 +74,56 @@ def watch_texts(
     job_id: str | None = None,
     *,
     key: str | None = None,
-    heartbeat: float = HEARTBEAT,
-    on_lost: Callable[[Disconnected], None] = lambda _: None,
-    backoff: Callable[[int], float] = backoff,
+    on_lost: OnLost = lambda _: None,
+    backoff: Backoff = backoff,
 ) -> AbstractAsyncContextManager["Stream[Received]"]:
     """Return messages as `watch` does, with the text of each, including messages of unknown types."""
-
-    async def produce(send: Send[Received]) -> None:
-        await _follow(url, job_id, key, heartbeat, on_lost, backoff, send)
-
-    return _stream(produce)
+    return _stream(_Watcher(url, job_id, key, on_lost, backoff), lambda received: received)
 
 
-async def _follow(
-    url: str,
-    job_id: str | None,
-    key: str | None,
-    heartbeat: float,
-    on_lost: Callable[[Disconnected], None],
-    backoff: Callable[[int], float],
-    send: Send[Received],
-) -> None:
-    url = checked_url(url)
-    headers = request_headers(url, key)
-    cursor: str | None = None
-    failures = 0
-    reached = False
+def _known(received: Received) -> Message | None:
+    return None if isinstance(received.message, Hello) else received.message
 
-    async def take(text: str) -> None:
-        nonlocal cursor, failures, reached
-        received = Received(text, _decoded(text))
-        reached, failures = True, 0
-        await send(received)
-        cursor = _cursor(received.message) or cursor
 
-    while True:
-        started = trio.current_time()
-        try:
-            await receive_texts(stream_url(url, job_id, cursor), headers, heartbeat, take)
-            return
-        except CONNECTION_ERRORS as error:
-            if trio.current_time() - started >= MAX_DELAY:
-                failures = 0
-            rejection = _rejection(error, url)
-            reached = reached or isinstance(error, StreamClosed) or bool(rejection and rejection.code)
-            lost = _lost(rejection or error, url, failures, reached, backoff(failures))
-            failures += 1
-        on_lost(lost)
-        await trio.sleep(lost.delay)
+class _Watcher:
+    """Receive the messages of one job, or of all, over as many connections as necessary."""
+
+    def __init__(self, url: str, job_id: str | None, key: str | None, on_lost: OnLost, backoff: Backoff) -> None:
+        self._url = url
+        self._job_id = job_id
+        self._key = key
+        self._on_lost = on_lost
+        self._backoff = backoff
+        self._cursor: str | None = None
+        self._failures = 0
+        self._reached = False  # a daemon has answered
+
+    async def run(self, send: Callable[[Received], Awaitable[None]]) -> None:
+        """Pass each message to `send`, until the daemon closes the stream for good."""
+        url = checked_url(self._url)
+        headers = request_headers(url, self._key)
+
+        async def take(text: str) -> None:
+            received = Received(text, _decoded(text))
+            self._reached, self._failures = True, 0
+            await send(received)
+            self._cursor = _cursor(received.message) or self._cursor
+
+        while True:
+            started = trio.current_time()
+            try:
+                await receive_texts(stream_url(url, self._job_id, self._cursor), headers, HEARTBEAT, take)
+                return
+            except CONNECTION_ERRORS as error:
+                if trio.current_time() - started >= MAX_DELAY:
+                    self._failures = 0
+                rejection = _rejection(error, url)
+                self._reached |= isinstance(error, StreamClosed) or bool(rejection and rejection.code)
+                delay = self._backoff(self._failures)
+                lost = _lost(rejection or error, url, self._failures, self._reached, delay)
+                self._failures += 1
+            self._on_lost(lost)
+            await trio.sleep(lost.delay)
 
 
 def _lost(error: Exception, url: str, failures: int, reached: bool, delay: float) -> Disconnected:
@@ -173,10 +168,11 @@ def _cursor(message: Message | None) -> str | None:
 
 
 class Stream(Generic[T]):
-    """The items that a background task produces, one at a time. The iteration raises the error of the task."""
+    """The messages that a background task receives, one at a time. The iteration raises the error of the task."""
 
-    def __init__(self) -> None:
-        self._send, self._receive = trio.open_memory_channel[T](0)
+    def __init__(self, convert: Callable[[Received], T | None]) -> None:
+        self._send, self._receive = trio.open_memory_channel[Received](0)
+        self._convert = convert
         self._error: Exception | None = None
 
     def __aiter__(self) -> "Stream[T]":
@@ -184,27 +180,29 @@ class Stream(Generic[T]):
 
     async def __anext__(self) -> T:
         try:
-            return await self._receive.receive()
+            while (item := self._convert(await self._receive.receive())) is None:
+                pass
         except trio.EndOfChannel:
             raise (self._error or StopAsyncIteration) from None
+        return item
 
-    async def _fill(self, produce: Callable[[Send[T]], Awaitable[None]]) -> None:
+    async def _fill(self, watcher: _Watcher) -> None:
         with self._send:
             try:
-                await produce(self._send.send)
+                await watcher.run(self._send.send)
             except Exception as error:
                 self._error = error
 
 
 @asynccontextmanager
-async def _stream(produce: Callable[[Send[T]], Awaitable[None]]) -> AsyncIterator[Stream[T]]:
-    """Return a stream of the items that `produce(send)` sends. Leaving the block cancels `produce`.
+async def _stream(watcher: _Watcher, convert: Callable[[Received], T | None]) -> AsyncIterator[Stream[T]]:
+    """Return a stream of converted messages. Leaving the block cancels the watcher.
 
     An asynchronous generator would not work: it cannot hold a nursery over a `yield`.
     """
     with unwrapped():
         async with trio.open_nursery() as nursery:
-            source = Stream[T]()
-            nursery.start_soon(source._fill, produce)
-            yield source
+            stream = Stream(convert)
+            nursery.start_soon(stream._fill, watcher)
+            yield stream
             nursery.cancel_scope.cancel()

@@ -2,11 +2,7 @@
 
 import os
 import socket
-import sys
-import threading
-import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Final
 
 import structlog
@@ -16,7 +12,7 @@ from progressd.core.errors import Unavailable
 
 FIRST_DESCRIPTOR: Final = 3
 PINGS_PER_TIMEOUT: Final = 6
-CHECK_TIMEOUT: Final = 1 / 3  # share of the watchdog's timeout, for a check and for a pass of the event loop
+CHECK_TIMEOUT: Final = 1 / 3  # share of the watchdog's timeout
 STATUS_INTERVAL: Final = 1.0  # seconds
 
 Check = Callable[[], Awaitable[None]]
@@ -102,18 +98,15 @@ class Watchdog:
         self._checks = checks
         self._running: dict[str, float] = {}  # start times of the checks
         self._stuck: set[str] = set()
-        self._rounds = 0  # passes of the event loop
 
     async def run(self) -> None:
         """Send pings until cancelled."""
-        with self._watched_loop():
-            async with trio.open_nursery() as nursery:
-                for reason, check in self._checks.items():
-                    nursery.start_soon(self._repeat, reason, check)
-                while True:
-                    self._rounds += 1
-                    self._ping()
-                    await trio.sleep(self._period)
+        async with trio.open_nursery() as nursery:
+            for reason, check in self._checks.items():
+                nursery.start_soon(self._repeat, reason, check)
+            while True:
+                self._ping()
+                await trio.sleep(self._period)
 
     def _ping(self) -> None:
         now = trio.current_time()
@@ -135,28 +128,3 @@ class Watchdog:
                 log.debug("watchdog check returned an error", error=str(error))
             del self._running[reason]
             await trio.sleep(self._period)
-
-    @contextmanager
-    def _watched_loop(self) -> Iterator[None]:
-        """Run a thread that logs when the event loop is stuck."""
-        over = threading.Event()
-        loop = threading.get_ident()
-
-        def watch() -> None:
-            logged = seen = -1
-            while not over.wait(self._check_timeout):
-                if self._rounds == seen != logged:
-                    place = "".join(traceback.format_stack(sys._current_frames()[loop])[-1:]).strip()
-                    log.critical(
-                        "watchdog ping withheld", reason="the event loop is stuck", place=" ".join(place.split())
-                    )
-                    logged = seen
-                seen = self._rounds
-
-        thread = threading.Thread(target=watch, name="watchdog", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()

@@ -1,14 +1,16 @@
 """`progressd serve`: run the daemon in the foreground."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING
 
 import click
 
 from progressd.cli.options import config_option, given_settings, settings_options
 
-STDOUT_TIMEOUT: Final = 1.0  # seconds to wait until stdout accepts the address
+if TYPE_CHECKING:
+    from progressd.config.settings import Settings
 
 
 @click.command()
@@ -28,18 +30,10 @@ def serve(config_path: Path | None, **flags: object) -> None:
       progressd serve --port 0 --state-dir /tmp/jobs
       PROGRESSD_RUNNER_CONCURRENCY=2 progressd serve --config progressd.toml
     """
-    import faulthandler
     import os
 
-    import structlog
-    import trio
-
-    from progressd import app
     from progressd.config.load import load
     from progressd.config.settings import Settings
-    from progressd.core.errors import ProgressdError
-    from progressd.system import log
-    from progressd.system.reaper import adopt
 
     os.umask(0o077)  # the files of the daemon and its pipelines are private
     environ = dict(os.environ)  # the daemon removes variables that its children must not inherit
@@ -47,13 +41,26 @@ def serve(config_path: Path | None, **flags: object) -> None:
     def read_settings(*, again: bool = True) -> Settings:
         return load(config_path, environ, given_settings(flags), again=again)[0]
 
+    _run(read_settings(again=False), read_settings)
+
+
+def _run(settings: "Settings", read_settings: "Callable[[], Settings]") -> None:
+    import faulthandler
+
+    import structlog
+    import trio
+
+    from progressd import app
+    from progressd.core.errors import ProgressdError
+    from progressd.system import log
+    from progressd.system.reaper import adopt
+
     async def run() -> None:
         below = adopt()
-        await app.serve(settings, read_settings, on_listening=_announce)
+        await app.serve(settings, read_settings, on_listening=lambda url: click.echo(f"listening on {url}"))
         if left := await below.end(settings.runner.kill_grace):  # processes that jobs left behind
             structlog.get_logger().error("processes of jobs cannot be killed", processes=[str(one) for one in left])
 
-    settings = read_settings(again=False)
     log.configure(settings.log.level, settings.log.format)
     if sys.stderr is not None:
         faulthandler.enable()  # prints the stack when the watchdog kills a stuck daemon
@@ -67,20 +74,3 @@ def serve(config_path: Path | None, **flags: object) -> None:
         raise SystemExit(1) from None
     finally:
         log.close()  # before the error is printed to stderr
-
-
-async def _announce(url: str) -> None:
-    """Print the address from a thread, since a full pipe may block the write."""
-    import trio
-
-    from progressd.core.errors import ProgressdError
-    from progressd.system.log_output import Descriptor
-
-    if sys.stdout is None:
-        return
-    stdout, line = Descriptor(sys.stdout.fileno()), f"listening on {url}\n".encode()
-    try:
-        with trio.move_on_after(STDOUT_TIMEOUT):
-            await trio.to_thread.run_sync(stdout.write, line, abandon_on_cancel=True)
-    except OSError as error:
-        raise ProgressdError(f"cannot print the address: {error.strerror}") from error
