@@ -55,6 +55,10 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("POST", "/api/events"): ("write", "seen"),
     ("POST", "/api/jobs/<job_id>/events"): ("write", "job"),
     ("POST", "/api/jobs/<job_id>/retry"): ("write", "job"),
+    ("GET", "/ping/<key>/<slug>"): ("write", "seen"),
+    ("POST", "/ping/<key>/<slug>"): ("write", "seen"),
+    ("GET", "/ping/<key>/<slug>/<signal>"): ("write", "seen"),
+    ("POST", "/ping/<key>/<slug>/<signal>"): ("write", "seen"),
     ("DELETE", "/api/jobs/<job_id>"): ("write", "job"),
     ("DELETE", "/api/batch/<batch_id>"): ("write", "batch"),
 }
@@ -164,10 +168,15 @@ async def test_each_visitor_gets_the_allowed_responses(daemon: RunningDaemon) ->
         for (method, rule), (scope, about) in ROUTES.items():
             path = rule.replace("<job_id>", JOB).replace("<batch_id>", BATCH)
             path = path.replace("<path:filename>", "main.js").replace("<path:path>", "jobs")
+            ping = rule.startswith("/ping")  # with the key in the path, and no other credentials
+            key = headers.get("Authorization", "Bearer none").removeprefix("Bearer ")
+            path = path.replace("<key>", key).replace("<slug>", "backup").replace("<signal>", "start")
             body = event if (method, rule) == ("POST", "/api/jobs/<job_id>/events") else b""
             length = {} if method == "GET" else {"Content-Length": str(len(body))}
-            status = await status_of(daemon, request(path + query, headers | length, method=method) + body)
-            allowed = expected(visitor, method, scope, about)
+            status = await status_of(
+                daemon, request(path + query, length if ping else headers | length, method=method) + body
+            )
+            allowed = expected(visitor, "POST" if ping else method, scope, about)
             if rule.startswith("/ws") and not visitor.refused and visitor.scopes != "write":
                 allowed = {426}  # not a handshake
             if status in (401, 403, 404, 500) if allowed == {0} else status not in allowed:

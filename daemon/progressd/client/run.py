@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -24,6 +24,7 @@ from progressd.core.job import PRODUCER_LOST
 from progressd.core.messages import Error, JobStatus, StatusChange
 from progressd.core.progress_pattern import MAX_SEARCHED, ProgressPattern
 from progressd.system.fs import write_all
+from progressd.system.notify_socket import NotifySocket
 from progressd.system.process_output import ProgramOutput
 from progressd.system.process_tree import Process
 from progressd.system.reaper import adopt, reaper
@@ -70,6 +71,7 @@ class CommandJob:
         self._over = False  # the job has finished for the daemon; the command may still run
         self._lost = False  # the daemon lost the job, and the user received a message
         self._cancelled = trio.Event()  # another user cancelled the job
+        self._notify: NotifySocket | None = None
         self._progress: ReportedProgress | None = None  # not reported yet
         self._newest: Mapping[str, Any] | None = None  # the last reported progress, which may have been lost
         self._moved = trio.Event()
@@ -77,7 +79,7 @@ class CommandJob:
     async def run(self, command: Sequence[str]) -> int:
         """Run the command and return a shell's exit status. Raises OSError if it cannot be started."""
         self._tree = adopt()
-        with _receiving() as signals, unwrapped():
+        with _receiving() as signals, unwrapped(), _notify_socket() as self._notify:
             async with trio.open_nursery() as listening:  # until the end: an unreceived signal would kill this process
                 if signals is not None:
                     listening.start_soon(self._pass_on, signals)
@@ -89,7 +91,7 @@ class CommandJob:
 
     async def _run(self, command: Sequence[str]) -> int:
         pipe = subprocess.PIPE if self._pattern else None
-        environment = {**os.environ, **self._environment}
+        environment = {**os.environ, **self._environment, **(self._notify.environment if self._notify else {})}
         try:
             self._process = process = await reaper.open_process(
                 command,
@@ -120,6 +122,7 @@ class CommandJob:
             nursery.start_soon(self._keep_reporting)
             nursery.start_soon(self._watch_for_cancellation)
             nursery.start_soon(self._stop_when_cancelled, process)
+            nursery.start_soon(self._read_notifications)
             streams = ((1, process.stdout), (2, process.stderr))
             outputs = {to: ProgramOutput(stream) for to, stream in streams if stream is not None}
             async with trio.open_nursery() as reading:
@@ -131,6 +134,8 @@ class CommandJob:
                 for output in outputs.values():
                     output.has_ended()
             nursery.cancel_scope.cancel()
+        if self._notify is not None:
+            self._progress = self._notify.receive_nowait() or self._progress
         return status
 
     async def _pass_on(self, signals: AsyncIterator[int]) -> None:
@@ -168,6 +173,8 @@ class CommandJob:
             return _event("completed")
         if signal.SIGINT in self._heard or status == -signal.SIGINT:
             return _event("status_change", new_status=JobStatus.CANCELLED)
+        if self._notify is not None and self._notify.error is not None:
+            return _failure(f"{program}: {self._notify.error}")
         return _failure(_describe_exit(program, status))
 
     async def _read(self, output: ProgramOutput, to: int) -> None:
@@ -199,6 +206,11 @@ class CommandJob:
             return
         if found is not None:
             self._progress = found
+            self._moved.set()
+
+    async def _read_notifications(self) -> None:
+        while self._notify is not None:
+            self._progress = await self._notify.receive()
             self._moved.set()
 
     async def _keep_reporting(self) -> None:
@@ -330,6 +342,17 @@ def _receiving() -> contextlib.AbstractContextManager[AsyncIterator[int] | None]
     """Receive signals, except those ignored at the start, as under nohup(1): the command ignores them, too."""
     numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     return trio.open_signal_receiver(*numbers) if numbers else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _notify_socket() -> Iterator[NotifySocket | None]:
+    """Give a notification socket to the command, unless it has one of a systemd service, or none is possible."""
+    with contextlib.ExitStack() as opened:
+        notify = None
+        if "NOTIFY_SOCKET" not in os.environ:
+            with contextlib.suppress(OSError):
+                notify = opened.enter_context(NotifySocket())
+        yield notify
 
 
 def _in_foreground() -> bool:

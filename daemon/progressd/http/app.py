@@ -13,7 +13,7 @@ from progressd.core.errors import InsufficientStorage, ProgressdError, Unavailab
 from progressd.http.body import BackpressuredConnection, BackpressuredRequest
 from progressd.http.openapi import OperationSpec
 from progressd.http.response import FileBody, FileResponse, compressed, json_response
-from progressd.http.routes import batch, docs, health, jobs, report, sse, stats, submission, tokens
+from progressd.http.routes import batch, docs, health, jobs, ping, report, sse, stats, submission, tokens
 from progressd.net.request import require_known
 from progressd.system.transient import is_transient
 
@@ -48,7 +48,7 @@ def build_app() -> RestApp:
     app.config.update(BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)  # timeouts apply to each chunk, not to a whole transfer
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = 0  # revalidate, so that an upgrade never mixes old and new modules
     app.url_map.merge_slashes = False  # its redirect would contain the scheme and host behind a proxy
-    for module in (tokens, submission, batch, report, sse, jobs, health, stats, docs):
+    for module in (tokens, submission, batch, report, sse, jobs, ping, health, stats, docs):
         app.register_blueprint(module.blueprint)
     app.add_url_rule("/", view_func=_page)
     app.add_url_rule("/ws", view_func=_not_a_websocket, defaults={"path": ""})
@@ -83,7 +83,12 @@ async def _not_a_websocket(path: str) -> Response:
 
 async def _progressd_error(error: ProgressdError) -> Response:
     if isinstance(error, InsufficientStorage):
-        log.info("request rejected", method=request.method, path=request.path, error=repr(error.__cause__ or error))
+        log.info(
+            "request rejected",
+            method=request.method,
+            path=ping.masked(request.path),
+            error=repr(error.__cause__ or error),
+        )
     return json_response(error.body(), error.status, error.headers())
 
 
@@ -98,9 +103,10 @@ async def _http_error(error: HTTPException) -> Response:
 async def _unexpected_error(error: Exception) -> Response:
     if is_transient(error):
         reason = error.strerror if isinstance(error, OSError) else "out of memory"
-        log.warning("request failed for now", method=request.method, path=request.path, error=repr(error))
+        log.warning("request failed for now", method=request.method, path=ping.masked(request.path), error=repr(error))
         return await _progressd_error(Unavailable(f"the daemon cannot respond at the moment: {reason}"))
-    log.error("request failed", method=request.method, path=request.path, error=repr(error), exc_info=error)
+    path = ping.masked(request.path)
+    log.error("request failed", method=request.method, path=path, error=repr(error), exc_info=error)
     return json_response({"error": "internal error: see the daemon's log"}, 500)
 
 

@@ -17,7 +17,7 @@ from hypercorn.typing import Scope as ASGIScope
 from progressd.auth.api_keys import Scope
 from progressd.auth.authenticator import ANONYMOUS, UNRESTRICTED, Client, Identity, require
 from progressd.auth.limits import RateLimitState, client_address, networks
-from progressd.core.errors import OutOfScope, ProgressdError, RateLimited, Unauthorized
+from progressd.core.errors import Forbidden, OutOfScope, ProgressdError, RateLimited, Unauthorized
 from progressd.core.messages import ALL_JOBS, encode
 from progressd.http.body import SAFE
 from progressd.http.context import CONTEXT, AppContext, RequestContext
@@ -40,7 +40,18 @@ PUBLIC: Final = frozenset(
 )
 HEALTH: Final = "/api/health"  # not counted: probes request it constantly, and expect its 503
 PUBLIC_BELOW: Final = ("/static/", "/api/health/")
-FOR_BOUND_KEYS: Final = ("/api/jobs", "/api/batch", "/api/events", "/api/convert", "/api/stats", "/api/token", "/ws")
+PINGS: Final = "/ping/"
+PING_KEY: Final = re.compile(r"/ping/([^/]+)/")
+FOR_BOUND_KEYS: Final = (
+    PINGS,
+    "/api/jobs",
+    "/api/batch",
+    "/api/events",
+    "/api/convert",
+    "/api/stats",
+    "/api/token",
+    "/ws",
+)
 FOR_TOPIC_TOKENS: Final = ("/api/jobs/", "/api/batch/", "/ws")
 FOR_ALL_JOBS_TOKENS: Final = (*FOR_TOPIC_TOKENS, "/api/jobs", "/api/events")
 DOWNLOAD: Final = re.compile(r"/api/jobs/[^/]+/download")
@@ -166,9 +177,12 @@ class AccessMiddleware:
 
     def _identify(self, scope: HTTPScope) -> Client:
         """Return the client. Raises Unauthorized for an invalid key or token, except on public paths."""
+        headers = list(scope["headers"])
         query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else None
+        if ping := PING_KEY.match(scope["path"]):
+            headers, query = [(b"x-api-key", ping[1].encode())], None
         try:
-            identity = self._authenticator.authenticate(list(scope["headers"]), query)
+            identity = self._authenticator.authenticate(headers, query)
         except Unauthorized:
             if action_of(scope["method"], scope["path"]) is not None or scope["path"] == AUTH_STATUS:
                 raise
@@ -177,7 +191,7 @@ class AccessMiddleware:
 
     def _count(self, path: str, client: Client) -> Headers:
         """Count a request. Returns the headers with the client's quota. Raises RateLimited."""
-        if not path.startswith("/api/") or path.startswith(HEALTH):
+        if not path.startswith(("/api/", PINGS)) or path.startswith(HEALTH):
             return ()
         state = self._rate_limits.take(client)
         return () if state is None else _quota(state)
@@ -217,8 +231,11 @@ class AccessMiddleware:
         server = self._context.settings.server
         host = header(scope["headers"], b"host")
         check_host(host, server)
-        if scope["method"] not in SAFE or scope["path"].endswith("/events"):
+        ping = scope["path"].startswith(PINGS)
+        if scope["method"] not in SAFE or scope["path"].endswith("/events") or ping:
             check_origin(header(scope["headers"], b"origin"), host, server)
+        if ping and header(scope["headers"], b"sec-fetch-site") in ("cross-site", "same-site"):
+            raise Forbidden("pages of other sites may not send pings")  # such as by an image, which has no Origin
 
     async def _pass_on(
         self, scope: HTTPScope, client: Client, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -250,7 +267,7 @@ def action_of(method: str, path: str) -> Scope | None:
     """Return the scope that a request needs; None for a public request."""
     if method == "OPTIONS" or path in PUBLIC or path.startswith(PUBLIC_BELOW):
         return None
-    reads = method in SAFE or (method == "POST" and NEW_TOKEN.fullmatch(path))
+    reads = (method in SAFE and not path.startswith(PINGS)) or (method == "POST" and NEW_TOKEN.fullmatch(path))
     return Scope.READ if reads else Scope.WRITE
 
 

@@ -91,6 +91,11 @@ RESPONSE_HEADER_OF: Final = {  # response headers by request header
     "Idempotency-Key": "Idempotency-Replayed",
     "Range": "Content-Disposition",
 }
+PATH_PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {  # all others are ids
+    "key": {"type": "string", "description": "A key with the scope `write`.", "pattern": "^[!-.0-~]+$"},
+    "slug": {"type": "string", "description": "The `kind` of the job.", "pattern": "^[A-Za-z0-9_-]{1,200}$"},
+    "signal": {"type": "string", "description": "`start`, `fail`, `log`, or an exit status from 0 to 255."},
+}
 SECURITY: Final[list[dict[str, list[str]]]] = [{}, {"bearer": []}, {"key": []}]
 _REFERENCE: Final = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
@@ -108,7 +113,9 @@ def openapi_document(app: Quart, base_path: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for path, method, operation, view, name in routes:
         described = _operation(path, operation, view, schema_of, schemas)
-        if method == "get":
+        if path.startswith("/ping/"):  # the key is in the path
+            described["security"] = [{}]
+        elif method == "get":
             described["security"] = [*SECURITY, {"token": []}]
         paths.setdefault(path, {})[method] = {"operationId": name, **described}
     return {
@@ -188,7 +195,7 @@ def _operation(
 
 def _path_parameters(names: Iterable[str]) -> Iterator[dict[str, Any]]:
     for name in names:
-        schema = {"type": "string", "format": "uuid", "examples": [ID]}
+        schema = PATH_PARAMETERS.get(name, {"type": "string", "format": "uuid", "examples": [ID]})
         yield {"name": name, "in": "path", "required": True, "schema": schema}
 
 
@@ -237,7 +244,7 @@ def _content(content: Mapping[str, Any], schema_of: Mapping[Any, Any]) -> dict[s
 
 
 def _tag(path: str) -> str:
-    return path.split("/")[2]
+    return path.removeprefix("/api").split("/")[1]
 
 
 def _any_json(type_: type) -> dict[str, Any]:
