@@ -1,5 +1,6 @@
 """Pipelined requests, cut anywhere, and the timeouts of their heads."""
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -72,3 +73,29 @@ async def test_a_pipelined_head_has_no_longer_timeout(
     await jump(slow_clock, 0.3 * timeout)
     with trio.fail_after(0.5 * timeout):
         assert await peer.rest() == b""
+
+
+@pytest.mark.parametrize("target", [APPLICATION, FAST])
+@pytest.mark.parametrize("cut", [0, 1, 2])
+async def test_an_empty_line_before_a_later_request_is_ignored(peer: Peer, target: str, cut: int) -> None:
+    await peer.send(b"\r\n"[:cut])
+    await wait_all_tasks_blocked(0.01)
+    await peer.send(b"\r\n"[cut:] + request(target) + b"\r\n" + request(target))
+    assert [(await peer.response()).status for _ in range(2)] == [200, 200]
+
+
+@pytest.mark.parametrize("body", [json.dumps(progress(ID, 1)).encode(), b""])
+async def test_an_empty_line_behind_a_body_is_ignored(peer: Peer, body: bytes) -> None:
+    headers = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
+    post = request(f"{FAST}/events", headers, method="POST") + body + b"\r\n"
+    for _ in range(3):
+        await peer.send(post)
+        assert (await peer.response()).status == (200 if body else 400)
+        assert (await peer.ask(FAST)).status == 200
+
+
+async def test_a_client_that_leaves_within_an_empty_line_is_noticed(peer: Peer) -> None:
+    await peer.send(b"\r")
+    await wait_all_tasks_blocked(0.01)
+    await peer.stream.send_eof()
+    await peer.rest()  # ends

@@ -11,7 +11,7 @@ import sys
 import termios
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -60,6 +60,38 @@ def test_an_unread_stderr_blocks_nothing(tmp_path: Path, unread: IO[str]) -> Non
             assert daemon.process.wait(PATIENCE) == 0
         finally:
             daemon.process.kill()
+
+
+def serve(state_dir: Path, **streams: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "progressd", "serve", "--port", "0", "--state-dir", str(state_dir)]
+    return subprocess.Popen(command, text=True, **streams)
+
+
+def test_an_unread_stdout_blocks_nothing(tmp_path: Path, unread: IO[str]) -> None:
+    if not unread.isatty():  # fill the pipe
+        os.set_blocking(unread.fileno(), False)
+        unread.write("x" * 4096)
+        unread.flush()
+        os.set_blocking(unread.fileno(), True)
+    with serve(tmp_path / "state", stdout=unread, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stderr is not None
+            while "message=ready" not in (line := process.stderr.readline()):
+                assert line
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+
+
+def test_a_stdout_on_a_full_disk_is_logged(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full, serve(tmp_path / "state", stdout=full, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while "cannot print the address" not in (line := process.stderr.readline()):
+            assert line
+        assert "No space left on device" in line
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
 
 
 def test_the_daemon_starts_without_stderr(tmp_path: Path) -> None:

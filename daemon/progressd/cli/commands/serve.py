@@ -57,7 +57,7 @@ def _run(settings: "Settings", read_settings: "Callable[[], Settings]") -> None:
 
     async def run() -> None:
         below = adopt()
-        await app.serve(settings, read_settings, on_listening=lambda url: click.echo(f"listening on {url}"))
+        await app.serve(settings, read_settings, on_listening=_announce)
         if left := await below.end(settings.runner.kill_grace):  # processes that jobs left behind
             structlog.get_logger().error("processes of jobs cannot be killed", processes=[str(one) for one in left])
 
@@ -74,3 +74,22 @@ def _run(settings: "Settings", read_settings: "Callable[[], Settings]") -> None:
         raise SystemExit(1) from None
     finally:
         log.close()  # before the error is printed to stderr
+
+
+def _announce(url: str) -> None:
+    """Print the address from a thread, because a full pipe or Ctrl-S may block the write."""
+    import threading
+
+    threading.Thread(target=_print, args=(f"listening on {url}\n".encode(),), daemon=True).start()
+
+
+def _print(line: bytes) -> None:
+    import os
+
+    import structlog
+
+    try:
+        if sys.stdout is not None:
+            os.write(sys.stdout.fileno(), line)
+    except OSError as error:
+        structlog.get_logger(__name__).warning("cannot print the address", error=error.strerror)

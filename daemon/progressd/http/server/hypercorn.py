@@ -206,7 +206,8 @@ class HTTPConnection:
                 data = await self._connection.receive_some(MAX_RECEIVE)
                 if self._protocol.takes_lines:  # such clients often send all lines before they read an answer
                     self._sending.deadline = trio.current_time() + self._context.limits.idle_timeout
-                if data and any(data[: len(one)] == one[: len(data)] for one in self._context.upgrade_prefixes):
+                head = data.removeprefix(b"\r\n")  # an empty line before a request is ignored
+                if head and any(head[: len(one)] == one[: len(head)] for one in self._context.upgrade_prefixes):
                     data = await self._check_upgrade(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return None

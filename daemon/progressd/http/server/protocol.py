@@ -104,6 +104,8 @@ class Protocol(H11Protocol):
             if self.connection.their_state is h11.MUST_CLOSE and self.has_begun():
                 await self._while_connected(self._wait_finished)  # bytes after the last request are dropped
                 return
+            if self._is_in_empty_line():
+                return
             try:
                 event = self.connection.next_event()
             except h11.RemoteProtocolError as error:
@@ -142,6 +144,19 @@ class Protocol(H11Protocol):
         await self.send(Updated(idle=False))
         await self._create_stream(request)
         return True
+
+    def _is_in_empty_line(self) -> bool:
+        """Skip an empty line before a later request (RFC 9112 §2.2), or return whether half of one has arrived.
+
+        `Connection.read_head` does this for the first request.
+        """
+        connection: Any = self.connection
+        if connection.their_state is not h11.IDLE:
+            return False
+        buffer = connection._receive_buffer  # h11 0.16 rejects such a line
+        if buffer._data.startswith(b"\r\n"):
+            buffer.maybe_extract_lines()  # removes only this line
+        return bool(buffer._data == b"\r") and not connection.trailing_data[1]
 
     def has_begun(self) -> bool:
         """Return whether a request has arrived in part."""
@@ -248,10 +263,12 @@ class Protocol(H11Protocol):
     def _is_last(self) -> bool:
         """Return whether this request must be the last one (RFC 9112 §9.6, §11.2).
 
-        It must be if its body is incomplete, or if bytes follow it: another parser may read them as body.
+        It must be if its body is incomplete or more than an empty line follows: another parser may read that as body.
         """
         connection = self.connection
-        return connection.their_state is h11.SEND_BODY or (self._has_body and connection.trailing_data[0] != b"")
+        return connection.their_state is h11.SEND_BODY or (
+            self._has_body and connection.trailing_data[0] not in (b"", b"\r\n")
+        )
 
     async def _maybe_recycle(self) -> None:
         """Replace Hypercorn's method, which drops a request that was read just before the daemon stopped.
