@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 from msgspec.structs import replace
-from progressd.broadcast.reader import Reader
+from progressd.broadcast.broadcaster import Reader
 from progressd.core.errors import Conflict
 from progressd.core.events import CompletedEvent, RegisterEvent, Registration
 from progressd.core.job import Job

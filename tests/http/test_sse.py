@@ -13,7 +13,7 @@ import pytest
 import trio
 from progressd.auth.connection_limit import ConnectionLimiter
 from progressd.auth.identity import ANONYMOUS, Client
-from progressd.broadcast.reader import ReaderOutbox
+from progressd.broadcast.broadcaster import ReaderOutbox
 from progressd.core.messages import ServerStatus, ServerStatusData
 from progressd.http.open_streams import StreamRegistry
 from support.daemon import (
