@@ -112,7 +112,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.events = 0  # number of accepted events
-        self.refused = 0  # number of rejected events
+        self.rejected = 0  # number of rejected events
         self.jobs: Counter[str] = Counter()
         self.batches: Counter[str] = Counter()
         self.pages = 0
@@ -261,9 +261,9 @@ class Ingest(EventSink):
         except MemoryError as error:
             raise StoreFailed("the daemon has no memory left for this") from error
         await self._log.append(transaction)
-        refused = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
-        self.counters.refused += refused
-        self.counters.events += len(outcomes) - refused
+        rejected = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
+        self.counters.rejected += rejected
+        self.counters.events += len(outcomes) - rejected
         await self._apply(transaction)
         return outcomes
 

@@ -17,7 +17,7 @@ from progressd.broadcast.backlog import MemoryBudget
 from progressd.core.errors import ProgressdError, RequestTimeout, Stopping
 from progressd.http.body import BodyChunks
 from progressd.http.open_streams import StreamRegistry
-from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, NDJSONReader, refusal
+from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, NDJSONReader, rejection
 
 # Bytes of unread answers of all clients together. Each client may have MAX_ANSWERS, because many read no answer before
 # they have sent all lines. Above the limit, the client with the most unread answers is disconnected.
@@ -110,7 +110,7 @@ class NDJSONResponse(ResponseBody):
 
     def _end(self, error: ProgressdError, number: int) -> None:
         if not self._over:
-            self._unsent += _encode_lines([refusal(UNSET, error, number)])
+            self._unsent += _encode_lines([rejection(UNSET, error, number)])
             self._over = True
 
     async def _next_piece(self) -> bytes:
