@@ -59,13 +59,19 @@ class EventSink(Protocol):
         return _job_of(*await self.submit(event))
 
 
-class _Queued:
-    """A command in the queue. Its outcomes are available once it has been answered."""
+class Command:
+    """A command in the queue: decide the `events` of one producer, or delete a finished job.
 
-    __slots__ = ("_answered", "_outcomes")
-    events: Sequence[Event] = ()
+    Jobs that the producer may not see do not exist for it. A command without events and job is a barrier: it is
+    answered once all commands before it are answered.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_answered", "_outcomes", "deleted", "events", "may_see")
+
+    def __init__(self, events: Sequence[Event] = (), may_see: MaySee = sees_all, *, deleted: Job | None = None) -> None:
+        self.events = events
+        self.may_see = may_see
+        self.deleted = deleted
         self._outcomes: list[Outcome] = []
         self._answered = trio.Event()
 
@@ -78,33 +84,6 @@ class _Queued:
         """Wait for the outcomes."""
         await self._answered.wait()
         return self._outcomes
-
-
-class Submit(_Queued):
-    """Decide the events of one producer. Jobs that the producer may not see do not exist for it.
-
-    Without events, this is a barrier: it is answered once all commands before it are answered.
-    """
-
-    __slots__ = ("events", "may_see")
-
-    def __init__(self, events: Sequence[Event] = (), may_see: MaySee = sees_all) -> None:
-        super().__init__()
-        self.events = events
-        self.may_see = may_see
-
-
-class Delete(_Queued):
-    """Delete a finished job."""
-
-    __slots__ = ("job",)
-
-    def __init__(self, job: Job) -> None:
-        super().__init__()
-        self.job = job
-
-
-Command: TypeAlias = Submit | Delete
 
 
 class Counters:
@@ -177,11 +156,11 @@ class Ingest(EventSink):
             await trio.lowlevel.checkpoint()
             return []
         self._note_arrival(events, may_see)
-        return await self._queue(Submit(events, may_see))
+        return await self._queue(Command(events, may_see))
 
     async def delete(self, job: Job) -> Job:
         """Delete a finished job but not its files, and notify its watchers. Raises NotFound, StoreFailed."""
-        return _job_of(*await self._queue(Delete(job)))
+        return _job_of(*await self._queue(Command(deleted=job)))
 
     @property
     def queued(self) -> int:
@@ -190,7 +169,7 @@ class Ingest(EventSink):
 
     async def probe(self) -> None:
         """Wait until all commands in the queue are decided and the store commits. Raises StoreFailed, Unavailable."""
-        await self._queue(Submit())
+        await self._queue(Command())
         await self._store.commit((), ())
 
     async def run(self) -> None:
@@ -209,7 +188,7 @@ class Ingest(EventSink):
                     with trio.CancelScope(shield=True):
                         await self._process(self._with_queued(first))
             finally:
-                last = self._with_queued(Submit(), most=math.inf)
+                last = self._with_queued(Command(), most=math.inf)
                 self._receive.close()  # otherwise a command queued after the last transaction would wait forever
                 with trio.CancelScope(shield=True):
                     await self._process(last)
@@ -240,17 +219,17 @@ class Ingest(EventSink):
         return commands
 
     async def _process(self, commands: Sequence[Command]) -> None:
-        submits = [command for command in commands if isinstance(command, Submit)]
+        events = [(event, command.may_see) for command in commands for event in command.events]
         try:
-            outcomes = await self._decide([(event, submit.may_see) for submit in submits for event in submit.events])
+            outcomes = await self._decide(events)
         except StoreFailed as error:
-            outcomes = [error] * sum([len(submit.events) for submit in submits])
+            outcomes = [error] * len(events)
             logger.error("events rejected", events=len(outcomes), error=str(error))
             self._log.failed(error)
         decided = iter(outcomes)
         for command in commands:
-            if isinstance(command, Delete):
-                command.answer([await self._delete(command.job)])
+            if command.deleted is not None:
+                command.answer([await self._delete(command.deleted)])
             else:
                 command.answer([next(decided) for _ in command.events])
 
