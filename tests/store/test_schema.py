@@ -181,7 +181,7 @@ async def test_a_killed_migration_loses_nothing(path: Path) -> None:
             break
         assert done.returncode == -signal.SIGKILL
         killed += 1
-        countdown = 1 + countdown * 2
+        countdown = 1 + countdown * 3
     assert killed > 1
     with closing(SQLiteStore.open(path)) as store:
         assert await store.unfinished() == [job(1, JobStatus.PROCESSING, labels={"by": "eve"})]
