@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 from progressd.auth.authenticator import ANONYMOUS, Client
-from progressd.broadcast.reader import ReaderOutbox
+from progressd.broadcast.broadcaster import ReaderOutbox
 from progressd.core.errors import StoreFailed
 from progressd.http.streams import StreamRegistry
 from progressd.lifecycle import Announcer, ShutdownDeadline, signals_received

@@ -154,7 +154,7 @@ async def play(taken: list[Step]) -> None:
         assert texts(connection) == payloads(expected[who])
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.lists(steps, max_size=40))
 def test_any_interleaving_delivers_all_batches_in_order(taken: list[Step]) -> None:
     trio.run(partial(play, taken), clock=trio.testing.MockClock(autojump_threshold=0))

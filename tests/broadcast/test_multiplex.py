@@ -116,7 +116,7 @@ STEPS = st.one_of(
     ],
     False,
 )
-@settings(max_examples=150)
+@settings(max_examples=60)
 async def test_any_session_gets_every_change_once_in_order(steps: list[tuple[str, object, object]], slow: bool) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)

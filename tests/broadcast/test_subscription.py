@@ -331,7 +331,7 @@ def owed(watcher: Watcher, log: list[Envelope]) -> list[Envelope]:
     return heard
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(steps, st.integers(1, 4))
 def test_nothing_is_missing_and_nothing_comes_twice(todo: list[Step], page_size: int) -> None:
     log, watchers = run(todo, 10**6, page_size)
@@ -348,7 +348,7 @@ def test_nothing_is_missing_and_nothing_comes_twice(todo: list[Step], page_size:
         assert watcher.outbox.endings == ([JOB_FINISHED] if over else [])
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(steps, st.integers(1, 4), st.sampled_from([1, 200, 400]))
 def test_past_the_limit_a_stream_ends(todo: list[Step], page_size: int, limit: int) -> None:
     log, watchers = run(todo, limit, page_size)

@@ -324,7 +324,7 @@ def played(events: list[Event], now: datetime = NOW) -> tuple[Job | None, list[J
 sequences = st.builds(lambda first, rest: [*first, *rest], beginnings, st.lists(anything, max_size=25))
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(sequences)
 def test_every_event_is_accepted_or_rejected_as_specified(events: list[Event]) -> None:
     played(events)

@@ -5,19 +5,15 @@ from pathlib import Path
 
 import pytest
 from progressd.core.batch import JobBatch, Priority
-from progressd.core.errors import NotFound
 from progressd.core.events import (
-    BatchCancelEvent,
     CompletedEvent,
     Event,
     Registration,
-    ReportedStatus,
     RunnerEvent,
     StartEvent,
-    StatusEvent,
     SubmitEvent,
 )
-from progressd.core.messages import BatchProgress, JobStatus, Progress, TopicMessage, batch_topic, type_of
+from progressd.core.messages import BatchProgress, Progress, TopicMessage, batch_topic, type_of
 from progressd.store.sqlite import SQLiteStore
 from support.samples import job_id
 from support.spine import Spine, progress, running, started_again
@@ -82,15 +78,6 @@ async def test_a_batch_survives_a_restart(tmp_path: Path) -> None:
         assert [job.id for job in await spine.store.jobs_of_batch(BATCH)] == [job_id(1), job_id(2), job_id(3)]
 
 
-async def test_a_batch_cancelled_as_a_whole_is_cancelled(store: SQLiteStore) -> None:
-    async with running(store) as spine:
-        await spine.submit(submitted(1), submitted(2), submitted(3))
-        await spine.submit(*done(1), StatusEvent(job_id(2), ReportedStatus(JobStatus.CANCELLED)))
-        assert (await batch_in(spine)).status == "processing"
-        await spine.submit(BatchCancelEvent(job_id(3)))
-        assert (await batch_in(spine)).status == "cancelled"
-
-
 async def test_a_batch_is_deleted_with_its_last_job(store: SQLiteStore) -> None:
     async with running(store) as spine:
         await spine.submit(submitted(1), submitted(2))
@@ -137,9 +124,3 @@ def newest_only(messages: list[TopicMessage]) -> list[TopicMessage]:
         for message in messages
         if not isinstance(message, Progress | BatchProgress) or message in newest.values()
     ]
-
-
-async def test_an_unknown_batch_is_not_found(store: SQLiteStore) -> None:
-    async with running(store) as spine:
-        with pytest.raises(NotFound, match=f"no batch {BATCH}"):
-            await batch_in(spine)

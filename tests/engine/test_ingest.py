@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from msgspec import UNSET
 from msgspec.structs import replace
-from progressd.broadcast.reader import Reader
+from progressd.broadcast.broadcaster import Reader
 from progressd.broadcast.throttle import ThrottledOutbox
 from progressd.core.batch import JobBatch
 from progressd.core.errors import Conflict, InvalidInput, NotFound, ProgressdError, StoreFailed, Unavailable

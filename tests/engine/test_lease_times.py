@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from progressd.core.events import LeaseEvent, LeaseExpiredEvent, StalledEvent
 from progressd.core.job import Job, apply
 from progressd.core.messages import JobStatus
-from progressd.engine.leases import EXPIRY_BATCH, LeaseTimer
+from progressd.engine.leases import LeaseTimer
 from progressd.engine.registry import Registry
 from progressd.store.base import Store
 from support.samples import NOW, job, job_id
@@ -78,13 +78,6 @@ def test_finished_jobs_leave_nothing_behind() -> None:
         leases.keep(leased(number, 86400, status=JobStatus.COMPLETED))
     assert len(leases.leases._checks) <= 101
     assert not leases.registry.last_heard
-
-
-def test_many_expiries_come_in_batches() -> None:
-    leases = Leased(*[leased(number) for number in range(250)]).leases
-    parts = [leases.expired(10) for _ in range(4)]
-    assert [len(part) for part in parts] == [EXPIRY_BATCH, EXPIRY_BATCH, 50, 0]
-    assert {event.job_id for part in parts for event in part} == {job_id(number) for number in range(250)}
 
 
 ACTIONS = st.lists(

@@ -43,24 +43,6 @@ def test_owners_take_turns() -> None:
     assert order(jobs) == [1, 4, 5, 2, 6, 3]
 
 
-def test_jobs_of_one_owner_start_by_age() -> None:
-    assert order(owned(number, "a") for number in (3, 1, 4, 2)) == [1, 2, 3, 4]
-
-
-def test_priority_precedes_turns() -> None:
-    jobs = [owned(1, "a", LOW), owned(2, "b"), owned(3, "a", HIGH), owned(4, "a"), owned(5, "a", HIGH)]
-    assert order(jobs) == [3, 5, 2, 4, 1]
-
-
-def test_a_job_that_left_the_queue_is_skipped() -> None:
-    queue = RunQueue()
-    first, second = owned(1, "a"), owned(2, "a")
-    queue.add(first)
-    queue.add(second)
-    assert queue.take({second.id: second}.get) == second
-    assert queue.take({}.get) is None
-
-
 @given(ACTIONS)
 def test_no_owner_waits_for_two_jobs_of_another(actions: list[tuple[object, ...]]) -> None:
     queue, waiting, started = RunQueue(), dict[str, Job](), list[Job]()

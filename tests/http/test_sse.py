@@ -13,7 +13,7 @@ import pytest
 import trio
 from progressd.auth.authenticator import ANONYMOUS, Client
 from progressd.auth.limits import ConnectionLimiter
-from progressd.broadcast.reader import ReaderOutbox
+from progressd.broadcast.broadcaster import ReaderOutbox
 from progressd.core.messages import ServerStatus, ServerStatusData
 from progressd.http.streams import StreamRegistry
 from support.daemon import (

@@ -3,7 +3,6 @@
 import json
 import socket
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import httpx
 import pytest
 import trio
-from progressd.store.sqlite import SQLiteStore
 from support.daemon import completed, progress, registered
 from support.growth import fill
 from support.samples import job_id
@@ -110,15 +108,3 @@ async def test_a_million_finished_jobs_cost_nothing(fork_server: ForkServer, tmp
     for page, seconds in many.pages.items():
         assert seconds < 2 * few.pages[page] + SLACK, page
     assert many.event < 2 * few.event + SLACK
-
-
-async def test_the_filled_store_equals_one_of_the_daemon(tmp_path: Path) -> None:
-    fill(tmp_path / "store.db", 50)
-    store = SQLiteStore.open(tmp_path / "store.db")
-    last = (await store.jobs([job_id(50)]))[job_id(50)]
-    assert last.created_offset == 250
-    assert last.completed_at is not None
-    assert timedelta(hours=23) < datetime.now(UTC) - last.completed_at < timedelta(hours=25)
-    assert sum((await store.counts()).values()) == 50
-    assert len(await store.changes(0, 10**6, 1000)) == 200
-    store.close()

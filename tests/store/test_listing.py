@@ -67,7 +67,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.lists(STEP, max_size=30))
 async def test_lists_and_counts_equal_a_model(steps: list[tuple[object, ...]]) -> None:
     jobs: dict[int, Job] = {}

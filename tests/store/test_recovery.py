@@ -240,26 +240,6 @@ def killed(path: Path, target: Path) -> Path:
     return target / "progressd.db"
 
 
-async def test_jobs_in_the_log_are_recovered(whole: Path, path: Path, tmp_path: Path) -> None:
-    path = await trio.to_thread.run_sync(killed, path, tmp_path / "killed")
-    destroy(path, pages_of(whole, "jobs")[2])
-    assert repaired(path.parent)
-    with closing(SQLiteStore.open(path)) as store:
-        assert await store.unfinished() == [job(number) for number in range(9000, 9010)]
-        assert len(await store.changes(8999, 9010, 20)) == 10
-
-
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["missing", "empty"])
-def test_a_log_without_a_database_is_not_changed(path: Path, tmp_path: Path, spoil: Callable[[Path], object]) -> None:
-    path = killed(path, tmp_path / "killed")
-    log = path.with_name("progressd.db-wal")
-    spoil(path)
-    before = log.read_bytes()
-    with pytest.raises(SettingsError, match=r"is empty or missing, but its WAL .* is not: restore a backup"):
-        list(maintenance.repair(path.parent))
-    assert log.read_bytes() == before
-
-
 async def test_a_daemon_continues_with_recovered_jobs(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     path = Path(shutil.copy(whole, tmp_path / "state"))

@@ -144,15 +144,6 @@ async def test_a_locked_file_fails_one_write(path: Path, monkeypatch: pytest.Mon
         assert await store.unfinished() == [job(1)]
 
 
-async def test_a_long_backup_does_not_block_writes(store: SQLiteStore, tmp_path: Path) -> None:
-    with closing(other_process(tmp_path / "store.sqlite")) as db:
-        db.execute("BEGIN")
-        assert db.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
-        await store.commit([job(1)], [Change(1, created())])
-        assert db.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
-    assert await store.unfinished() == [job(1)]
-
-
 async def test_a_cancelled_commit_is_finished(store: SQLiteStore, path: Path) -> None:
     with closing(other_process(path)) as db:
         db.execute("BEGIN IMMEDIATE")

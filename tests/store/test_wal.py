@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import trio
 from progressd.admin import maintenance
-from progressd.core.messages import JobStatus
 from progressd.store.base import Change
 from progressd.store.connection import WALLimits
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
-from support.samples import created, job, job_id, started
+from support.samples import created, job, job_id
 from support.serving import ServedDaemon
 from support.waiting import PATIENCE, eventually
 
@@ -127,16 +126,6 @@ async def test_a_check_keeps_the_locks(tmp_path: Path) -> None:
     with closing(maintenance.check(tmp_path)) as found:
         assert "there is no" in next(found).sentence
         assert "READ" in locks_of(os.getpid(), path)
-
-
-async def test_the_log_survives_a_restart(tmp_path: Path) -> None:
-    path = tmp_path / "store.sqlite"
-    with closing(SQLiteStore.open(path)) as store:
-        await write(store, 1, 10)
-        await store.commit([job(1, JobStatus.PROCESSING)], [Change(100, started())])
-    assert not (tmp_path / "store.sqlite-wal").exists()
-    with closing(SQLiteStore.open(path)) as store:
-        assert len(await store.unfinished()) == 10
 
 
 async def test_offsets_in_a_damaged_log_are_not_reused(tmp_path: Path) -> None:

@@ -192,15 +192,13 @@ class ThrottledOutbox:
     def __init__(self, outbox: Outbox, interval: float, start: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
         self._outbox = outbox
         self._throttle = ProgressThrottle(interval)
-        self._until = math.inf  # time at which `_release` wakes next
-        self._earlier = trio.Event()
+        self._until_due = trio.CancelScope()
         start(self._release)
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
         """Put the messages that may be sent now, and hold back the rest."""
         self._pass_on(self._throttle.take(batch.items, trio.current_time()))
-        if self._throttle.next_due < self._until:
-            self._earlier.set()
+        self._until_due.deadline = min(self._until_due.deadline, self._throttle.next_due)
 
     def end(self, code: CloseCode) -> None:
         """Put all messages held back, then end."""
@@ -217,9 +215,8 @@ class ThrottledOutbox:
 
     async def _release(self) -> None:
         while True:
-            self._earlier, self._until = trio.Event(), self._throttle.next_due
-            with trio.move_on_at(self._until):
-                await self._earlier.wait()
+            with trio.CancelScope(deadline=self._throttle.next_due) as self._until_due:
+                await trio.sleep_forever()
             self._pass_on(self._throttle.release(trio.current_time()))
 
     def _pass_on(self, out: list[Released]) -> None:

@@ -27,7 +27,7 @@ from progressd.engine.log import Log
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.transaction import MAX_MESSAGES, Transaction
 from progressd.net.request import AT_ROOT, BasePath
-from progressd.store.base import Change, Store
+from progressd.store.base import Change, Deletion, Store
 from progressd.system.log import log_change
 from progressd.system.pass_limiter import PassLimiter
 
@@ -59,11 +59,10 @@ class EventSink(Protocol):
         return _job_of(*await self.submit(event))
 
 
-class _Queued:
-    """A command in the queue. Its outcomes are available once it has been answered."""
+class Barrier:
+    """A command in the queue. A barrier itself is answered once all commands before it are answered."""
 
     __slots__ = ("_answered", "_outcomes")
-    events: Sequence[Event] = ()
 
     def __init__(self) -> None:
         self._outcomes: list[Outcome] = []
@@ -80,21 +79,18 @@ class _Queued:
         return self._outcomes
 
 
-class Submit(_Queued):
-    """Decide the events of one producer. Jobs that the producer may not see do not exist for it.
-
-    Without events, this is a barrier: it is answered once all commands before it are answered.
-    """
+class Submit(Barrier):
+    """Decide the events of one producer. Jobs that the producer may not see do not exist for it."""
 
     __slots__ = ("events", "may_see")
 
-    def __init__(self, events: Sequence[Event] = (), may_see: MaySee = sees_all) -> None:
+    def __init__(self, events: Sequence[Event], may_see: MaySee) -> None:
         super().__init__()
         self.events = events
         self.may_see = may_see
 
 
-class Delete(_Queued):
+class Delete(Barrier):
     """Delete a finished job."""
 
     __slots__ = ("job",)
@@ -104,7 +100,7 @@ class Delete(_Queued):
         self.job = job
 
 
-Command: TypeAlias = Submit | Delete
+Command: TypeAlias = Submit | Delete | Barrier
 
 
 class Counters:
@@ -112,7 +108,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.events = 0  # number of accepted events
-        self.refused = 0  # number of rejected events
+        self.rejected = 0  # number of rejected events
         self.jobs: Counter[str] = Counter()
         self.batches: Counter[str] = Counter()
         self.pages = 0
@@ -146,6 +142,43 @@ class Counters:
         self.batches.update(batch.status for batch in batches)
 
 
+class Follower:
+    """Apply what the log has made durable: update the jobs in memory, publish the messages, and count."""
+
+    def __init__(
+        self, registry: Registry, batches: Batches, broadcaster: Broadcaster, leases: LeaseTimer, counters: Counters
+    ) -> None:
+        self._registry = registry
+        self._batches = batches
+        self._broadcaster = broadcaster
+        self._leases = leases
+        self._counters = counters
+
+    async def apply(self, transaction: Transaction) -> None:
+        """Update the jobs in memory, and publish the messages in order. Waits while the channel of a topic is full."""
+        for number, job in enumerate(transaction.jobs.values(), 1):
+            self._registry.keep(job, transaction.messages[job.id])
+            if number % STEP == 0:
+                await trio.lowlevel.checkpoint()  # let other tasks run
+        if transaction.changes:
+            self._counters.count(transaction.changes, transaction.batches_with_new_status())
+            self._leases.begin(transaction.jobs.values(), trio.current_time())
+        for batch in transaction.batches.values():
+            self._batches.keep(batch)
+        for envelope in transaction.published:
+            await self._broadcaster.publish(envelope)
+        for number, change in enumerate(transaction.changes, 1):
+            log_change(change.message)
+            if number % STEP == 0:
+                await trio.lowlevel.checkpoint()
+
+    async def delete(self, job: Job, deletion: Deletion) -> None:
+        """Forget a job, and tell its watchers."""
+        self._registry.forget([job.id], deletion.offset)
+        await self._broadcaster.publish(Envelope(deletion.offset, deletion.message, job.labels))
+        logger.info("job deleted", job_id=job.id)
+
+
 class Ingest(EventSink):
     """The only writer. Producers and clients call `submit` and `delete`; the task `run` processes the commands."""
 
@@ -167,8 +200,8 @@ class Ingest(EventSink):
         self._batches = batches
         self._base = base
         self._log = log
-        self._broadcaster = broadcaster
         self._leases = LeaseTimer(registry)
+        self._follower = Follower(registry, batches, broadcaster, self._leases, self.counters)
         self._send, self._receive = trio.open_memory_channel[Command](QUEUE_CAPACITY)
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
@@ -190,7 +223,7 @@ class Ingest(EventSink):
 
     async def probe(self) -> None:
         """Wait until all commands in the queue are decided and the store commits. Raises StoreFailed, Unavailable."""
-        await self._queue(Submit())
+        await self._queue(Barrier())
         await self._store.commit((), ())
 
     async def run(self) -> None:
@@ -209,7 +242,7 @@ class Ingest(EventSink):
                     with trio.CancelScope(shield=True):
                         await self._process(self._with_queued(first))
             finally:
-                last = self._with_queued(Submit(), most=math.inf)
+                last = self._with_queued(Barrier(), most=math.inf)
                 self._receive.close()  # otherwise a command queued after the last transaction would wait forever
                 with trio.CancelScope(shield=True):
                     await self._process(last)
@@ -230,21 +263,22 @@ class Ingest(EventSink):
         return await command.outcomes()
 
     def _with_queued(self, first: Command, most: float = MAX_EVENTS) -> list[Command]:
-        commands, count = [first], len(first.events)
+        commands, count = [first], _count(first)
         try:
             while count < most:
                 commands.append(self._receive.receive_nowait())
-                count += len(commands[-1].events)
+                count += _count(commands[-1])
         except trio.WouldBlock:
             pass
         return commands
 
     async def _process(self, commands: Sequence[Command]) -> None:
         submits = [command for command in commands if isinstance(command, Submit)]
+        events = [(event, submit.may_see) for submit in submits for event in submit.events]
         try:
-            outcomes = await self._decide([(event, submit.may_see) for submit in submits for event in submit.events])
+            outcomes = await self._decide(events)
         except StoreFailed as error:
-            outcomes = [error] * sum([len(submit.events) for submit in submits])
+            outcomes = [error] * len(events)
             logger.error("events rejected", events=len(outcomes), error=str(error))
             self._log.failed(error)
         decided = iter(outcomes)
@@ -252,7 +286,7 @@ class Ingest(EventSink):
             if isinstance(command, Delete):
                 command.answer([await self._delete(command.job)])
             else:
-                command.answer([next(decided) for _ in command.events])
+                command.answer([next(decided) for _ in range(_count(command))])
 
     async def _decide(self, events: Sequence[tuple[Event, MaySee]]) -> list[Outcome]:
         """Decide all events in one transaction, append it to the log, and apply its changes. Raises StoreFailed."""
@@ -261,10 +295,10 @@ class Ingest(EventSink):
         except MemoryError as error:
             raise StoreFailed("the daemon has no memory left for this") from error
         await self._log.append(transaction)
-        refused = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
-        self.counters.refused += refused
-        self.counters.events += len(outcomes) - refused
-        await self._apply(transaction)
+        rejected = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
+        self.counters.rejected += rejected
+        self.counters.events += len(outcomes) - rejected
+        await self._follower.apply(transaction)
         return outcomes
 
     async def _transaction(self, events: Sequence[tuple[Event, MaySee]]) -> tuple[Transaction, list[Outcome]]:
@@ -278,24 +312,6 @@ class Ingest(EventSink):
         transaction.place_batches()
         return transaction, outcomes
 
-    async def _apply(self, transaction: Transaction) -> None:
-        """Update the jobs in memory, and publish the messages in order. Waits while the channel of a topic is full."""
-        for number, job in enumerate(transaction.jobs.values(), 1):
-            self._registry.keep(job, transaction.messages[job.id])
-            if number % STEP == 0:
-                await trio.lowlevel.checkpoint()  # let other tasks run
-        if transaction.changes:
-            self.counters.count(transaction.changes, transaction.batches_with_new_status())
-            self._leases.begin(transaction.jobs.values(), trio.current_time())
-        for batch in transaction.batches.values():
-            self._batches.keep(batch)
-        for envelope in transaction.published:
-            await self._broadcaster.publish(envelope)
-        for number, change in enumerate(transaction.changes, 1):
-            log_change(change.message)
-            if number % STEP == 0:
-                await trio.lowlevel.checkpoint()
-
     async def _delete(self, job: Job) -> Outcome:
         try:
             deletion = await self._log.delete(job)
@@ -305,9 +321,7 @@ class Ingest(EventSink):
             return error
         if deletion is None:
             return NotFound(f"no job {job.id}")
-        self._registry.forget([job.id], deletion.offset)
-        await self._broadcaster.publish(Envelope(deletion.offset, deletion.message, job.labels))
-        logger.info("job deleted", job_id=job.id)
+        await self._follower.delete(job, deletion)
         return job
 
     async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job | CorruptRecord]:
@@ -334,6 +348,10 @@ class Ingest(EventSink):
                 and may_see(self._registry.unfinished[job_id])
             ):
                 last_heard[job_id] = now
+
+
+def _count(command: Command) -> int:
+    return len(command.events) if isinstance(command, Submit) else 0
 
 
 def _job_of(outcome: Outcome) -> Job:

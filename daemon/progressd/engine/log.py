@@ -1,6 +1,5 @@
 """The log: makes decided changes durable, in one order, before they become visible."""
 
-from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -44,15 +43,6 @@ class StoreHealth:
         if self.failure is not None:
             logger.info("the database accepts changes again")
             self._set(None)
-
-    def commit_undecided(self, offset: int) -> None:
-        """Record that the first change of a failed commit, and all later ones, may or may not be on the disk."""
-        if self.undecided_from is None:
-            self.undecided_from = offset
-
-    def commits_decided(self) -> None:
-        """Record that a later commit succeeded, so that no commit is undecided."""
-        self.undecided_from = None
 
     async def wait_changed(self, known: StoreFailed | None) -> StoreFailed | None:
         """Return the failure, or None, once it differs from `known`."""
@@ -118,43 +108,6 @@ class Offsets:
         self._reserved = max(self._reserved, offset)  # ingest and the write-behind may call this at the same time
 
 
-class WriteBehind:
-    """The newest progress of each job, if the store does not contain it yet."""
-
-    def __init__(self) -> None:
-        self._unsaved: dict[str, Job] = {}
-        self._due = trio.Event()
-
-    def add(self, jobs: Mapping[str, Job]) -> None:
-        """Add the current state of jobs."""
-        self._unsaved.update(jobs)
-        self._due.set()
-
-    def wake(self) -> None:
-        """End `wait`, even without progress to write."""
-        self._due.set()
-
-    async def wait(self, interval: float) -> None:
-        """Wait for progress to write, and then wait `interval` seconds to collect further progress."""
-        await self._due.wait()
-        await trio.sleep(interval)
-        self._due = trio.Event()
-
-    def take(self) -> dict[str, Job]:
-        """Remove all jobs and return them."""
-        unsaved, self._unsaved = self._unsaved, {}
-        return unsaved
-
-    def put_back(self, jobs: Mapping[str, Job]) -> None:
-        """Put back jobs that could not be written, unless a newer state of the job was added."""
-        self._unsaved = {**jobs, **self._unsaved}
-
-    def discard(self, ids: Collection[str]) -> None:
-        """Remove jobs that were written to the store."""
-        for job_id in ids:
-            self._unsaved.pop(job_id, None)
-
-
 class LocalLog:
     """A log that uses the SQLite store directly: an append is a commit."""
 
@@ -170,7 +123,8 @@ class LocalLog:
         self._store = store
         self._registry = registry
         self._offsets = Offsets(store, reserve_ahead)
-        self._write_behind = WriteBehind()
+        self._unsaved: dict[str, Job] = {}  # the newest progress of each job, if the store does not contain it yet
+        self._due = trio.Event()  # set if `run` must write
         self._write_behind_interval = write_behind_interval
 
     async def reserve(self, count: int) -> int:
@@ -186,7 +140,8 @@ class LocalLog:
         if self.health.undecided_from is not None:
             transaction.hide_cursors()
         if transaction.jobs:
-            self._write_behind.add(transaction.jobs)
+            self._unsaved.update(transaction.jobs)
+            self._due.set()
 
     async def delete(self, job: Job) -> Deletion | None:
         """See Log."""
@@ -201,12 +156,14 @@ class LocalLog:
     def failed(self, error: StoreFailed) -> None:
         """See Log."""
         self.health.failed(error)
-        self._write_behind.wake()
+        self._due.set()
 
     async def run(self) -> None:
         """See Log. Events are decided while progress is written, so that no event waits for this write."""
         while True:
-            await self._write_behind.wait(self._write_behind_interval)
+            await self._due.wait()
+            await trio.sleep(self._write_behind_interval)  # collects further progress
+            self._due = trio.Event()
             with trio.CancelScope(shield=True):
                 await self.flush()
 
@@ -220,7 +177,7 @@ class LocalLog:
 
     async def _commit(self, transaction: Transaction | None = None) -> None:
         """Write a transaction and the newest progress of all jobs. Commits are in the order of the calls."""
-        unsaved = self._write_behind.take()
+        unsaved, self._unsaved = self._unsaved, {}
         undecided_from = self.health.undecided_from
         try:
             if transaction is not None:
@@ -232,13 +189,15 @@ class LocalLog:
             elif self.health.failure is not None:
                 await self._offsets.probe()
         except StoreFailed as error:
-            if transaction is not None and error.undecided:
-                self.health.commit_undecided(transaction.changes[0].offset)
+            if transaction is not None and error.undecided and self.health.undecided_from is None:
+                self.health.undecided_from = transaction.changes[0].offset
             unfinished = self._registry.unfinished
-            self._write_behind.put_back({job_id: unfinished[job_id] for job_id in unsaved if job_id in unfinished})
+            again = {job_id: unfinished[job_id] for job_id in unsaved if job_id in unfinished}
+            self._unsaved = {**again, **self._unsaved}
             raise
         if transaction is not None:
-            self._write_behind.discard(transaction.jobs)  # a failed earlier commit may have put their progress back
+            for job_id in transaction.jobs:
+                self._unsaved.pop(job_id, None)  # a failed earlier commit may have put their progress back
         if self.health.undecided_from == undecided_from:  # otherwise a later commit has set it
-            self.health.commits_decided()
+            self.health.undecided_from = None
         self.health.recovered()

@@ -97,7 +97,7 @@ class MetricsCollector(Collector):
             "progressd_events",
             "Events from producers and from the daemon itself.",
             "outcome",
-            [("accepted", counters.events), ("rejected", counters.refused)],
+            [("accepted", counters.events), ("rejected", counters.rejected)],
         )
         yield _gauge("progressd_ingest_queue_length", "Commands that wait in the ingest queue.", self.ingest.queued)
         yield from self.ingest.health.commit_durations.collect()

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from progressd.auth.authenticator import Client
 from progressd.auth.limits import ConnectionLimiter
-from progressd.broadcast.reader import ReaderOutbox
+from progressd.broadcast.broadcaster import ReaderOutbox
 from progressd.core.close_codes import DRAINING, TRY_AGAIN, CloseCode
 from progressd.core.errors import Stopping, Unavailable
 from progressd.core.messages import Notice

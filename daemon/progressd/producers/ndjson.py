@@ -102,7 +102,7 @@ class Ack(Struct, frozen=True, omit_defaults=True):
     line: int | UnsetType = UNSET
 
 
-def refusal(ref: Raw | UnsetType, error: ProgressdError, number: int) -> Ack:
+def rejection(ref: Raw | UnsetType, error: ProgressdError, number: int) -> Ack:
     """Return the answer to a rejected line."""
     return Ack(ref, ok=False, error=str(error), status=error.status, line=number)
 
@@ -117,7 +117,7 @@ class Line(NamedTuple):
     def answer(self, outcome: Job | ProgressdError, store_id: str) -> Ack:
         """Return the answer for the outcome of the event."""
         if isinstance(outcome, ProgressdError):
-            return refusal(self.ref, outcome, self.number)
+            return rejection(self.ref, outcome, self.number)
         job_id = outcome.id if isinstance(self.event, RegisterEvent) else UNSET
         return Ack(self.ref, ok=True, cursor=str(Cursor(store_id, outcome.offset)), job_id=job_id)
 
@@ -125,13 +125,13 @@ class Line(NamedTuple):
 def read_line(number: int, line: bytes | LineTooLong, job_id: str | None = None) -> Line | Ack:
     """Decode a line into its event, or into the answer that rejects it."""
     if isinstance(line, LineTooLong):
-        return refusal(UNSET, line, number)
+        return rejection(UNSET, line, number)
     ref: Raw | UnsetType = UNSET
     try:
         ref = _ref(line)
         return Line(number, read_event(line, job_id), ref)
     except InvalidInput as error:
-        return refusal(ref, error, number)
+        return rejection(ref, error, number)
 
 
 def read_event(text: bytes, job_id: str | None = None) -> ProducerEvent:

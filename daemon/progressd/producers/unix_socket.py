@@ -75,7 +75,7 @@ class UnixSocket:
             f"too many producers: {self._connected} are connected (try again later, or raise ingest.max_connections)"
         )
         with sock, contextlib.suppress(OSError):
-            sock.send(_rejection(error))
+            sock.send(_last_answer(error))
 
     async def _serve(self, sock: socket.socket) -> None:
         """Serve one producer. Its errors are not propagated."""
@@ -140,7 +140,7 @@ class ProducerConnection:
                     await poller.read(self)
                     await self._answers_sent()
             if self._idle.cancelled_caught:
-                self._answers.write(_rejection(_idle(self._idle_timeout)))
+                self._answers.write(_last_answer(_idle(self._idle_timeout)))
             while self._undecided:
                 self._decided = trio.Event()
                 await self._decided.wait()
@@ -315,7 +315,7 @@ def _has_shut_down(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def _rejection(error: ProgressdError) -> bytes:
+def _last_answer(error: ProgressdError) -> bytes:
     """Return the answer to send before a connection is closed."""
     return encode(Ack(ok=False, error=str(error), status=error.status)) + b"\n"
 

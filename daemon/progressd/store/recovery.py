@@ -89,7 +89,7 @@ def _move_wal_into(path: Path) -> None:
     if not wal.exists():
         return
     try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     except sqlite3.DatabaseError as error:
         if not damaged(error):

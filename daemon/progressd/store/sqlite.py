@@ -112,10 +112,13 @@ class SQLiteStore:
 
     async def reserve(self, offset: int) -> None:
         """See Store."""
-        await self._write("UPDATE meta SET value = max(value, ?) WHERE key = 'reserved'", [(offset,)])
-        await self._in_thread(
-            self._checkpointer.checkpoint, self._checkpointing
-        )  # so that no offset is assigned twice, even if the write-ahead log (WAL) is damaged
+
+        def write(db: sqlite3.Connection) -> None:  # no cursor: after a failed commit it would keep the file open
+            db.execute("UPDATE meta SET value = max(value, ?) WHERE key = 'reserved'", (offset,))
+
+        await self._transaction(write)
+        # Even if the write-ahead log (WAL) is damaged, no offset is assigned twice.
+        await self._in_thread(self._checkpointer.checkpoint, self._checkpointing)
 
     async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
         """See Store."""
@@ -124,28 +127,17 @@ class SQLiteStore:
 
     async def last_seen(self) -> datetime | None:
         """See Store."""
-        query = f"SELECT {JOB} FROM jobs WHERE created_offset < ? ORDER BY created_offset DESC"
-
-        def read() -> datetime | None:
-            with contextlib.closing(self._reader.execute(query, (self.first_offset,))) as rows:
-                return next((job.created_at for job in readable(job_of, rows, self._skip)), None)
-
-        return await self._in_thread(read, self._reading)
+        which = "created_offset < ? ORDER BY created_offset DESC"
+        jobs = await self._readable_jobs(which, self.first_offset, limit=1)
+        return jobs[0].created_at if jobs else None
 
     async def delete_finished(self, before: datetime, limit: int) -> list[str]:
         """See Store."""
         limit = min(limit, DELETE_BATCH)  # reading jobs that are not deleted would delay other readers
-        query = f"SELECT {JOB} FROM jobs WHERE completed_at < ? ORDER BY completed_at"
         # Without a fraction: a time is compared as text, and any fraction or suffix sorts after this prefix.
         second = before.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-        def read() -> list[Job]:
-            with contextlib.closing(self._reader.execute(query, (second,))) as rows:
-                jobs = readable(job_of, rows, self._skip)
-                # If the clock was set back, a job ends before it was created.
-                return list(islice((job for job in jobs if job.created_at < before), limit))
-
-        return await self._delete(await self._in_thread(read, self._reading))
+        which = "completed_at < ? ORDER BY completed_at"
+        return await self._delete(await self._readable_jobs(which, second, limit=limit))
 
     async def delete(self, ids: Collection[str], deletion: Deletion | None = None) -> list[str]:
         """See Store."""
@@ -221,16 +213,11 @@ class SQLiteStore:
 
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
         """See Store."""
-        query = f"SELECT {CHANGE} FROM changes WHERE offset > ? AND offset <= ? {{}} ORDER BY offset"
-        if job_id is not None:
-            query = query.format("AND job_id = ?") + " LIMIT ?"
-            return await self._documents(change_of, query, after, upto, job_id, limit)
-
-        def read() -> list[Change]:
-            with contextlib.closing(self._reader.execute(query.format(""), (after, upto))) as rows:
-                return list(islice(readable(change_of, rows, self._skip), limit))
-
-        return await self._in_thread(read, self._reading)
+        query = f"SELECT {CHANGE} FROM changes WHERE offset > ? AND offset <= ?"
+        if job_id is None:
+            return await self._readable(change_of, f"{query} ORDER BY offset", after, upto, limit=limit)
+        query += " AND job_id = ? ORDER BY offset LIMIT ?"
+        return await self._documents(change_of, query, after, upto, job_id, limit)
 
     async def deletions(self, after: int, upto: int, limit: int) -> list[Deletion]:
         """See Store."""
@@ -252,12 +239,6 @@ class SQLiteStore:
         """See Store."""
         which = "progress_offset > ? AND progress_offset <= ? ORDER BY progress_offset"
         return await self._readable_jobs(which, after, upto, limit=limit)
-
-    async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        def write(db: sqlite3.Connection) -> None:  # no cursor: after a failed commit it would keep the file open
-            db.executemany(statement, rows)
-
-        await self._transaction(write)
 
     async def _transaction(
         self, write: Callable[[sqlite3.Connection], T], took: Callable[[float], None] | None = None
@@ -332,11 +313,14 @@ class SQLiteStore:
         return await self._in_thread(lambda: list(map(decode, self._reader.execute(query, values))), self._reading)
 
     async def _readable_jobs(self, which: str, *values: object, limit: int | None = None) -> list[Job]:
-        query = f"SELECT {JOB} FROM jobs WHERE {which}"
+        return await self._readable(job_of, f"SELECT {JOB} FROM jobs WHERE {which}", *values, limit=limit)
 
-        def read() -> list[Job]:
+    async def _readable(
+        self, decode: Callable[[Any], T], query: str, *values: object, limit: int | None = None
+    ) -> list[T]:
+        def read() -> list[T]:
             with contextlib.closing(self._reader.execute(query, values)) as rows:
-                return list(islice(readable(job_of, rows, self._skip), limit))
+                return list(islice(readable(decode, rows, self._skip), limit))
 
         return await self._in_thread(read, self._reading)
 

@@ -7,7 +7,7 @@ from progressd.broadcast.envelope import text_frame
 from progressd.core.close_codes import BAD_LINES, TRY_AGAIN
 from progressd.core.errors import InvalidInput, ProgressdError
 from progressd.core.messages import encode
-from progressd.producers.ndjson import SEND_TIMEOUT, NDJSONReader, refusal
+from progressd.producers.ndjson import SEND_TIMEOUT, NDJSONReader, rejection
 from progressd.system.condition import Condition
 from progressd.ws.websocket import WebSocket
 
@@ -76,7 +76,7 @@ class PublishHandler:
         try:
             answers = await self._lines.submit()
         except ProgressdError as error:
-            answers = [refusal(UNSET, error, number)]
+            answers = [rejection(UNSET, error, number)]
             closing = BAD_LINES if isinstance(error, InvalidInput) else TRY_AGAIN
         if answers:
             outbox.write(b"".join([text_frame(encode(answer)) for answer in answers]))

@@ -25,7 +25,7 @@ from progressd.http.openapi import described
 from progressd.http.response import json_response
 from progressd.http.schemas import JSON, NDJSON
 from progressd.http.streams import StreamRegistry
-from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, Ack, NDJSONReader, read_event, refusal
+from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, Ack, NDJSONReader, read_event, rejection
 
 TEXT: Final = {"type": "string", "description": "One JSON object per line."}
 REPORTS: Final = {JSON: ProducerEvent, NDJSON: TEXT}
@@ -152,7 +152,7 @@ class NDJSONResponse(ResponseBody):
 
     def _end(self, error: ProgressdError, number: int) -> None:
         if not self._over:
-            self._unsent += _encode_lines([refusal(UNSET, error, number)])
+            self._unsent += _encode_lines([rejection(UNSET, error, number)])
             self._over = True
 
     async def _next_piece(self) -> bytes:
