@@ -9,7 +9,7 @@ from progressd.core.close_codes import CREDENTIALS_EXPIRED, DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.producers.ndjson import SEND_TIMEOUT
 from progressd.ws.websocket import CLOSE_TIMEOUT
-from support.memory import HOUR, Server, answering, close_and_when
+from support.memory import HOUR, Server, close_and_when
 from support.peer import Peer, close_frame, frame
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.frame_protocol import Opcode
@@ -20,16 +20,6 @@ REPORT = frame(Opcode.TEXT, b'{"type":"job_created"}')
 
 async def answers(peer: Peer, count: int) -> list[dict[str, Any]]:
     return [json.loads((await peer.next_frame())[1]) for _ in range(count)]
-
-
-async def test_a_producer_is_pinged_and_timed_out_like_a_watcher(server: Server, autojump_clock: MockClock) -> None:
-    _, peer = await server.connect(PUBLISH)
-    async with answering(peer) as pings:
-        await trio.sleep(HOUR + 1)
-    assert len(pings) == 120
-    start = trio.current_time()
-    code, _, at = await close_and_when(peer)
-    assert (code, round(at - start)) == (4001, 299)
 
 
 async def test_a_producer_that_reads_no_answers_times_out(server: Server, autojump_clock: MockClock) -> None:
