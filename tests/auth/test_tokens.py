@@ -144,8 +144,8 @@ async def test_a_new_secret_ends_all_tokens(side: Side) -> None:
         assert (await watcher.closed())[0] == 4500
         await side.daemon.report(completed(MINE))
         await with_key.receive_until("completed")
-    refused = await side.client.get(f"/api/jobs/{MINE}", params={"token": token}, headers={"Authorization": ""})
-    assert (refused.status_code, refused.json()["message"]) == (401, "invalid token")
+    rejected = await side.client.get(f"/api/jobs/{MINE}", params={"token": token}, headers={"Authorization": ""})
+    assert (rejected.status_code, rejected.json()["message"]) == (401, "invalid token")
     assert read_token(SECRET, await side.token()).topic == f"job:{MINE}"
 
 

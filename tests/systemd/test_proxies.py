@@ -130,6 +130,6 @@ def test_uploads_work_and_foreign_hosts_are_rejected(machine: Machine, port: int
     headers = {name.replace("-", "_"): value for name, value in FORM_TYPE.items()}
     sent = machine.request("POST", "/api/convert?pipeline=none", form(file_part()), port=port, Host=HOST, **headers)
     assert sent.status == 202
-    refused = machine.request("GET", "/api/jobs", port=port, Host="evil.example")
-    assert b'"jobs"' not in refused.body
+    rejected = machine.request("GET", "/api/jobs", port=port, Host="evil.example")
+    assert b'"jobs"' not in rejected.body
     assert b'"jobs"' in machine.request("GET", "/api/jobs", port=port, Host=HOST).body

@@ -97,8 +97,8 @@ async def test_one_client_subscribes_in_each_pass_of_the_event_loop(daemon: Runn
             await peer.open("/ws")
             await peer.send(asks({"type": "subscribe", "topics": ["a", f"job:{ID}"]}) * requests)
             for number in range(2 * requests):
-                refused = json.loads((await peer.next_frame())[1])
-                assert refused["topic"] == ("a", f"job:{ID}")[number % 2]
+                rejected = json.loads((await peer.next_frame())[1])
+                assert rejected["topic"] == ("a", f"job:{ID}")[number % 2]
 
     with counted(decode) as messages:
         async with trio.open_nursery() as nursery:

@@ -146,13 +146,13 @@ class WebSocketServer:
         if self._draining is not None:
             raise Stopping("the daemon is stopping")
         client = Client(address, identity, publishes(websocket.target))
-        self._connection_limiter.require(client)
-        self._connection_limiter.take(client)
+        self._connection_limiter.check(client)
+        self._connection_limiter.add(client)
         self._open[websocket] = client
 
     def _release(self, websocket: WebSocket) -> None:
         if (client := self._open.pop(websocket, None)) is not None:
-            self._connection_limiter.give_back(client)
+            self._connection_limiter.remove(client)
 
     async def _server_for(self, websocket: WebSocket, identity: Identity) -> Callable[[], Awaitable[None]]:
         """Return the function that serves the client once accepted. Raises a ProgressdError to reject the client."""
