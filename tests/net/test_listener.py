@@ -17,7 +17,7 @@ from progressd.config.settings import Limits
 from progressd.core.events import ProgressEvent, ReportedProgress
 from progressd.core.pipeline import Pipeline
 from progressd.net import listener as module
-from progressd.net.connection import Connection, SocketTransport
+from progressd.net.connection import LINGER_TIMEOUT, Connection, SocketTransport
 from progressd.net.connection_log import ConnectionLog
 from progressd.net.listener import Listener, ListeningSocket, accept_forever
 from structlog.testing import capture_logs
@@ -26,8 +26,8 @@ from support.peer import Peer, close_frame, request, upgrade
 from support.samples import ID
 from support.scarcity import no_descriptors_left
 from support.submitting import submit
-from support.waiting import PATIENCE, eventually
-from trio.testing import wait_all_tasks_blocked
+from support.waiting import PATIENCE, eventually, jumping
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 
 def warnings(logs: Iterable[MutableMapping[str, Any]]) -> list[str]:
@@ -141,12 +141,10 @@ BROKEN = Broken()
 
 
 @asynccontextmanager
-async def listening_with(
-    nursery: trio.Nursery, connection_log: ConnectionLog | None = None, **options: Any
-) -> AsyncIterator[Any]:
+async def listening_with(nursery: trio.Nursery, connection_log: ConnectionLog | None = None) -> AsyncIterator[Any]:
     """Run a listener with broken servers; yields its address."""
     log = connection_log or ConnectionLog()
-    listener = Listener(BROKEN.websocket, BROKEN.http, nursery, Limits(), log, **options)
+    listener = Listener(BROKEN.websocket, BROKEN.http, nursery, Limits(), log)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         nursery.start_soon(listener.run, listening)
@@ -211,14 +209,11 @@ async def test_a_response_reaches_a_client_that_is_still_sending(daemon: Running
             assert (response.status, list(response.json)) in ((400, ["error"]), (426, ["error"]))
 
 
-async def test_the_wait_for_a_client_to_close_is_bounded(nursery: trio.Nursery) -> None:
+async def test_the_wait_for_a_client_to_close_is_bounded(nursery: trio.Nursery, slow_clock: MockClock) -> None:
     connection_log = ConnectionLog()
-    async with (
-        listening_with(nursery, connection_log, linger=0.1) as address,
-        Peer(await trio.open_tcp_stream(*address)) as peer,
-    ):
+    async with listening_with(nursery, connection_log) as address, Peer(await trio.open_tcp_stream(*address)) as peer:
         await peer.send(upgrade("/ws/good"))
-        await eventually(lambda: connection_log.counts.total() == 1)
+        await jumping(slow_clock, LINGER_TIMEOUT / 2, lambda: connection_log.counts.total() == 1)
 
 
 async def test_connections_without_a_request_are_bounded(tmp_path: Path) -> None:
@@ -262,6 +257,9 @@ async def test_a_stop_notifies_and_disconnects_watchers(tmp_path: Path) -> None:
             for watcher in watchers[1:]:
                 await watcher.receive_until("progress")
             daemon.kill(signal.SIGTERM)
+            leaves = await leaving.enter_async_context(daemon.watch())
+            await leaves.receive_until("server_shutdown")
+            await trio.aclose_forcefully(leaves.stream)  # this disturbs no other close
             for watcher in watchers:
                 [notice] = await watcher.rest()
                 assert notice == {
@@ -298,25 +296,6 @@ async def test_only_clients_that_ignore_the_close_delay_the_stop(
         await peer.open("/ws/jobs")
         await daemon.stop()
         assert await peer.close_code() == 1001
-
-
-async def test_a_watcher_that_leaves_during_a_stop_does_not_disturb_it(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path) as daemon, trio.open_nursery() as nursery:
-
-        async def watch(hang_up: bool, live: trio.Event) -> None:
-            async with daemon.watch() as watcher:
-                live.set()
-                await watcher.receive_until("server_shutdown")
-                if hang_up:
-                    await trio.aclose_forcefully(watcher.stream)
-                else:
-                    assert (await watcher.closed())[0] == 1001
-
-        for number in range(6):
-            live = trio.Event()
-            nursery.start_soon(watch, number % 2 == 1, live)
-            await live.wait()
-        await daemon.stop()
 
 
 async def test_watchers_of_a_running_job_get_its_end_before_the_stop(tmp_path: Path) -> None:

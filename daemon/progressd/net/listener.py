@@ -18,7 +18,7 @@ import trio
 
 from progressd.auth.limits import counted_as, networks, within
 from progressd.config.settings import Limits, Settings
-from progressd.net.connection import LINGER_TIMEOUT, PREFIX, Connection, SocketTransport, close_socket
+from progressd.net.connection import PREFIX, Connection, SocketTransport, close_socket
 from progressd.net.connection_log import (
     HANDSHAKE_TIMEOUT,
     SERVED,
@@ -124,7 +124,6 @@ class Listener:
         websocket: takes the handshake of a connection and serves it.
         http: serves a connection; returns True if a WebSocket handshake arrived.
         tls: None for a port without TLS.
-        linger: seconds to wait for the peer to close after the last byte.
     """
 
     def __init__(
@@ -138,7 +137,6 @@ class Listener:
         tls: ssl.SSLContext | None = None,
         base: BasePath = AT_ROOT,
         trusted_proxies: tuple[str, ...] = (),
-        linger: float = LINGER_TIMEOUT,
     ) -> None:
         self._websocket = websocket
         self._http = http
@@ -148,7 +146,6 @@ class Listener:
         self._tls = tls
         self._base = base
         self._trusted_proxies = trusted_proxies
-        self._linger = linger
         self._websocket_handshakes = PassLimiter(WEBSOCKET_HANDSHAKES, WEBSOCKET_HANDSHAKES_AFTER_LONG_PASS)
         self._tls_handshakes = PassLimiter(TLS_HANDSHAKES)
         self._sockets: Counter[str] = Counter()  # open sockets by address
@@ -224,7 +221,7 @@ class Listener:
         if self._admit(connection):
             if await self._read_head(connection) and await self._route(connection):
                 await self._websocket(connection)
-            await connection.shut_down(self._linger)
+            await connection.shut_down()
 
     def _admit(self, connection: Connection) -> bool:
         """Return whether the connection is within the limits. It may replace the oldest one without a request."""
