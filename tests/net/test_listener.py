@@ -1,6 +1,5 @@
 """The one port: a failure ends one connection, and the daemon stops whatever its clients do."""
 
-import errno
 import os
 import signal
 import socket
@@ -19,7 +18,7 @@ from progressd.core.pipeline import Pipeline
 from progressd.net import listener as module
 from progressd.net.connection import LINGER_TIMEOUT, Connection, SocketTransport
 from progressd.net.connection_log import ConnectionLog
-from progressd.net.listener import Listener, ListeningSocket, accept_forever
+from progressd.net.listener import Listener, ListeningSocket
 from structlog.testing import capture_logs
 from support.daemon import RunningDaemon, progress, registered, running_daemon, settings_in
 from support.peer import Peer, close_frame, request, upgrade
@@ -53,66 +52,6 @@ async def test_without_descriptors_watchers_are_served_and_new_clients_wait(daem
                 assert (await watcher.receive())["data"]["current_step"] == 2
             assert (await newcomer.response()).status == 200
     assert warnings(logs) == ["cannot accept connections for now"]
-
-
-async def test_without_descriptors_the_watchdog_sees_that_accept_is_called(nursery: trio.Nursery) -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        ListeningSocket(server.detach()) as listening,
-        socket.create_connection(listening.getsockname()),
-        no_descriptors_left(),
-    ):
-        with trio.move_on_after(0.3) as not_accepting:
-            await listening.accepts()
-        nursery.start_soon(accept_forever, listening, lambda sock, _: sock.close())
-        with trio.fail_after(PATIENCE):
-            await listening.accepts()
-        nursery.cancel_scope.cancel()
-    assert not_accepting.cancelled_caught
-
-
-class FlakySocket(socket.socket):
-    """A listening socket whose accept(2) fails with these errors first."""
-
-    errors: list[int]
-
-    def accept(self) -> tuple[socket.socket, object]:
-        if self.errors:
-            raise OSError(self.errors.pop(), "as the test wants it")
-        return super().accept()
-
-
-@asynccontextmanager
-async def flaky(*errors: int) -> AsyncIterator[FlakySocket]:
-    with FlakySocket() as listening:
-        listening.errors = list(errors)
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        listening.setblocking(False)
-        yield listening
-
-
-async def test_connections_that_fail_before_accept_are_ignored(nursery: trio.Nursery) -> None:
-    accepted: list[tuple[socket.socket, str]] = []
-
-    def accept(sock: socket.socket, peer: str) -> None:
-        accepted.append((sock, peer))
-
-    async with flaky(errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EHOSTUNREACH, errno.ENETDOWN) as listening:
-        nursery.start_soon(accept_forever, listening, accept)
-        with socket.create_connection(listening.getsockname()):
-            await eventually(lambda: accepted)
-        nursery.cancel_scope.cancel()
-    for sock, peer in accepted:
-        assert (sock.getblocking(), peer) == (False, "127.0.0.1")
-        sock.close()
-
-
-async def test_a_broken_listening_socket_raises(nursery: trio.Nursery) -> None:
-    async with flaky(errno.EINVAL) as listening:
-        with socket.create_connection(listening.getsockname()), pytest.raises(OSError, match="as the test wants it"):
-            with trio.fail_after(PATIENCE):
-                await accept_forever(listening, lambda sock, _: sock.close())
 
 
 # one connection is one connection

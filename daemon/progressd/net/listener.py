@@ -5,7 +5,6 @@ a connection that requests an upgrade after other requests. A failure closes onl
 """
 
 import contextlib
-import errno
 import select
 import socket
 import ssl
@@ -31,18 +30,6 @@ from progressd.net.request import AT_ROOT, BasePath
 from progressd.net.tls import TLSTransport
 from progressd.system.pass_limiter import PassLimiter
 
-OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-CONNECTION_FAILED: Final = {  # connection errors before the accept: accept(2)
-    errno.ECONNABORTED,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENETDOWN,
-    errno.ENETUNREACH,
-    errno.ENONET,
-    errno.ENOPROTOOPT,
-    errno.EPERM,
-    errno.EPROTO,
-}
 BACKLOG: Final = 4096  # connections waiting to be accepted; the kernel limits them to net.core.somaxconn
 RETRY_INTERVAL: Final = 0.1  # seconds
 ACCEPT_BATCH: Final = 16  # connections in one pass of the event loop, 1 ms
@@ -106,11 +93,7 @@ async def accept_forever(listening: socket.socket, accepted: Callable[[socket.so
                 accepted(sock, address)
         except BlockingIOError:
             continue
-        except OSError as error:
-            if error.errno in CONNECTION_FAILED:
-                continue
-            if error.errno not in OUT_OF_RESOURCES:
-                raise
+        except OSError as error:  # no free descriptor, or the connection failed before the accept: accept(2)
             if not warned:
                 log.warning("cannot accept connections for now", error=str(error))
             warned = True
