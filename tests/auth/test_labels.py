@@ -155,8 +155,10 @@ async def test_access_keys_do_not_share_idempotency_keys(side: Side, tmp_path: P
     assert ids[0] == ids[2] != ids[1]
 
 
-@pytest.mark.parametrize(("path", "field", "made"), [("convert", "file", "job_id"), ("batch", "files", "batch_id")])
-@pytest.mark.parametrize("remade", [True, False])
+@pytest.mark.parametrize(
+    ("path", "field", "made", "remade"),
+    [("convert", "file", "job_id", True), ("convert", "file", "job_id", False), ("batch", "files", "batch_id", True)],
+)
 async def test_a_recreated_key_does_not_replay_old_jobs(
     side: Side, path: str, field: str, made: str, remade: bool
 ) -> None:
@@ -221,13 +223,17 @@ async def test_a_key_that_ends_closes_its_connections(side: Side, an_hour_later:
         daemon.watch("/ws/jobs", side.headers) as revoked,
         daemon.watch("/ws/jobs", brief) as expires,
         Peer(await daemon.connect()) as upload,
+        Peer(await daemon.connect()) as events,
     ):
+        await events.send(request("/api/events", side.headers))
+        assert (await events.receive()).startswith(b"HTTP/1.1 200 ")
         form = {"Content-Type": "multipart/form-data; boundary=part", "Content-Length": "1000"}
         await upload.send(request("/api/convert", {**side.headers, **form}, method="POST"))
-        await eventually(lambda: len(daemon.daemon.authenticator._open) == 4)
+        await eventually(lambda: len(daemon.daemon.authenticator._open) == 5)
         keys.revoke(file, "scan")
         assert (await revoked.closed())[0] == 4500
         await upload.rest()
+        await events.rest()
         an_hour_later()
         assert (await expires.closed())[0] == 4500
         await daemon.report(progress(OURS, 50))

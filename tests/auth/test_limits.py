@@ -1,8 +1,7 @@
 """Limits per client: requests, uploads and connections, and the address that counts."""
 
 import json
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +50,9 @@ def test_a_burst_and_then_one_a_second() -> None:
     bucket = Bucket()
     assert [bucket.take() for _ in range(3)] == [2, 1, 0]
     bucket.now = 0.5
-    with pytest.raises(RateLimited) as refused:
+    with pytest.raises(RateLimited) as rejected:
         bucket.take()
-    assert refused.value.retry_after == 1
+    assert rejected.value.retry_after == 1
     bucket.now = 1
     assert bucket.take() == 0
     assert bucket.take("192.0.2.2") == 2
@@ -140,11 +139,11 @@ async def test_too_many_requests_return_429(slow_clock: MockClock, tmp_path: Pat
         first = await client.get("/api/jobs")
         assert (first.headers["X-RateLimit-Limit"], first.headers["X-RateLimit-Remaining"]) == ("60", "2")
         assert await statuses(client, 2) == [200, 200]
-        refused = await client.get("/api/jobs")
-        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
-        assert (refused.headers["X-RateLimit-Limit"], refused.headers["X-RateLimit-Remaining"]) == ("60", "0")
-        assert refused.json().keys() == {"error", "message", "retry_after"}
-        assert refused.json()["error"] == "rate_limit_exceeded"
+        rejected = await client.get("/api/jobs")
+        assert (rejected.status_code, rejected.headers["Retry-After"]) == (429, "1")
+        assert (rejected.headers["X-RateLimit-Limit"], rejected.headers["X-RateLimit-Remaining"]) == ("60", "0")
+        assert rejected.json().keys() == {"error", "message", "retry_after"}
+        assert rejected.json()["error"] == "rate_limit_exceeded"
         assert await statuses(client, 1) == [429]
         assert (await client.get("/api/health")).status_code == 200
         assert (await client.get("/")).status_code == 200
@@ -216,8 +215,8 @@ async def test_concurrent_uploads_are_limited(tmp_path: Path) -> None:
         async with Peer(await daemon.connect()) as slow:
             await slow.send(request("/api/convert", {**FORM_TYPE, "Content-Length": "1000"}, method="POST"))
             await eventually(lambda: daemon.daemon.services.transfers.uploads.total() == 1)
-            refused = await post_form(client, file_part())
-            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+            rejected = await post_form(client, file_part())
+            assert (rejected.status_code, rejected.headers["Retry-After"]) == (503, "5")
         await eventually(lambda: daemon.daemon.services.transfers.uploads.total() == 0)
         assert (await post_form(client, file_part())).status_code == 202
 
@@ -276,71 +275,47 @@ KEY = Identity(key="a key")
 TOKEN = Identity(key="a key", token="a token")
 
 
-@pytest.fixture
-def connection_limiter(tmp_path: Path) -> ConnectionLimiter:
-    return ConnectionLimiter(settings_in(tmp_path))
+HERE, MAX = Client("127.0.0.1", ANONYMOUS), DEFAULTS.max_connections  # an exempt address
 
 
-@contextmanager
-def fails(error: type[Unavailable]) -> Iterator[None]:
-    """Expect exactly this error, not a subclass."""
-    with pytest.raises(error) as raised:
-        yield
-    assert raised.type is error
-
-
-def fill(connection_limiter: ConnectionLimiter, client: Client, error: type[Unavailable]) -> int:
-    """Take places until the error. Returns their number."""
-    taken = 0
-    with fails(error):
+def fill(limiter: ConnectionLimiter, client: Client) -> tuple[int, type[Unavailable]]:
+    """Add connections until the limit. Return their number, and the error."""
+    added = 0
+    try:
         while True:
-            connection_limiter.require(client)
-            connection_limiter.take(client)
-            taken += 1
-    return taken
+            limiter.check(client)
+            limiter.add(client)
+            added += 1
+    except Unavailable as error:
+        return added, type(error)
 
 
 @pytest.mark.parametrize(
-    ("identity", "most", "error"),
+    ("client", "most", "error"),
     [
-        (ANONYMOUS, DEFAULTS.max_connections_per_address, TooManyOfAddress),
-        (KEY, DEFAULTS.max_connections_per_key, TooManyOfKey),
-        (TOKEN, DEFAULTS.max_connections_per_token, TooManyOfKey),
+        (HERE, MAX, TooManyConnections),
+        (Client(ELSEWHERE, ANONYMOUS), DEFAULTS.max_connections_per_address, TooManyOfAddress),
+        (HERE._replace(identity=KEY), DEFAULTS.max_connections_per_key, TooManyOfKey),
+        (HERE._replace(identity=TOKEN), DEFAULTS.max_connections_per_token, TooManyOfKey),
     ],
-    ids=["address", "key", "token"],
+    ids=["all", "address", "key", "token"],
 )
-def test_one_client_cannot_take_all_places(
-    connection_limiter: ConnectionLimiter, identity: Identity, most: int, error: type[Unavailable]
+def test_one_client_cannot_take_the_connections_of_others(
+    tmp_path: Path, client: Client, most: int, error: type[Unavailable]
 ) -> None:
-    address = ELSEWHERE if error is TooManyOfAddress else "127.0.0.1"
-    assert fill(connection_limiter, Client(address, identity), error) == most < DEFAULTS.max_connections
-    assert (
-        fill(connection_limiter, Client("127.0.0.1", ANONYMOUS), TooManyConnections) == DEFAULTS.max_connections - most
-    )
+    limiter = ConnectionLimiter(settings_in(tmp_path))
+    assert fill(limiter, client) == (most, error)
+    limiter.remove(client)
+    assert fill(limiter, client) == (1, error)
+    assert fill(limiter, HERE) == (MAX - most, TooManyConnections)
+    assert fill(limiter, HERE._replace(publishes=True)) == (MAX, TooManyConnections)
 
 
-def test_tokens_share_the_places_of_their_key(connection_limiter: ConnectionLimiter) -> None:
-    taken = 0
-    for number in range(DEFAULTS.max_connections):
-        taken += fill(connection_limiter, Client("127.0.0.1", Identity(key="a key", token=str(number))), TooManyOfKey)
-    assert taken == DEFAULTS.max_connections_per_key
-    with fails(TooManyOfKey):
-        connection_limiter.require(Client(ELSEWHERE, KEY))
-
-
-def test_watchers_and_producers_have_separate_places(connection_limiter: ConnectionLimiter) -> None:
-    for publishes in (False, True):
-        taken = fill(connection_limiter, Client("127.0.0.1", ANONYMOUS, publishes), TooManyConnections)
-        assert taken == DEFAULTS.max_connections
-
-
-def test_a_returned_place_is_free_in_every_group(connection_limiter: ConnectionLimiter) -> None:
-    client = Client(ELSEWHERE, TOKEN)
-    assert fill(connection_limiter, client, TooManyOfKey) == DEFAULTS.max_connections_per_token
-    connection_limiter.give_back(client)
-    assert fill(connection_limiter, client, TooManyOfKey) == 1
-    for _ in range(DEFAULTS.max_connections_per_token):
-        connection_limiter.give_back(client)
+def test_tokens_share_the_connections_of_their_key(tmp_path: Path) -> None:
+    limiter = ConnectionLimiter(settings_in(tmp_path))
+    clients = [HERE._replace(identity=Identity(key="a key", token=str(number))) for number in range(MAX)]
+    assert sum(fill(limiter, client)[0] for client in clients) == DEFAULTS.max_connections_per_key
+    assert fill(limiter, Client(ELSEWHERE, KEY)) == (0, TooManyOfKey)
 
 
 async def test_key_and_token_limits_cover_all_streams(tmp_path: Path) -> None:
@@ -355,8 +330,8 @@ async def test_key_and_token_limits_cover_all_streams(tmp_path: Path) -> None:
         for _ in range(2):
             await open_.enter_async_context(daemon.watch(f"/ws/jobs?token={token}"))
         assert (await daemon.rejected(f"/ws/jobs?token={token}")).status_code == 503
-        refused = await client.get("/api/events", params={"token": token})
-        assert (refused.status_code, refused.json()["error"]) == (503, "this token already has 2 connections")
+        rejected = await client.get("/api/events", params={"token": token})
+        assert (rejected.status_code, rejected.json()["error"]) == (503, "this token already has 2 connections")
         await open_.enter_async_context(daemon.watch("/ws/jobs", headers))
         assert (await daemon.rejected("/ws/jobs", headers)).status_code == 503
         assert (await client.get("/api/events", headers=headers)).status_code == 503

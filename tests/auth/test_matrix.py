@@ -72,19 +72,19 @@ STREAMS: Final = {
 
 
 class Visitor(NamedTuple):
-    """A client. `sees`: the subjects it may see; `refused`: its key is invalid."""
+    """A client. `sees`: the subjects it may see; `rejected`: its key is invalid."""
 
     scopes: str = ""
     labels: Mapping[str, str] = {}
     sees: tuple[str, ...] = ("job", "batch", "seen", "numbers", "all")
-    refused: bool = False
+    rejected: bool = False
     topic: str = ""
     expires: float | None = None
 
 
 VISITORS: Final = {
-    "nobody": Visitor(refused=True),
-    "a wrong key": Visitor(refused=True),
+    "nobody": Visitor(rejected=True),
+    "a wrong key": Visitor(rejected=True),
     "read": Visitor("read"),
     "write": Visitor("write"),
     "read and write": Visitor("read write"),
@@ -92,14 +92,14 @@ VISITORS: Final = {
     "the right label": Visitor("read write", SCAN, ("job", "batch", "seen", "numbers")),
     "the wrong label": Visitor("read write admin", {"team": "print"}, ("seen", "numbers")),
     "one label too many": Visitor("read write", {**SCAN, "of": "eve"}, ("seen", "numbers")),
-    "expired": Visitor("read write admin", refused=True, expires=-1),
-    "revoked": Visitor("read write admin", refused=True),
+    "expired": Visitor("read write admin", rejected=True, expires=-1),
+    "revoked": Visitor("read write admin", rejected=True),
     "a token of the job": Visitor("read", sees=("job",), topic=f"job:{JOB}"),
     "a token of another job": Visitor("read", sees=(), topic=f"job:{OTHER}"),
     "a token of the batch": Visitor("read", sees=("batch",), topic=f"batch:{BATCH}"),
     "a token of all jobs": Visitor("read", sees=("job", "batch", "seen"), topic="jobs"),
     "the same as a subprotocol": Visitor("read", sees=("job", "batch", "seen"), topic="jobs"),
-    "an expired token": Visitor(refused=True, topic="jobs", expires=-1),
+    "an expired token": Visitor(rejected=True, topic="jobs", expires=-1),
 }
 
 
@@ -135,8 +135,8 @@ def credentials(daemon: RunningDaemon, name: str) -> tuple[dict[str, str], str]:
 def expected(visitor: Visitor, method: str, scope: str, about: str) -> set[int]:
     """Return the allowed statuses; {0} if the request must not be rejected."""
     if not scope:
-        return {401} if about == "key" and visitor.refused and visitor is not VISITORS["nobody"] else {0}
-    if visitor.refused or (visitor.topic and method != "GET"):
+        return {401} if about == "key" and visitor.rejected and visitor is not VISITORS["nobody"] else {0}
+    if visitor.rejected or (visitor.topic and method != "GET"):
         return {401}
     if scope not in visitor.scopes and "admin" not in visitor.scopes:
         return {403}
@@ -177,7 +177,7 @@ async def test_each_visitor_gets_the_allowed_responses(daemon: RunningDaemon) ->
                 daemon, request(path + query, length if ping else headers | length, method=method) + body
             )
             allowed = expected(visitor, "POST" if ping else method, scope, about)
-            if rule.startswith("/ws") and not visitor.refused and visitor.scopes != "write":
+            if rule.startswith("/ws") and not visitor.rejected and visitor.scopes != "write":
                 allowed = {426}  # not a handshake
             if status in (401, 403, 404, 500) if allowed == {0} else status not in allowed:
                 wrong.append((name, method, rule, status, allowed))
@@ -212,6 +212,6 @@ async def test_each_visitor_gets_the_allowed_websockets(daemon: RunningDaemon) -
             allowed = {101} if (allowed := expected(visitor, "GET", scope, about)) == {0} else allowed
             if name == "an expired token":
                 allowed = {101}  # then closed with 4500, which a page can see
-            elif about == "dialogue" and not visitor.refused and visitor.scopes != "write":
+            elif about == "dialogue" and not visitor.rejected and visitor.scopes != "write":
                 allowed = {101}  # each topic is checked when it is named
             assert status in allowed, (name, path)

@@ -1,6 +1,5 @@
 """The one port: a failure ends one connection, and the daemon stops whatever its clients do."""
 
-import errno
 import os
 import signal
 import socket
@@ -17,17 +16,17 @@ from progressd.config.settings import Limits
 from progressd.core.events import ProgressEvent, ReportedProgress
 from progressd.core.pipeline import Pipeline
 from progressd.net import listener as module
-from progressd.net.connection import Connection, SocketTransport
+from progressd.net.connection import LINGER_TIMEOUT, Connection, SocketTransport
 from progressd.net.connection_log import ConnectionLog
-from progressd.net.listener import Listener, ListeningSocket, accept_forever
+from progressd.net.listener import Listener, ListeningSocket
 from structlog.testing import capture_logs
 from support.daemon import RunningDaemon, progress, registered, running_daemon, settings_in
 from support.peer import Peer, close_frame, request, upgrade
 from support.samples import ID
 from support.scarcity import no_descriptors_left
 from support.submitting import submit
-from support.waiting import PATIENCE, eventually
-from trio.testing import wait_all_tasks_blocked
+from support.waiting import PATIENCE, eventually, jumping
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 
 def warnings(logs: Iterable[MutableMapping[str, Any]]) -> list[str]:
@@ -53,66 +52,6 @@ async def test_without_descriptors_watchers_are_served_and_new_clients_wait(daem
                 assert (await watcher.receive())["data"]["current_step"] == 2
             assert (await newcomer.response()).status == 200
     assert warnings(logs) == ["cannot accept connections for now"]
-
-
-async def test_without_descriptors_the_watchdog_sees_that_accept_is_called(nursery: trio.Nursery) -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        ListeningSocket(server.detach()) as listening,
-        socket.create_connection(listening.getsockname()),
-        no_descriptors_left(),
-    ):
-        with trio.move_on_after(0.3) as not_accepting:
-            await listening.accepts()
-        nursery.start_soon(accept_forever, listening, lambda sock, _: sock.close())
-        with trio.fail_after(PATIENCE):
-            await listening.accepts()
-        nursery.cancel_scope.cancel()
-    assert not_accepting.cancelled_caught
-
-
-class FlakySocket(socket.socket):
-    """A listening socket whose accept(2) fails with these errors first."""
-
-    errors: list[int]
-
-    def accept(self) -> tuple[socket.socket, object]:
-        if self.errors:
-            raise OSError(self.errors.pop(), "as the test wants it")
-        return super().accept()
-
-
-@asynccontextmanager
-async def flaky(*errors: int) -> AsyncIterator[FlakySocket]:
-    with FlakySocket() as listening:
-        listening.errors = list(errors)
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        listening.setblocking(False)
-        yield listening
-
-
-async def test_connections_that_fail_before_accept_are_ignored(nursery: trio.Nursery) -> None:
-    accepted: list[tuple[socket.socket, str]] = []
-
-    def accept(sock: socket.socket, peer: str) -> None:
-        accepted.append((sock, peer))
-
-    async with flaky(errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EHOSTUNREACH, errno.ENETDOWN) as listening:
-        nursery.start_soon(accept_forever, listening, accept)
-        with socket.create_connection(listening.getsockname()):
-            await eventually(lambda: accepted)
-        nursery.cancel_scope.cancel()
-    for sock, peer in accepted:
-        assert (sock.getblocking(), peer) == (False, "127.0.0.1")
-        sock.close()
-
-
-async def test_a_broken_listening_socket_raises(nursery: trio.Nursery) -> None:
-    async with flaky(errno.EINVAL) as listening:
-        with socket.create_connection(listening.getsockname()), pytest.raises(OSError, match="as the test wants it"):
-            with trio.fail_after(PATIENCE):
-                await accept_forever(listening, lambda sock, _: sock.close())
 
 
 # one connection is one connection
@@ -141,12 +80,10 @@ BROKEN = Broken()
 
 
 @asynccontextmanager
-async def listening_with(
-    nursery: trio.Nursery, connection_log: ConnectionLog | None = None, **options: Any
-) -> AsyncIterator[Any]:
+async def listening_with(nursery: trio.Nursery, connection_log: ConnectionLog | None = None) -> AsyncIterator[Any]:
     """Run a listener with broken servers; yields its address."""
     log = connection_log or ConnectionLog()
-    listener = Listener(BROKEN.websocket, BROKEN.http, nursery, Limits(), log, **options)
+    listener = Listener(BROKEN.websocket, BROKEN.http, nursery, Limits(), log)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         nursery.start_soon(listener.run, listening)
@@ -211,14 +148,11 @@ async def test_a_response_reaches_a_client_that_is_still_sending(daemon: Running
             assert (response.status, list(response.json)) in ((400, ["error"]), (426, ["error"]))
 
 
-async def test_the_wait_for_a_client_to_close_is_bounded(nursery: trio.Nursery) -> None:
+async def test_the_wait_for_a_client_to_close_is_bounded(nursery: trio.Nursery, slow_clock: MockClock) -> None:
     connection_log = ConnectionLog()
-    async with (
-        listening_with(nursery, connection_log, linger=0.1) as address,
-        Peer(await trio.open_tcp_stream(*address)) as peer,
-    ):
+    async with listening_with(nursery, connection_log) as address, Peer(await trio.open_tcp_stream(*address)) as peer:
         await peer.send(upgrade("/ws/good"))
-        await eventually(lambda: connection_log.counts.total() == 1)
+        await jumping(slow_clock, LINGER_TIMEOUT / 2, lambda: connection_log.counts.total() == 1)
 
 
 async def test_connections_without_a_request_are_bounded(tmp_path: Path) -> None:
@@ -262,6 +196,9 @@ async def test_a_stop_notifies_and_disconnects_watchers(tmp_path: Path) -> None:
             for watcher in watchers[1:]:
                 await watcher.receive_until("progress")
             daemon.kill(signal.SIGTERM)
+            leaves = await leaving.enter_async_context(daemon.watch())
+            await leaves.receive_until("server_shutdown")
+            await trio.aclose_forcefully(leaves.stream)  # this disturbs no other close
             for watcher in watchers:
                 [notice] = await watcher.rest()
                 assert notice == {
@@ -298,25 +235,6 @@ async def test_only_clients_that_ignore_the_close_delay_the_stop(
         await peer.open("/ws/jobs")
         await daemon.stop()
         assert await peer.close_code() == 1001
-
-
-async def test_a_watcher_that_leaves_during_a_stop_does_not_disturb_it(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path) as daemon, trio.open_nursery() as nursery:
-
-        async def watch(hang_up: bool, live: trio.Event) -> None:
-            async with daemon.watch() as watcher:
-                live.set()
-                await watcher.receive_until("server_shutdown")
-                if hang_up:
-                    await trio.aclose_forcefully(watcher.stream)
-                else:
-                    assert (await watcher.closed())[0] == 1001
-
-        for number in range(6):
-            live = trio.Event()
-            nursery.start_soon(watch, number % 2 == 1, live)
-            await live.wait()
-        await daemon.stop()
 
 
 async def test_watchers_of_a_running_job_get_its_end_before_the_stop(tmp_path: Path) -> None:

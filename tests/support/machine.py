@@ -94,9 +94,11 @@ class Machine:
         thread.join()
         return made[0]
 
-    def connect(self, port: int = PORT) -> socket.socket:
-        """Connect to a port of the machine."""
-        return _connected(self.tcp_socket(), ("127.0.0.1", port))
+    def connect(self, port: int = PORT, local: str = "") -> socket.socket:
+        """Connect to a port of the machine, from the address `local`."""
+        sock = self.tcp_socket()
+        sock.bind((local, 0))
+        return _connected(sock, ("127.0.0.1", port))
 
     def connect_unix(self, path: str = "/run/progressd/ingest.sock") -> socket.socket:
         """Connect to a Unix socket of the machine."""

@@ -18,9 +18,9 @@ def test_nothing_happens_without_confirmation(bare_machine: Machine) -> None:
     said = bare_machine.run("progressd", "install", "--dry-run")
     assert said.startswith("This will:\n  - write /etc/systemd/system/progressd-ingest.socket\n")
     assert "create the system user progressd" in said
-    refused = bare_machine.completed("progressd", "install", text="n\n")
-    assert refused.returncode == 1
-    assert said.strip() in refused.stdout
+    rejected = bare_machine.completed("progressd", "install", text="n\n")
+    assert rejected.returncode == 1
+    assert said.strip() in rejected.stdout
     assert present(bare_machine) == []
 
 
@@ -86,12 +86,12 @@ def test_doctor_and_purge_follow_a_changed_socket(bare_machine: Machine) -> None
 def test_a_program_hidden_from_the_service_is_rejected(bare_machine: Machine) -> None:
     bare_machine.run("mkdir", "-p", "/root/bin")
     bare_machine.run("cp", "/opt/progressd/bin/progressd", "/root/bin/progressd")
-    refused = bare_machine.completed("/root/bin/progressd", "install", "--yes")
-    assert refused.stderr.startswith(
+    rejected = bare_machine.completed("/root/bin/progressd", "install", "--yes")
+    assert rejected.stderr.startswith(
         "Error: the service cannot run /root/bin/progressd, because its sandbox hides /root: "
     )
 
 
 def test_install_needs_root(bare_machine: Machine) -> None:
-    refused = bare_machine.completed(*NOBODY, "progressd", "install", "--yes")
-    assert refused.stderr == "Error: only root can do this: put sudo before the command\n"
+    rejected = bare_machine.completed(*NOBODY, "progressd", "install", "--yes")
+    assert rejected.stderr == "Error: only root can do this: put sudo before the command\n"

@@ -1,29 +1,25 @@
 """The daemon behind the proxies, configured as in docs/operations.md."""
 
-import http.server
 import json
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import trio
 from support.daemon import registered
 from support.http_client import FORM_TYPE, file_part, form
-from support.machine import PORT, PROJECT, Machine
+from support.machine import PROJECT, Machine
 from support.peer import Peer
 from support.samples import job_id
 
 HOST = "progress.example.org"
-ECHO = 8001  # a server that returns the headers of the request
+CLIENT = "127.0.0.9"
 CONFIG = f"""
 [server]
 allowed_hosts = ["{HOST}"]
+trusted_proxies = ["127.0.0.1"]
 [pipelines.none]
 command = ["true", "{{input}}"]
 """
-HEADERS = ("X-Forwarded-For", "X-Forwarded-Proto", "Host")
 MODULES = ("mpm_event", "authz_core", "proxy", "proxy_http", "headers")
 
 
@@ -33,78 +29,45 @@ def documented(name: str) -> str:
 
 
 def nginx(machine: Machine, port: int) -> list[str]:
-    text = documented("nginx").replace("listen 8000", f"listen {port}")
-    settings, _, server = text.partition("\nserver {")
-    echoed = server.replace(f":{PORT}", f":{ECHO}").replace(f"listen {port}", f"listen {port + 1}")
-    http = f"access_log off; {settings} server {{{server} server {{{echoed}"
+    http = f"access_log off; {documented('nginx').replace('listen 8000', f'listen {port}')}"
     machine.write("/run/nginx.conf", f"pid /run/nginx.pid; events {{}} http {{ {http} }}")
     return ["nginx", "-c", "/run/nginx.conf", "-g", "daemon off;"]
 
 
 def caddy(machine: Machine, port: int) -> list[str]:
     text = documented("caddyfile").replace(HOST, f"http://{HOST}:{port}")  # without it, Caddy asks for a certificate
-    echoed = text.replace(f":{PORT}", f":{ECHO}").replace(str(port), str(port + 1))
-    machine.write("/run/Caddyfile", f"{{\nadmin off\n}}\n{text}{echoed}")
+    machine.write("/run/Caddyfile", f"{{\nadmin off\n}}\n{text}")
     return ["env", "HOME=/run", "caddy", "run", "--config", "/run/Caddyfile", "--adapter", "caddyfile"]
 
 
 def apache(machine: Machine, port: int) -> list[str]:
-    text = documented("apache").replace("*:80", f"*:{port}")
-    echoed = text.replace(f":{PORT}", f":{ECHO}").replace(f"*:{port}", f"*:{port + 1}")
     modules = "".join(f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n" for name in MODULES)
-    listening = f"Listen {port}\nListen {port + 1}\nServerName localhost\nPidFile /run/apache.pid\nErrorLog /dev/null\n"
-    machine.write("/run/apache.conf", f"{modules}{listening}DefaultRuntimeDir /run\n{text}{echoed}")
+    general = (
+        f"Listen {port}\nServerName localhost\nPidFile /run/apache.pid\nErrorLog /dev/null\nDefaultRuntimeDir /run\n"
+    )
+    machine.write(
+        "/run/apache.conf",
+        f"{modules}{general}DefaultRuntimeDir /run\n" + documented("apache").replace("*:80", f"*:{port}"),
+    )
     return ["apache2", "-f", "/run/apache.conf", "-D", "FOREGROUND"]
 
 
 STARTED: dict[str, Callable[[Machine, int], list[str]]] = {"nginx": nginx, "caddy": caddy, "apache": apache}
 
 
-class Echo(http.server.BaseHTTPRequestHandler):
-    """Return the headers that the proxy sent."""
-
-    def do_GET(self) -> None:
-        body = " ".join(self.headers[name] or "-" for name in HEADERS).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
-
-
-@contextmanager
-def echoing(machine: Machine) -> Iterator[None]:
-    server = http.server.HTTPServer(("127.0.0.1", ECHO), Echo, bind_and_activate=False)
-    server.socket.close()
-    server.socket = machine.tcp_socket()
-    server.allow_reuse_address = True
-    with server:
-        server.server_bind()
-        server.server_activate()
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield
-        server.shutdown()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
-def _daemon(machine: Machine) -> Iterator[None]:
+def _daemon(machine: Machine) -> None:
     machine.write("/etc/progressd/progressd.toml", CONFIG)
     machine.run("systemctl", "start", "progressd.socket", "progressd.service")
-    with echoing(machine):
-        yield
 
 
-@pytest.fixture(scope="module", params=["nginx", "caddy", "apache"])
+@pytest.fixture(scope="module", params=STARTED)
 def port(request: pytest.FixtureRequest, machine: Machine, _daemon: None) -> Iterator[int]:
-    """The port of a proxy for the daemon; the next port is for the echo server."""
+    """The port of a proxy for the daemon."""
     name = request.param
-    port = 8010 + 10 * list(STARTED).index(name)
+    port = 8010 + list(STARTED).index(name)
     machine.run("systemd-run", "--unit", f"proxy-{name}", *STARTED[name](machine, port))
-    machine.eventually(lambda: all(is_open(machine, one) for one in (port, port + 1)))
+    machine.eventually(lambda: is_open(machine, port))
     yield port
     machine.run("systemctl", "stop", f"proxy-{name}.service")
 
@@ -118,17 +81,19 @@ def is_open(machine: Machine, port: int) -> bool:
 
 
 async def through(machine: Machine, port: int) -> Peer:
-    sock = machine.connect(port)
+    sock = machine.connect(port, CLIENT)
     sock.setblocking(False)
     return Peer(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
 
 
-async def test_websockets_work(machine: Machine, port: int) -> None:
+async def test_websockets_work_and_the_log_has_the_clients_address(machine: Machine, port: int) -> None:
+    since = machine.log("progressd.service").count(f"peer={CLIENT}")
     async with await through(machine, port) as peer:
         await peer.open("/ws/jobs?types=job_created", {"Host": HOST, "Origin": f"http://{HOST}"})
         assert machine.report(registered(job_id(port)))["ok"]
         while job_id(port) not in (text := (await peer.next_frame())[1]):
             assert json.loads(text)["type"] == "job_created"
+    machine.eventually(lambda: machine.log("progressd.service").count(f"peer={CLIENT}") > since)
 
 
 async def test_events_are_not_buffered_and_disconnects_noticed(
@@ -161,14 +126,10 @@ def streams(machine: Machine) -> float:
     return float(count.split()[1])
 
 
-def test_the_daemon_gets_the_client_address(machine: Machine, port: int) -> None:
-    assert machine.request("GET", "/", port=port + 1, Host=HOST).body.decode() == f"127.0.0.1 http {HOST}"
-
-
 def test_uploads_work_and_foreign_hosts_are_rejected(machine: Machine, port: int) -> None:
     headers = {name.replace("-", "_"): value for name, value in FORM_TYPE.items()}
     sent = machine.request("POST", "/api/convert?pipeline=none", form(file_part()), port=port, Host=HOST, **headers)
     assert sent.status == 202
-    refused = machine.request("GET", "/api/jobs", port=port, Host="evil.example")
-    assert b'"jobs"' not in refused.body
+    rejected = machine.request("GET", "/api/jobs", port=port, Host="evil.example")
+    assert b'"jobs"' not in rejected.body
     assert b'"jobs"' in machine.request("GET", "/api/jobs", port=port, Host=HOST).body

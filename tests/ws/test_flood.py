@@ -1,4 +1,4 @@
-"""Clients that send many tiny frames: each turn of reading is short, and a flood is closed."""
+"""Clients that send many tiny frames: each pass of reading is short, and a flood is closed."""
 
 import itertools
 import json
@@ -74,17 +74,16 @@ async def test_as_many_pings_as_are_allowed_are_answered(slow_clock: MockClock, 
             slow_clock.jump(EMPTY_FRAMES_WINDOW)
 
 
-@pytest.mark.parametrize("path", ["/ws/jobs", PUBLISH])
-async def test_a_turn_of_reading_is_few_frames(daemon: RunningDaemon, path: str) -> None:
+async def test_few_frames_are_read_in_a_pass_of_the_event_loop(daemon: RunningDaemon) -> None:
     sent = MAX_EMPTY_FRAMES - 1
     async with Peer(await daemon.connect()) as peer:
-        await peer.open(path)
+        await peer.open(PUBLISH)
         [websocket] = daemon.daemon.watchers._open
         seen = [0]
         await peer.send(PONG * sent)
         with trio.fail_after(PATIENCE):
             while seen[-1] < sent:
-                await trio.lowlevel.checkpoint()  # between two of these the reader has two turns at most
+                await trio.lowlevel.checkpoint()  # between two of these the reader runs at most twice
                 seen.append(websocket._ws._empty_frames)
     assert max(after - before for before, after in itertools.pairwise(seen)) <= 2 * FRAME_BATCH
 
@@ -97,8 +96,8 @@ async def test_one_client_subscribes_in_each_pass_of_the_event_loop(daemon: Runn
             await peer.open("/ws")
             await peer.send(asks({"type": "subscribe", "topics": ["a", f"job:{ID}"]}) * requests)
             for number in range(2 * requests):
-                refused = json.loads((await peer.next_frame())[1])
-                assert refused["topic"] == ("a", f"job:{ID}")[number % 2]
+                rejected = json.loads((await peer.next_frame())[1])
+                assert rejected["topic"] == ("a", f"job:{ID}")[number % 2]
 
     with counted(decode) as messages:
         async with trio.open_nursery() as nursery:

@@ -212,17 +212,3 @@ async def test_a_key_with_labels_reports_only_its_jobs(tmp_path: Path) -> None:
             revoke(file, "scan")
             daemon.daemon.authenticator.load()
             assert await producer.closed() == (4500, "credentials expired")
-
-
-async def test_a_producer_leaves_nothing_behind(daemon: RunningDaemon) -> None:
-    await daemon.report(registered(ID))
-    before = await daemon.settled()
-    for _ in range(3):
-        async with daemon.watch(PATH) as producer:
-            await report(producer, progress(ID, 1))
-            await producer.receive()
-        async with Peer(await daemon.connect()) as peer:
-            await peer.open(PATH)
-            await peer.send(frame(Opcode.TEXT, lines(*[progress(ID, 1)] * 500).encode()))
-            await peer.reset()
-    await daemon.leaves_only(before)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import trio
-from progressd.core.close_codes import CREDENTIALS_EXPIRED, DRAINING
+from progressd.core.close_codes import CREDENTIALS_EXPIRED, DRAINING, CloseCode
 from progressd.core.errors import StoreFailed
 from progressd.producers.ndjson import SEND_TIMEOUT
 from progressd.ws.websocket import CLOSE_TIMEOUT
-from support.memory import HOUR, Server, answering, close_and_when
+from support.memory import HOUR, Server, close_and_when
 from support.peer import Peer, close_frame, frame
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.frame_protocol import Opcode
@@ -20,16 +20,6 @@ REPORT = frame(Opcode.TEXT, b'{"type":"job_created"}')
 
 async def answers(peer: Peer, count: int) -> list[dict[str, Any]]:
     return [json.loads((await peer.next_frame())[1]) for _ in range(count)]
-
-
-async def test_a_producer_is_pinged_and_timed_out_like_a_watcher(server: Server, autojump_clock: MockClock) -> None:
-    _, peer = await server.connect(PUBLISH)
-    async with answering(peer) as pings:
-        await trio.sleep(HOUR + 1)
-    assert len(pings) == 120
-    start = trio.current_time()
-    code, _, at = await close_and_when(peer)
-    assert (code, round(at - start)) == (4001, 299)
 
 
 async def test_a_producer_that_reads_no_answers_times_out(server: Server, autojump_clock: MockClock) -> None:
@@ -64,36 +54,29 @@ async def test_a_producer_that_closes_has_a_minute_to_read(
     assert round(server.ended_at - start) == SEND_TIMEOUT - reads
 
 
-async def test_a_drain_takes_the_lines_that_wait(server: Server, autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(
+    ("closing", "taken"),
+    [(DRAINING, 3), (CREDENTIALS_EXPIRED, 1)],
+    ids=["a drain takes waiting lines", "expired credentials drop waiting lines"],
+)
+async def test_waiting_lines_when_the_daemon_closes(
+    server: Server, autojump_clock: MockClock, closing: CloseCode, taken: int
+) -> None:
     _, peer = await server.connect(PUBLISH)
     server.ingest.may_decide = trio.Event()
     for _ in range(3):  # the first is being decided, the others wait
         await peer.send(REPORT)
         await wait_all_tasks_blocked()
-    await server.watchers.close(DRAINING, 0)
+    await server.watchers.close(closing, 0)
     await wait_all_tasks_blocked()
     await peer.send(REPORT)  # too late
     await trio.sleep(1)
     server.ingest.may_decide.set()
-    assert [answer["ok"] for answer in await answers(peer, 3)] == [True] * 3
-    assert (await close_and_when(peer))[:2] == (1001, "draining")
-    await peer.send(REPORT + close_frame(1001))
+    assert [answer["ok"] for answer in await answers(peer, taken)] == [True] * taken
+    assert (await close_and_when(peer))[:2] == (closing.code, closing.reason)
+    await peer.send(REPORT + close_frame(closing.code))
     assert await peer.receive() == b""
-    assert len(server.ingest.taken) == 3
-
-
-async def test_expired_credentials_drop_the_lines_that_wait(server: Server, autojump_clock: MockClock) -> None:
-    _, peer = await server.connect(PUBLISH)
-    server.ingest.may_decide = trio.Event()
-    for _ in range(3):
-        await peer.send(REPORT)
-        await wait_all_tasks_blocked()
-    await server.watchers.close(CREDENTIALS_EXPIRED, 0)
-    await wait_all_tasks_blocked()
-    server.ingest.may_decide.set()
-    assert [answer["ok"] for answer in await answers(peer, 1)] == [True]
-    assert (await close_and_when(peer))[0] == 4500
-    assert len(server.ingest.taken) == 1
+    assert len(server.ingest.taken) == taken
 
 
 async def test_a_store_failure_names_the_first_line_not_taken(server: Server, autojump_clock: MockClock) -> None:

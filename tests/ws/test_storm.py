@@ -171,7 +171,7 @@ async def storm(directory: Path, watchers: int, jobs: int, steps: int) -> int:
 
 
 async def test_watchers_that_resume_miss_nothing(tmp_path: Path) -> None:
-    assert await storm(tmp_path, watchers=30, jobs=9, steps=40) > 30
+    assert await storm(tmp_path, watchers=16, jobs=9, steps=30) > 16
 
 
 @pytest.mark.torture

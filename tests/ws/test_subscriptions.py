@@ -113,8 +113,8 @@ async def test_a_connection_has_at_most_1000_topics(daemon: RunningDaemon) -> No
         await ask(watcher, type="subscribe", topics=[f"job:{id_}" for id_ in ids[:1000]])
         assert len((await watcher.receive_until("subscribed"))[-1]["topics"]) == 1000
         await ask(watcher, type="subscribe", topics=[f"job:{ids[1000]}"])
-        refused = await watcher.receive()
-    assert (refused["type"], refused["topic"]) == ("refused", f"job:{ids[1000]}")
+        rejected = await watcher.receive()
+    assert (rejected["type"], rejected["topic"]) == ("refused", f"job:{ids[1000]}")
 
 
 async def test_types_and_interval_keep_changes_and_the_last_progress(daemon: RunningDaemon) -> None:

@@ -158,10 +158,3 @@ async def test_watchers_are_sent_away_one_after_the_other(server: Server, autoju
     assert round(trio.current_time() - start) == 4
     times = [await close_and_when(peer) for peer in peers]
     assert [code for code, _, _ in times] == [1001] * 5
-
-
-async def test_a_single_watcher_is_sent_away_without_a_pause(server: Server, autojump_clock: MockClock) -> None:
-    await server.connect()
-    start = trio.current_time()
-    await server.watchers.close(DRAINING, 4)
-    assert trio.current_time() - start < 0.1

@@ -95,7 +95,7 @@ class Authenticator:
     def apply_settings(self, settings: AuthSettings) -> Callable[[], None]:
         """Read keys and secret again. Returns the function that applies them. Raises SettingsError."""
         version = self._file_version()
-        keys = {key.hash: _holder(key) for key in read_keys(self._path)}
+        keys = {key.hash: _identity_of_key(key) for key in read_keys(self._path)}
         secret = secret_from(self._secret_path)
         return partial(self._apply, settings, version, keys, secret)
 
@@ -211,7 +211,7 @@ class Authenticator:
         return found.st_mtime_ns, found.st_ino, found.st_size
 
 
-def _holder(key: Key) -> Identity:
+def _identity_of_key(key: Key) -> Identity:
     return Identity(
         name=key.name, scopes=frozenset(key.scopes), labels=key.labels, expires_at=key.expires_at, key=key.hash
     )

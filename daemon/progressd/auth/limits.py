@@ -158,8 +158,7 @@ def _bucket(client: Client) -> str:
 class ConnectionLimiter:
     """Count connected clients, and separately producers on WebSockets; in total and per client.
 
-    A watcher is a WebSocket, an event stream or a long poll. Add a client with `take`, and remove it with `give_back`.
-    """
+    A watcher is a WebSocket, an event stream or a long poll."""
 
     def __init__(self, settings: Settings) -> None:
         self._limits = settings.limits
@@ -170,7 +169,7 @@ class ConnectionLimiter:
         """Apply reloaded settings. Connected clients stay connected."""
         self._limits = settings.limits
 
-    def require(self, client: Client) -> None:
+    def check(self, client: Client) -> None:
         """Check the limits for another client. Raises TooManyConnections, TooManyOfAddress, TooManyOfKey."""
         limits, taken = self._limits, self._taken(client)
         limits_by_kind: dict[str, float] = {
@@ -191,11 +190,11 @@ class ConnectionLimiter:
         for kind in full:
             raise TooManyOfKey(f"this {kind} already has {full[kind]} connections")
 
-    def take(self, client: Client) -> None:
+    def add(self, client: Client) -> None:
         """Add a client to the count."""
         self._taken(client).update(_groups(client))
 
-    def give_back(self, client: Client) -> None:
+    def remove(self, client: Client) -> None:
         """Remove a client from the count."""
         taken = self._taken(client)
         for group in _groups(client):

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import jwt
 
 from progressd.core.errors import SettingsError, TokenExpired, Unauthorized
-from progressd.system.fs import new_file, read_regular
+from progressd.system.fs import new_file, read_regular, sync
 
 ALGORITHM: Final = "HS256"
 AUDIENCE: Final = "progressd:watch"
@@ -57,11 +57,7 @@ def _create(path: Path) -> None:
         pass
     finally:
         new.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync(path.parent)
 
 
 def new_token(secret: str, topic: str, expires_at: datetime, name: str = "", key: str = "") -> str:

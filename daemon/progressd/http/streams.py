@@ -28,17 +28,17 @@ class StreamRegistry:
         """Check the limits for another stream. Raises TooManyConnections, TooManyOfAddress, TooManyOfKey, Stopping."""
         if self._draining:
             raise Stopping("the daemon is stopping")
-        self._connection_limiter.require(client)
+        self._connection_limiter.check(client)
 
     @contextmanager
     def opened(self, outbox: ReaderOutbox, client: Client) -> Iterator[None]:
         """Keep the stream open inside the block. Close it at once if another client has taken the last slot."""
         try:
-            self._connection_limiter.require(client)
+            self._connection_limiter.check(client)
         except Unavailable:
             outbox.end(TRY_AGAIN)
         self._open[outbox] = None
-        self._connection_limiter.take(client)
+        self._connection_limiter.add(client)
         if self._announced is not None:
             outbox.say(self._announced)
         if self._draining:
@@ -47,7 +47,7 @@ class StreamRegistry:
             yield
         finally:
             del self._open[outbox]
-            self._connection_limiter.give_back(client)
+            self._connection_limiter.remove(client)
 
     @contextmanager
     def reporting(self, stop: Callable[[], None]) -> Iterator[None]:

@@ -176,11 +176,11 @@ class Connection:
         poll.register(self.transport.socket, select.POLLRDHUP)  # poll always reports POLLHUP and POLLERR too
         return bool(poll.poll(0))
 
-    async def shut_down(self, linger: float = LINGER_TIMEOUT) -> None:
+    async def shut_down(self) -> None:
         """Let the peer read the last bytes, then close: a close with unread bytes would reset the connection."""
         if self.closed:
             return
-        with trio.move_on_after(linger):
+        with trio.move_on_after(LINGER_TIMEOUT):
             await self.transport.send_eof()
             while await self.receive_some():
                 pass

@@ -5,7 +5,6 @@ a connection that requests an upgrade after other requests. A failure closes onl
 """
 
 import contextlib
-import errno
 import select
 import socket
 import ssl
@@ -18,7 +17,7 @@ import trio
 
 from progressd.auth.limits import counted_as, networks, within
 from progressd.config.settings import Limits, Settings
-from progressd.net.connection import LINGER_TIMEOUT, PREFIX, Connection, SocketTransport, close_socket
+from progressd.net.connection import PREFIX, Connection, SocketTransport, close_socket
 from progressd.net.connection_log import (
     HANDSHAKE_TIMEOUT,
     SERVED,
@@ -31,18 +30,6 @@ from progressd.net.request import AT_ROOT, BasePath
 from progressd.net.tls import TLSTransport
 from progressd.system.pass_limiter import PassLimiter
 
-OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-CONNECTION_FAILED: Final = {  # connection errors before the accept: accept(2)
-    errno.ECONNABORTED,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENETDOWN,
-    errno.ENETUNREACH,
-    errno.ENONET,
-    errno.ENOPROTOOPT,
-    errno.EPERM,
-    errno.EPROTO,
-}
 BACKLOG: Final = 4096  # connections waiting to be accepted; the kernel limits them to net.core.somaxconn
 RETRY_INTERVAL: Final = 0.1  # seconds
 ACCEPT_BATCH: Final = 16  # connections in one pass of the event loop, 1 ms
@@ -106,11 +93,7 @@ async def accept_forever(listening: socket.socket, accepted: Callable[[socket.so
                 accepted(sock, address)
         except BlockingIOError:
             continue
-        except OSError as error:
-            if error.errno in CONNECTION_FAILED:
-                continue
-            if error.errno not in OUT_OF_RESOURCES:
-                raise
+        except OSError as error:  # no free descriptor, or the connection failed before the accept: accept(2)
             if not warned:
                 log.warning("cannot accept connections for now", error=str(error))
             warned = True
@@ -124,7 +107,6 @@ class Listener:
         websocket: takes the handshake of a connection and serves it.
         http: serves a connection; returns True if a WebSocket handshake arrived.
         tls: None for a port without TLS.
-        linger: seconds to wait for the peer to close after the last byte.
     """
 
     def __init__(
@@ -138,7 +120,6 @@ class Listener:
         tls: ssl.SSLContext | None = None,
         base: BasePath = AT_ROOT,
         trusted_proxies: tuple[str, ...] = (),
-        linger: float = LINGER_TIMEOUT,
     ) -> None:
         self._websocket = websocket
         self._http = http
@@ -148,7 +129,6 @@ class Listener:
         self._tls = tls
         self._base = base
         self._trusted_proxies = trusted_proxies
-        self._linger = linger
         self._websocket_handshakes = PassLimiter(WEBSOCKET_HANDSHAKES, WEBSOCKET_HANDSHAKES_AFTER_LONG_PASS)
         self._tls_handshakes = PassLimiter(TLS_HANDSHAKES)
         self._sockets: Counter[str] = Counter()  # open sockets by address
@@ -224,7 +204,7 @@ class Listener:
         if self._admit(connection):
             if await self._read_head(connection) and await self._route(connection):
                 await self._websocket(connection)
-            await connection.shut_down(self._linger)
+            await connection.shut_down()
 
     def _admit(self, connection: Connection) -> bool:
         """Return whether the connection is within the limits. It may replace the oldest one without a request."""

@@ -19,36 +19,36 @@ class PassLimiter:
         self._most = self._left = most
         self._most_after_long_pass = most_after_long_pass
         self._waiting: dict[trio.Event, int] = {}  # weights, in order of arrival
-        self._turning = False
+        self._scheduled = False
         self._pass_began = 0.0
 
     async def pass_through(self, weight: int) -> None:
         """Wait for a pass with capacity. This is a checkpoint only if the current pass has none."""
         if self._left > 0 and not self._waiting:
             self._left -= weight
-            self._turn_soon()
+            self._schedule()
             return
-        turn = trio.Event()
-        self._waiting[turn] = weight
-        self._turn_soon()
+        released = trio.Event()
+        self._waiting[released] = weight
+        self._schedule()
         try:
-            await turn.wait()
+            await released.wait()
         finally:
-            self._waiting.pop(turn, None)
+            self._waiting.pop(released, None)
 
-    def _turn_soon(self) -> None:
-        if not self._turning:
-            self._turning = True
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
             self._pass_began = trio.current_time()
-            trio.lowlevel.current_trio_token().run_sync_soon(self._turn)  # in the next pass
+            trio.lowlevel.current_trio_token().run_sync_soon(self._begin_pass)  # in the next pass
 
-    def _turn(self) -> None:
-        self._turning = False
+    def _begin_pass(self) -> None:
+        self._scheduled = False
         usual_passes = (trio.current_time() - self._pass_began) / USUAL_PASS
         self._left = max(self._most, min(int(self._most * usual_passes), self._most_after_long_pass))
         while self._waiting and self._left > 0:
-            turn = next(iter(self._waiting))
-            self._left -= self._waiting.pop(turn)
-            turn.set()
+            released = next(iter(self._waiting))
+            self._left -= self._waiting.pop(released)
+            released.set()
         if self._waiting:
-            self._turn_soon()
+            self._schedule()

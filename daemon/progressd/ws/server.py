@@ -14,6 +14,7 @@ from progressd.auth.authenticator import ANONYMOUS, Authenticator, Client, Ident
 from progressd.auth.limits import ConnectionLimiter, RateLimiter, client_address, networks
 from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.outbox import Outbox
+from progressd.broadcast.throttle import filtered_outbox
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
 from progressd.core.errors import NotFound, ProgressdError, Stopping, TokenExpired, Unauthorized
@@ -146,13 +147,13 @@ class WebSocketServer:
         if self._draining is not None:
             raise Stopping("the daemon is stopping")
         client = Client(address, identity, publishes(websocket.target))
-        self._connection_limiter.require(client)
-        self._connection_limiter.take(client)
+        self._connection_limiter.check(client)
+        self._connection_limiter.add(client)
         self._open[websocket] = client
 
     def _release(self, websocket: WebSocket) -> None:
         if (client := self._open.pop(websocket, None)) is not None:
-            self._connection_limiter.give_back(client)
+            self._connection_limiter.remove(client)
 
     async def _server_for(self, websocket: WebSocket, identity: Identity) -> Callable[[], Awaitable[None]]:
         """Return the function that serves the client once accepted. Raises a ProgressdError to reject the client."""
@@ -163,24 +164,22 @@ class WebSocketServer:
             return PublishHandler(websocket, NDJSONReader(self._settings.ingest.max_line_bytes, scope.ingest)).serve
         require(identity, Scope.READ)
         request = read_stream_request(target)
-        outbox = partial(websocket.filtered_outbox, request.types, request.interval, scope.labels)
         if request.topic is None:
-            return partial(self._serve_session, websocket, outbox, scope)
+            return partial(self._serve_session, websocket, scope, request)
         await scope.history.require(request.topic)
-        return partial(self._serve_topic, websocket, outbox, scope, request.topic, request.since)
+        return partial(self._serve_topic, websocket, scope, request, request.topic)
 
     async def _serve_topic(
-        self, websocket: WebSocket, outbox: Callable[[], Outbox], scope: ScopedServices, topic: str, since: str | None
+        self, websocket: WebSocket, scope: ScopedServices, request: StreamRequest, topic: str
     ) -> None:
         history, broadcaster = scope.history, self._scopes.broadcaster
-        after = None if since is None else history.offset(since, broadcaster.offset)
-        if since is not None and after is None:
+        after = None if request.since is None else history.offset(request.since, broadcaster.offset)
+        if request.since is not None and after is None:
             websocket.send(Resync())
         entry = websocket.connection.log_entry
         entry.topics = topic
-        subscription = broadcaster.join(
-            topic, outbox(), after, lambda upto: websocket.send(Hello(history.cursor(upto)))
-        )
+        outbox = _filtered_outbox(websocket, scope, request)
+        subscription = broadcaster.join(topic, outbox, after, lambda upto: websocket.send(Hello(history.cursor(upto))))
         try:
             websocket.nursery.start_soon(websocket.replay, subscription)
             await websocket.serve()
@@ -188,8 +187,8 @@ class WebSocketServer:
             subscription.leave()
             entry.outcome = websocket.outcome
 
-    async def _serve_session(self, websocket: WebSocket, outbox: Callable[[], Outbox], scope: ScopedServices) -> None:
-        session = self._scopes.broadcaster.open_session(outbox())
+    async def _serve_session(self, websocket: WebSocket, scope: ScopedServices, request: StreamRequest) -> None:
+        session = self._scopes.broadcaster.open_session(_filtered_outbox(websocket, scope, request))
         try:
             messages, received = trio.open_memory_channel[str | bytes](1)
             commands = SubscriptionCommands(websocket, session, scope.history, self._subscribe_lock)
@@ -199,6 +198,13 @@ class WebSocketServer:
             entry = websocket.connection.log_entry
             entry.outcome, entry.topics = websocket.outcome, f"{len(session.topics)} topics"
             session.leave()
+
+
+def _filtered_outbox(websocket: WebSocket, scope: ScopedServices, request: StreamRequest) -> Outbox:
+    """Return the outbox behind filters that drop unwanted and hidden messages."""
+    return filtered_outbox(
+        websocket.outbox, request.types, request.interval, scope.labels, websocket.nursery.start_soon
+    )
 
 
 def _parameters(target: str) -> dict[str, str]:

@@ -56,23 +56,23 @@ decode_request = msgspec.json.Decoder(Request).decode
 class SubscriptionCommands:
     """Run a client's commands, one after the other.
 
-    `turns` is shared by all clients: a message can name 1000 topics, which takes some milliseconds. In each
+    `lock` is shared by all clients: a message can name 1000 topics, which takes some milliseconds. In each
     pass of the event loop, one client continues.
     """
 
     def __init__(
-        self, websocket: WebSocket, session: Session, history: History | ScopedHistory, turns: trio.Lock
+        self, websocket: WebSocket, session: Session, history: History | ScopedHistory, lock: trio.Lock
     ) -> None:
         self._websocket = websocket
         self._session = session
         self._history = history
-        self._turns = turns
+        self._lock = lock
 
     async def run(self, messages: trio.MemoryReceiveChannel[str | bytes]) -> None:
         """Run the commands in the messages until the channel is closed."""
         try:
             async for message in messages:
-                async with self._turns:
+                async with self._lock:
                     pass
                 await self._take(message)
         except StoreFailed:

@@ -1,7 +1,6 @@
 """One client's WebSocket: a nursery with its tasks for reading, sending and closing. The heartbeat of all of them."""
 
 import math
-from collections.abc import Collection, Mapping
 from typing import Final
 
 import trio
@@ -9,9 +8,8 @@ from trio_websocket import WebSocketRequest
 
 from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.envelope import PING, text_frame
-from progressd.broadcast.outbox import Outbox, SocketOutbox
+from progressd.broadcast.outbox import SocketOutbox
 from progressd.broadcast.subscription import Subscription
-from progressd.broadcast.throttle import filtered_outbox
 from progressd.config.settings import Limits
 from progressd.core.close_codes import (
     BATCH_FINISHED,
@@ -210,10 +208,6 @@ class WebSocket:
         await self._ws.read(sink, fragments)
         if self.closing is not None:
             await trio.sleep_forever()  # `_close` cancels the nursery
-
-    def filtered_outbox(self, types: Collection[str] | None, interval: float, labels: Mapping[str, str]) -> Outbox:
-        """Return the outbox behind filters that drop unwanted and hidden messages."""
-        return filtered_outbox(self.outbox, types, interval, labels, self.nursery.start_soon)
 
     def _on_end(self, closing: CloseCode) -> None:
         self.closing = closing
