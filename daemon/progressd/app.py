@@ -156,7 +156,7 @@ class Daemon:
             settings=settings,
             authenticator=self.authenticator,
             rate_limits=self.rate_limits,
-            scopes=self.scopes,
+            views=self.scopes,
             broadcaster=self.broadcaster,
             files=self.files,
             streams=self.streams,

@@ -236,19 +236,13 @@ async def test_a_pdf_is_recognized_by_its_content(daemon: RunningDaemon, client:
 async def test_an_invalid_option_is_named(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     for options, named in [
         ({"dpi": "300"}, "dpi"),
-        ({"dpi": 300.5}, "dpi"),
-        ({"dpi": True}, "dpi"),
         ({"dpi": 0}, "dpi"),
-        ({"dpi": 10**30}, "dpi"),
         ({"dpi": None}, "dpi"),
         ({"deskew": 1}, "deskew"),
-        ({"deskew": [True]}, "deskew"),
         ({"dip": 300}, "dip"),
         ({"x" * 1000: 1}, "xxxx"),
         (b"not json", "options"),
         (b"[]", "options"),
-        (b"null", "options"),
-        (b'{"dpi":', "options"),
         (b"\xff", "options"),
         (b'{"dpi":' + b"[" * 50_000 + b"}", "options"),
     ]:
@@ -280,7 +274,6 @@ async def test_invalid_forms_are_rejected(daemon: RunningDaemon, client: httpx.A
             FORM_TYPE["Content-Type"],
             "the form has no file: send one in the field file",
         ),
-        (form(part("file", PDF)), FORM_TYPE["Content-Type"], "the form has no file: send one in the field file"),
         (form(file_part(b"", "")), FORM_TYPE["Content-Type"], "the form has no file: send one in the field file"),
         (
             form(file_part(), file_part()),
@@ -310,7 +303,6 @@ async def test_invalid_forms_are_rejected(daemon: RunningDaemon, client: httpx.A
             "the body is not a form: send it as multipart/form-data, with a boundary",
         ),
         (PDF, "application/pdf", "the body is not a form: send it as multipart/form-data, with a boundary"),
-        (b"{}", "application/json", "the body is not a form: send it as multipart/form-data, with a boundary"),
     ]:
         refused = await client.post("/api/convert", content=body, headers={"Content-Type": content_type.encode()})
         assert (refused.status_code, error_of(refused)) == (400, sentence)
@@ -319,16 +311,13 @@ async def test_invalid_forms_are_rejected(daemon: RunningDaemon, client: httpx.A
 
 LABELS_OF_NAMES = [
     ('; filename="../../etc/passwd"', "../../etc/passwd"),
-    ('; filename="/etc/passwd"', "/etc/passwd"),
     (r'; filename="C:\\books\\a.pdf"', "C:\\books\\a.pdf"),
     (r'; filename="say \"hi\".pdf"', 'say "hi".pdf'),
     ('; filename="say %22hi%22.pdf"', 'say "hi".pdf'),
     ('; filename="Bücher — 書.pdf"', "Bücher — 書.pdf"),
     ("; filename*=UTF-8''B%C3%BCcher%20%E6%9B%B8.pdf", "Bücher 書.pdf"),
     ("; filename*=UTF-8''..%2F..%2Fa%0D%0AX-Evil%3A%20yes%00.pdf", "../../a\r\nX-Evil: yes\0.pdf"),
-    ('; filename="a\0b.pdf"', "a\0b.pdf"),
     (f'; filename="{"x" * 3_000}.pdf"', "x" * 255),
-    ('; filename=".."', ".."),
 ]
 
 

@@ -36,7 +36,7 @@ class AppContext:
     settings: Settings  # the settings in force
     authenticator: Authenticator
     rate_limits: RateLimiter
-    scopes: Scopes
+    views: Scopes
     broadcaster: Broadcaster
     files: JobFiles
     streams: StreamRegistry
@@ -65,7 +65,7 @@ class RequestContext:
 
     app: AppContext
     client: Client
-    scope: ScopedServices
+    view: ScopedServices
 
     @property
     def owner(self) -> str:
