@@ -116,8 +116,8 @@ async def test_a_finished_job_is_deleted_with_its_files(
     await daemon.report(registered(ID), progress(ID, 5, 12))
     files = daemon.daemon.files.input(ID).parent
     files.mkdir()
-    refused = await client.delete(f"/api/jobs/{ID}?purge=true")
-    assert (refused.status_code, refused.json()["error"]) == (
+    rejected = await client.delete(f"/api/jobs/{ID}?purge=true")
+    assert (rejected.status_code, rejected.json()["error"]) == (
         409,
         f"job {ID} is processing: only finished jobs can be deleted, so cancel it first",
     )
@@ -290,10 +290,10 @@ async def test_a_page_of_large_jobs_ends_early(daemon: RunningDaemon, client: ht
 
 async def test_too_large_options_are_rejected(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     large = {"a": ["x"] * 20_000}
-    refused = await client.post("/api/jobs", json={"options": large})
-    assert (refused.status_code, error_of(refused)) == (400, "the options are larger than 64 KiB")
+    rejected = await client.post("/api/jobs", json={"options": large})
+    assert (rejected.status_code, error_of(rejected)) == (400, "the options are larger than 64 KiB")
     [line] = await daemon.report(registered(ID, options=large))
-    assert (line["ok"], line["status"], line["error"]) == (False, 400, error_of(refused))
+    assert (line["ok"], line["status"], line["error"]) == (False, 400, error_of(rejected))
 
 
 async def test_a_list_has_unsaved_progress(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:

@@ -72,9 +72,9 @@ async def test_part_headers_have_a_limit(tmp_path: Path) -> None:
             assert (await post_form(client, *parts.values())).status_code == 202
             for size in (MAX_HEADER + 1, 750_000):
                 parts[one] = padded(one, b"x", size)
-                refused = await post_form(client, *parts.values())
-                assert refused.status_code == 413
-                assert error_of(refused) == "a part of the form has more than 8 headers, or one larger than 4 KiB"
+                rejected = await post_form(client, *parts.values())
+                assert rejected.status_code == 413
+                assert error_of(rejected) == "a part of the form has more than 8 headers, or one larger than 4 KiB"
 
 
 async def test_options_and_labels_may_come_from_a_file(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:

@@ -60,11 +60,11 @@ async def test_uploads_above_the_quota_return_507(
         body = form(*[file_part(PDF.ljust(size * KIB), name=names) for size in sizes])
         headers = {**FORM_TYPE, **({"Content-Length": str(len(body))} if told else {})}
         with capture_logs() as logs:
-            refused = await post_pieces(client, f"/api/{path}?pipeline=true", pieces_of(body), headers)
-        assert refused.status_code == 507
+            rejected = await post_pieces(client, f"/api/{path}?pipeline=true", pieces_of(body), headers)
+        assert rejected.status_code == 507
         [line] = [line for line in logs if line["event"] == "request rejected"]
         assert (line["log_level"], line["path"]) == ("info", f"/api/{path}")
-        sentence = error_of(refused)
+        sentence = error_of(rejected)
         assert "of the 1000 KiB allowed (delete finished jobs to make room)" in sentence
         await eventually(lambda: left(tmp_path) == {first})
         assert await stored(client) == 500 * KIB

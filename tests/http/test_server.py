@@ -137,7 +137,7 @@ async def test_a_response_before_the_end_of_the_body_closes_the_connection(daemo
             assert await peer.rest() == b""
 
 
-async def test_a_refused_request_with_a_whole_body_keeps_the_connection(daemon: RunningDaemon) -> None:
+async def test_a_rejected_request_with_a_whole_body_keeps_the_connection(daemon: RunningDaemon) -> None:
     for body in [b"", b"x", b"x" * 2000]:
         for target, origin in [("/nope", ""), ("/api/jobs", "http://elsewhere.example")]:
             headers = {"Origin": origin, "Content-Length": str(len(body))}
@@ -344,7 +344,7 @@ async def connect_forever(daemon: RunningDaemon) -> None:
             await wait_all_tasks_blocked()
 
 
-async def test_a_stopping_daemon_refuses_new_connections(
+async def test_a_stopping_daemon_rejects_new_connections(
     daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", math.inf)

@@ -262,9 +262,9 @@ async def test_streams_are_limited(tmp_path: Path) -> None:
         await daemon.report(registered(ID))
         async with streaming(daemon, "/api/events"):
             await eventually(lambda: len(daemon.daemon.streams) == 1)
-            refused = await client.get(f"/api/jobs/{ID}/events")
-            assert (refused.status_code, error_of(refused)) == (503, "all 1 connections are in use")
-            assert refused.headers["Retry-After"]
+            rejected = await client.get(f"/api/jobs/{ID}/events")
+            assert (rejected.status_code, error_of(rejected)) == (503, "all 1 connections are in use")
+            assert rejected.headers["Retry-After"]
             more = settings_in(tmp_path / "state", limits={"max_connections": 2})
             daemon.daemon.connection_limiter.apply_settings(more)  # as after a reload
             async with streaming(daemon, "/api/events"):
@@ -329,8 +329,8 @@ async def test_invalid_streams_are_rejected(client: httpx.AsyncClient) -> None:
         ("/api/events?interval=soon", 400),
         ("/api/events?types=dance", 400),
     ):
-        refused = await client.get(path)
-        assert (refused.status_code, error_of(refused) != "") == (status, True)
+        rejected = await client.get(path)
+        assert (rejected.status_code, error_of(rejected) != "") == (status, True)
 
 
 async def test_head_of_a_stream_has_no_body(client: httpx.AsyncClient) -> None:

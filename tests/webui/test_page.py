@@ -67,12 +67,12 @@ def test_a_rejected_file_shows_the_servers_error(page: Page, tmp_path: Path) -> 
     text = tmp_path / "letter.pdf"
     text.write_text("Dear Sir or Madam")
     choose(page, text)
-    refused = page.locator(".job", has_text="letter.pdf")
-    expect(refused).to_contain_text("letter.pdf is not a PDF")
-    expect(refused).to_contain_text("17 B")
-    expect(refused.locator("[data-action=retry]")).to_be_hidden()
-    refused.locator("[data-action=dismiss]").click()
-    expect(refused).to_have_count(0)
+    rejected = page.locator(".job", has_text="letter.pdf")
+    expect(rejected).to_contain_text("letter.pdf is not a PDF")
+    expect(rejected).to_contain_text("17 B")
+    expect(rejected.locator("[data-action=retry]")).to_be_hidden()
+    rejected.locator("[data-action=dismiss]").click()
+    expect(rejected).to_have_count(0)
     (tmp_path / "empty.pdf").touch()
     choose(page, tmp_path / "empty.pdf")
     expect(page.locator(".job", has_text="empty.pdf").locator("[data-part=step]")).to_have_text("empty.pdf is empty")
@@ -94,15 +94,15 @@ def test_several_files_are_one_batch(page: Page, tmp_path: Path) -> None:
         page.reload()
 
 
-def test_a_batch_is_asked_for_again_after_a_refusal(browser: Browser, served: ServedDaemon, tmp_path: Path) -> None:
-    refusing: list[bool] = []
+def test_a_batch_is_asked_for_again_after_a_rejection(browser: Browser, served: ServedDaemon, tmp_path: Path) -> None:
+    rejecting: list[bool] = []
 
     def answer(route: Route) -> None:
-        if not refusing:
+        if not rejecting:
             counts = {"completed": 0, "processing": 0, "pending": 2, "failed": 0, "total": 2, "cancelled": 0}
             route.fulfill(json={"batch_id": "", "status": "queued", "priority": "normal", "progress": counts})
-            refusing.append(True)
-        elif refusing[-1]:
+            rejecting.append(True)
+        elif rejecting[-1]:
             route.fulfill(status=429, json={"error": "rate_limit_exceeded", "message": "too many", "retry_after": 1})
         else:
             route.continue_()
@@ -116,7 +116,7 @@ def test_a_batch_is_asked_for_again_after_a_refusal(browser: Browser, served: Se
         page.locator("input[type=file]").set_input_files(files)
         batch = page.locator(".batch", has_text="refused-1.pdf")
         expect(batch.locator(".job[data-status=failed]")).to_have_count(2)
-        refusing.append(False)
+        rejecting.append(False)
         expect(batch).to_have_attribute("data-status", "failed")
         expect(batch.locator("[data-action=cancelAll]")).to_be_hidden()
 

@@ -27,6 +27,7 @@ from progressd.http.schemas import JSON, NDJSON
 from progressd.http.streams import StreamRegistry
 from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, Ack, read_event, refusal
 from progressd.producers.ndjson_stream import NDJSONReader
+from progressd.system.condition import Condition
 
 TEXT: Final = {"type": "string", "description": "One JSON object per line."}
 REPORTS: Final = {JSON: ProducerEvent, NDJSON: TEXT}
@@ -84,8 +85,7 @@ class NDJSONResponse(ResponseBody):
         self._over = False  # no further lines will be answered
         self._stopping = False
         self._reading = trio.CancelScope()
-        self._unsent_added = trio.Event()
-        self._room = trio.Event()
+        self._changed = Condition()
         self._stack = AsyncExitStack()
 
     async def begin(self) -> None:
@@ -111,32 +111,27 @@ class NDJSONResponse(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        while not self._unsent:
-            if self._over:
-                raise StopAsyncIteration
-            self._unsent_added = trio.Event()
-            await self._unsent_added.wait()
+        await self._changed.wait_for(lambda: self._unsent or self._over)
+        if not self._unsent:
+            raise StopAsyncIteration
         piece = bytes(self._unsent[:MAX_SEND])
         del self._unsent[:MAX_SEND]
         self._budget.hold(self, len(self._unsent))
-        self._room.set()
+        self._changed.notify()
         return piece
 
     async def _answer_all(self) -> None:
         """Answer all lines. An error that stops this early is the answer to the first line that was not accepted."""
         with self._streams.reporting(self._stop):
             while not self._over:
-                if len(self._unsent) > MAX_ANSWERS:
-                    self._room = trio.Event()
-                    await self._room.wait()
-                    continue
                 number = self._lines.next_number
                 try:
                     await self._answer_next()
                 except ProgressdError as error:
                     self._end(error, number)
                 self._budget.hold(self, len(self._unsent))
-                self._unsent_added.set()
+                self._changed.notify()
+                await self._changed.wait_for(lambda: len(self._unsent) <= MAX_ANSWERS)
 
     async def _answer_next(self) -> None:
         """Answer some lines. Raises RequestTimeout, Stopping, Unavailable; InvalidInput for too many invalid lines."""
@@ -173,7 +168,7 @@ class NDJSONResponse(ResponseBody):
             RequestTimeout("answers were discarded because the client did not read them"),
             self._lines.next_number,
         )
-        self._room.set()
+        self._changed.notify()
         self._reading.cancel()
 
     def _stop(self) -> None:
