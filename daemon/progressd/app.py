@@ -232,7 +232,7 @@ class Daemon:
         accepting.start_soon(self.producers.run, *sockets.unix)
         accepting.start_soon(self._run_jobs, jobs_done)
         accepting.start_soon(self.announcer.run, self.log.health, self._settle)
-        self.services.accept_work(True)
+        self.services.ready = True
         return jobs_done
 
     def _notify_systemd(
@@ -256,15 +256,14 @@ class Daemon:
         shutdown, transfers = self.settings.shutdown, self.services.transfers
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers.ends else 0
         until = trio.current_time() + seconds
-        self.services.accept_work(False)
+        self.services.ready = False
         self.announcer.stop(seconds)
         self.runner.stop_taking()
         with deadline.limit(seconds):
             if shutdown.wait_for_jobs:
                 await jobs_done.wait()
-            while ends := transfers.ends:  # some may begin while others are waited for
-                for ended in ends:
-                    await ended.wait()
+            while transfers.ends:  # some may begin while others are waited for
+                await next(iter(transfers.ends)).wait()
         with deadline.limit(max(until - trio.current_time(), CLOSE_TIMEOUT)):
             await self.producers.drain()
 

@@ -54,10 +54,6 @@ class AppContext:
         """Apply reloaded settings."""
         self.settings = settings
 
-    def accept_work(self, accept: bool) -> None:
-        """Start or stop accepting work."""
-        self.ready = accept
-
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
