@@ -78,7 +78,7 @@ async def change(files: JobFiles, how: str, number: int, size: int) -> None:
 
 
 @given(st.lists(CHANGES, max_size=12))
-@settings(max_examples=60)
+@settings(max_examples=30)
 async def test_the_count_equals_the_bytes_on_disk(changes: list[tuple[str, int, int]]) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:  # fsync costs nothing there
         state_dir = Path(directory)

@@ -111,10 +111,13 @@ async def test_a_key_with_another_pipeline_returns_422(tmp_path: Path) -> None:
         assert "was used before, for the pipeline idle: use a new one" in error_of(rejected)
 
 
-@pytest.mark.parametrize("key", ["", "two words", "x" * 256, "Bücher"])
-async def test_a_malformed_key_is_rejected(client: httpx.AsyncClient, key: str) -> None:
+async def test_a_malformed_key_is_rejected(client: httpx.AsyncClient) -> None:
     rejected = await post_form(client, file_part())
     assert rejected.status_code == 202
-    headers = {b"Idempotency-Key": key.encode(), **{name.encode(): value.encode() for name, value in FORM_TYPE.items()}}
-    rejected = await client.post("/api/convert", content=form(file_part()), headers=headers)
-    assert (rejected.status_code, "Idempotency-Key" in error_of(rejected)) == (400, True)
+    for key in ["", "two words", "x" * 256, "Bücher"]:
+        headers = {
+            b"Idempotency-Key": key.encode(),
+            **{name.encode(): value.encode() for name, value in FORM_TYPE.items()},
+        }
+        rejected = await client.post("/api/convert", content=form(file_part()), headers=headers)
+        assert (rejected.status_code, "Idempotency-Key" in error_of(rejected)) == (400, True)

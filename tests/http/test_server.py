@@ -358,17 +358,6 @@ async def test_a_stopping_daemon_rejects_new_connections(
 LONGER = 2 * CLOSE_TIMEOUT
 
 
-async def test_a_download_can_end_within_the_drain_timeout(slow_clock: MockClock, tmp_path: Path) -> None:
-    async with stuck_download(tmp_path) as (daemon, stream):
-        daemon.kill()
-        await eventually(lambda: not daemon.daemon.services.ready)
-        slow_clock.jump(LONGER)
-        async with Peer(await daemon.connect()) as other:
-            assert (await other.ask("/api/health/live")).status == 200
-        with trio.fail_after(PATIENCE):
-            assert await read_to_the_end(stream) > SIZE
-
-
 async def test_a_download_that_starts_during_the_stop_can_end(slow_clock: MockClock, tmp_path: Path) -> None:
     async with stuck_download(tmp_path) as (daemon, first), await daemon.connect(receive_buffer=4096) as second:
         daemon.kill()
@@ -391,11 +380,10 @@ async def test_a_download_is_cut_off_after_the_drain_timeout(slow_clock: MockClo
             assert await read_to_the_end(stream) < SIZE
 
 
-@pytest.mark.parametrize("wait_for_jobs", [True, False])
-async def test_an_upload_can_end_during_the_stop(slow_clock: MockClock, tmp_path: Path, wait_for_jobs: bool) -> None:
+async def test_an_upload_can_end_during_the_stop(slow_clock: MockClock, tmp_path: Path) -> None:
     body = form(file_part(PDF.ljust(200_000)))
     head = f"POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: {len(body)}\r\n{WANTED}\r\n\r\n".encode()
-    async with running_daemon(tmp_path, shutdown={"wait_for_jobs": wait_for_jobs}) as daemon:
+    async with running_daemon(tmp_path, shutdown={"wait_for_jobs": False}) as daemon:
         uploads = daemon.settings.state_dir / "uploads"
         async with await daemon.connect() as stream:
             await stream.send_all(head + body[:100_000])
