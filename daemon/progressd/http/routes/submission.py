@@ -125,9 +125,8 @@ class Submission(NamedTuple):
                 for job_id, filename, _ in sink.received:
                     registration = Registration(self.name, filename[:255], options=options, labels=labels)
                     events.append(SubmitEvent(job_id, registration, self.name, batch_id, priority, fingerprint, owner))
-                with trio.CancelScope(
-                    shield=True
-                ):  # a client that disconnects must not remove the input of a stored job
+                # A client that disconnects must not remove the input of a stored job.
+                with trio.CancelScope(shield=True):
                     jobs = _jobs_or_raise(await context.view.ingest.submit(*events))
                     await uploads.aclose()  # shielded: the other uploads would report a Cancelled as a failure
         return jobs
