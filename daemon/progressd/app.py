@@ -161,7 +161,7 @@ class Daemon:
             settings=self.settings,
             authenticator=self.authenticator,
             rate_limits=self.rate_limits,
-            scopes=self.scopes,
+            views=self.scopes,
             broadcaster=self.broadcaster,
             files=self.files,
             streams=self.streams,
@@ -232,7 +232,7 @@ class Daemon:
         accepting.start_soon(self.producers.run, *sockets.unix)
         accepting.start_soon(self._run_jobs, jobs_done)
         accepting.start_soon(self.announcer.run, self.log.health, self._settle)
-        self.services.accept_work(True)
+        self.services.ready = True
         return jobs_done
 
     async def _until_stopped(self, signals: AsyncIterator[int], notify: Notifier, on_terminal: bool) -> None:
@@ -248,15 +248,14 @@ class Daemon:
         shutdown, transfers = self.settings.shutdown, self.services.transfers
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers.ends else 0
         until = trio.current_time() + seconds
-        self.services.accept_work(False)
+        self.services.ready = False
         self.announcer.stop(seconds)
         self.runner.stop_taking()
         with deadline.limit(seconds):
             if shutdown.wait_for_jobs:
                 await jobs_done.wait()
-            while ends := transfers.ends:  # some may begin while others are waited for
-                for ended in ends:
-                    await ended.wait()
+            while transfers.ends:  # some may begin while others are waited for
+                await next(iter(transfers.ends)).wait()
         with deadline.limit(max(until - trio.current_time(), CLOSE_TIMEOUT)):
             await self.producers.drain()
 

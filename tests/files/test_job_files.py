@@ -61,22 +61,22 @@ async def test_the_head_of_an_upload_has_1024_bytes(files: JobFiles) -> None:
         assert len(upload.head) == 1024
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """The upload is rejected."""
 
 
 @pytest.mark.parametrize("whole", [False, True])
 async def test_a_rejected_upload_leaves_no_files(files: JobFiles, tmp_path: Path, whole: bool) -> None:
 
-    async def refuse() -> None:
+    async def reject() -> None:
         async with files.upload(ID) as upload:
             await upload.write(PDF)
             if whole:
                 await upload.finish()
-            raise Refused
+            raise Rejected
 
-    with pytest.raises(Refused):
-        await refuse()
+    with pytest.raises(Rejected):
+        await reject()
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
@@ -183,9 +183,9 @@ async def test_a_retry_without_an_input_is_rejected(files: JobFiles, tmp_path: P
 
 async def test_a_failed_retry_leaves_no_files(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         async with files.copied_input(ID, job_id(2)):
-            raise Refused
+            raise Rejected
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
 
 
@@ -318,18 +318,18 @@ def test_one_daemon_locks_the_state_directory(tmp_path: Path) -> None:
     with own_state_dir(tmp_path):
         with pytest.raises(SettingsError, match="another progressd uses the state directory"), own_state_dir(tmp_path):
             raise AssertionError("two daemons in one directory")
-        refused = subprocess.run(
+        rejected = subprocess.run(
             [sys.executable, "-c", other, tmp_path], capture_output=True, text=True, timeout=PATIENCE
         )
-        assert "another progressd uses the state directory" in refused.stderr
+        assert "another progressd uses the state directory" in rejected.stderr
     with own_state_dir(tmp_path):
         pass  # unlocked again
 
 
 def test_an_impossible_state_directory_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    refused = pytest.raises(SettingsError, match=r"cannot use the state directory .*: Not a directory")
-    with refused, own_state_dir(tmp_path / "file" / "state"):
+    rejected = pytest.raises(SettingsError, match=r"cannot use the state directory .*: Not a directory")
+    with rejected, own_state_dir(tmp_path / "file" / "state"):
         raise AssertionError("there is no such directory")
 
 

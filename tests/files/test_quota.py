@@ -42,12 +42,12 @@ async def finish(files: JobFiles, number: int, size: int) -> None:
         await files.keep_output(job_id(number), work / "output")
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """The upload is rejected."""
 
 
 CHANGES = st.tuples(
-    st.sampled_from(["upload", "refuse", "again", "output", "stderr", "remove"]),
+    st.sampled_from(["upload", "reject", "again", "output", "stderr", "remove"]),
     st.integers(1, 3),
     st.integers(0, 100_000),
 )
@@ -59,13 +59,13 @@ async def change(files: JobFiles, how: str, number: int, size: int) -> None:
     match how:
         case "upload" if not there:
             await receive(files, number, size)
-        case "refuse" if not there:
-            with suppress(Refused):
+        case "reject" if not there:
+            with suppress(Rejected):
                 async with files.upload(job_id(number)) as upload:
                     await upload.write(bytes(size))
                     if size % 2:
                         await upload.finish()
-                    raise Refused
+                    raise Rejected
         case "again" if there and not files.input(job_id(number + 3)).exists():
             async with files.copied_input(job_id(number), job_id(number + 3)):
                 await trio.lowlevel.checkpoint()
@@ -78,7 +78,7 @@ async def change(files: JobFiles, how: str, number: int, size: int) -> None:
 
 
 @given(st.lists(CHANGES, max_size=12))
-@settings(max_examples=60)
+@settings(max_examples=30)
 async def test_the_count_equals_the_bytes_on_disk(changes: list[tuple[str, int, int]]) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:  # fsync costs nothing there
         state_dir = Path(directory)

@@ -142,10 +142,10 @@ async def test_websockets_open_below_the_prefix(below: RunningDaemon) -> None:
                 await peer.send(piece)
             await peer.open_with(head[20:])
             assert await peer.close_code() == 1000
-        with pytest.raises(ConnectionRejected) as refused:
+        with pytest.raises(ConnectionRejected) as rejected:
             async with below.watch(f"{base}/ws/nothing"):
                 pass
-        assert refused.value.status_code == 404
+        assert rejected.value.status_code == 404
 
 
 @given(st.binary(max_size=30))

@@ -160,8 +160,8 @@ async def test_one_invalid_file_rejects_the_batch(daemon: RunningDaemon, client:
         ([file_part(name="files"), options_part({"dpi": "many"})], 422, "option dpi"),
         ([file_part(name="files"), options_part(b"[]")], 422, "the field options"),
     ]:
-        refused = await client.post("/api/batch", content=form(*parts), headers=FORM_TYPE)
-        assert (refused.status_code, sentence in error_of(refused)) == (status, True), refused.text
+        rejected = await client.post("/api/batch", content=form(*parts), headers=FORM_TYPE)
+        assert (rejected.status_code, sentence in error_of(rejected)) == (status, True), rejected.text
         assert await daemon.daemon.store.list_jobs(Filter(), 10, 0) == ([], 0)
         assert not any((daemon.settings.state_dir / "jobs").iterdir())
         assert not any((daemon.settings.state_dir / "uploads").iterdir())
@@ -177,10 +177,10 @@ async def test_an_unknown_batch_returns_404(client: httpx.AsyncClient) -> None:
 
 async def test_an_unknown_batch_cannot_be_watched(daemon: RunningDaemon) -> None:
     for path, status in [(f"/ws/batch/{job_id(9)}", 404), ("/ws/batch/monday", 400)]:
-        with pytest.raises(ConnectionRejected) as refused:
+        with pytest.raises(ConnectionRejected) as rejected:
             async with daemon.watch(path):
                 pass
-        assert refused.value.status_code == status
+        assert rejected.value.status_code == status
 
 
 async def test_a_multiplexed_socket_can_watch_a_batch(tmp_path: Path) -> None:

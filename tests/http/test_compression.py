@@ -3,7 +3,6 @@
 import gzip
 
 import httpx
-import pytest
 from support.daemon import RunningDaemon, progress, registered
 from support.http_client import exchange, get
 from support.samples import ID, job_id
@@ -67,11 +66,9 @@ async def test_fast_reads_are_compressed(daemon: RunningDaemon, client: httpx.As
     assert (changed.status_code, changed.json()["status"]) == (200, "processing")
 
 
-@pytest.mark.parametrize("id_", [ID, ID.upper()], ids=["directly", "by the application"])
-async def test_an_overlong_accept_encoding_is_ignored(
-    daemon: RunningDaemon, client: httpx.AsyncClient, id_: str
-) -> None:
+async def test_an_overlong_accept_encoding_is_ignored(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID, options={"text": "x" * 5000}))
-    for accepted, encoding in ((f"gzip{',a' * 98}", "gzip"), (f"gzip{',a' * 99}", None)):
-        answer = await client.get(f"/api/jobs/{id_}", headers={"Accept-Encoding": accepted})
-        assert (answer.status_code, answer.headers.get("Content-Encoding")) == (200, encoding)
+    for id_ in [ID, ID.upper()]:
+        for accepted, encoding in ((f"gzip{',a' * 98}", "gzip"), (f"gzip{',a' * 99}", None)):
+            answer = await client.get(f"/api/jobs/{id_}", headers={"Accept-Encoding": accepted})
+            assert (answer.status_code, answer.headers.get("Content-Encoding")) == (200, encoding)

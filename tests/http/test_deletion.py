@@ -97,10 +97,10 @@ async def test_the_stream_of_a_deleted_job_returns_404(daemon: RunningDaemon, cl
     async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
         assert (await watcher.closed())[0] == 1000
         await delete(client, ID)
-    with pytest.raises(ConnectionRejected) as refused:
+    with pytest.raises(ConnectionRejected) as rejected:
         async with daemon.watch(f"/ws/jobs/{ID}"):
             pass
-    assert refused.value.status_code == 404
+    assert rejected.value.status_code == 404
     assert (await client.get(f"/api/jobs/{ID}/events")).status_code == 404
 
 

@@ -12,23 +12,14 @@ from support.submitting import running_job, shell
 from support.waiting import eventually
 
 
-async def test_health_has_the_version(client: httpx.AsyncClient) -> None:
+async def test_health_has_the_version_and_default_options(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/health")
     assert response.status_code == 200
     body = response.json()
     assert body.keys() == {"status", "version", "tools", "pipelines"}
     assert (body["status"], body["version"]) == ("healthy", progressd.__version__)
-
-
-async def test_health_has_the_default_options(client: httpx.AsyncClient) -> None:
-    pipelines = (await client.get("/api/health")).json()["pipelines"]
-    assert pipelines["pdf"]["options"] == {
-        "dpi": 300,
-        "deskew": True,
-        "upscale": True,
-        "ocr": False,
-        "advanced": False,
-    }
+    defaults = {"dpi": 300, "deskew": True, "upscale": True, "ocr": False, "advanced": False}
+    assert body["pipelines"]["pdf"]["options"] == defaults
 
 
 async def test_health_lists_installed_programs(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from support.daemon import (
 )
 from support.http_client import client_of, error_of
 from support.samples import ID, job_id
-from support.submitting import PDF, cancel, ended, run, running_job, shell, submit
+from support.submitting import PDF, ended, run, running_job, shell, submit
 from support.waiting import alive, eventually
 from trio.testing import wait_all_tasks_blocked
 
@@ -50,7 +50,7 @@ def is_now(text: str) -> bool:
     )
 
 
-async def test_a_queued_job_has_its_registration(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_job_has_its_fields_in_each_state(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     given = {
         "kind": "scan",
         "input_filename": "book.pdf",
@@ -59,12 +59,26 @@ async def test_a_queued_job_has_its_registration(daemon: RunningDaemon, client: 
         "labels": {"by": "eve"},
     }
     await daemon.report(registered(ID, **given))
-    body = await job_of(client)
-    assert body.keys() == ALWAYS | {"input_filename"}
-    assert is_now(body["created_at"])
-    assert (body["status"], body["kind"], body["input_filename"]) == ("queued", "scan", "book.pdf")
-    assert (body["options"], body["labels"], body["attempt"]) == ({"dpi": 300}, {"by": "eve"}, 1)
-    assert body["progress"] == {"current_step": 0, "total_steps": 12, "step_name": "", "percent": 0}
+    queued = await job_of(client)
+    assert queued.keys() == ALWAYS | {"input_filename"}
+    assert is_now(queued["created_at"])
+    assert {name: queued[name] for name in given if name != "total_steps"} == {
+        name: value for name, value in given.items() if name != "total_steps"
+    }
+    assert (queued["status"], queued["attempt"]) == ("queued", 1)
+    assert queued["progress"] == {"current_step": 0, "total_steps": 12, "step_name": "", "percent": 0}
+    await daemon.report(progress(ID, 5, 12, "AI Upscaling"))
+    processing = await job_of(client)
+    assert processing.keys() == queued.keys() | {"started_at"}
+    assert (processing["status"], is_now(processing["started_at"])) == ("processing", True)
+    assert processing["progress"].pop("eta_seconds", 0) >= 0
+    assert processing["progress"] == {"current_step": 5, "total_steps": 12, "step_name": "AI Upscaling", "percent": 41}
+    result = {"output_path": f"/api/jobs/{ID}/download", "page_count": 12, "elapsed_seconds": 45.2}
+    await daemon.report(completed(ID, **result))
+    done = await job_of(client)
+    assert done.keys() == processing.keys() | {"completed_at", *result}
+    assert {name: done[name] for name in result} == result
+    assert (done["status"], done["progress"]["percent"], is_now(done["completed_at"])) == ("completed", 100, True)
 
 
 async def test_unknown_fields_are_absent(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
@@ -72,6 +86,14 @@ async def test_unknown_fields_are_absent(daemon: RunningDaemon, client: httpx.As
     body = await job_of(client)
     assert body.keys() == ALWAYS
     assert (body["kind"], body["options"], body["labels"]) == ("job", {}, {})
+    await daemon.report(status_change(ID, "processing"), completed(ID))
+    body = await job_of(client)
+    assert body.keys() == ALWAYS | {"started_at", "completed_at", "elapsed_seconds"}
+    assert 0 <= body["elapsed_seconds"] < 60  # measured
+    await daemon.report(registered(job_id(2)), failed(job_id(2), "Pipeline error: no paper"))
+    body = await job_of(client, job_id(2))
+    assert body.keys() == ALWAYS | {"completed_at", "error"}
+    assert (body["status"], body["error"]) == ("failed", "Pipeline error: no paper")
 
 
 async def test_a_silent_job_is_stalled(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
@@ -94,8 +116,8 @@ async def test_a_finished_job_is_deleted_with_its_files(
     await daemon.report(registered(ID), progress(ID, 5, 12))
     files = daemon.daemon.files.input(ID).parent
     files.mkdir()
-    refused = await client.delete(f"/api/jobs/{ID}?purge=true")
-    assert (refused.status_code, refused.json()["error"]) == (
+    rejected = await client.delete(f"/api/jobs/{ID}?purge=true")
+    assert (rejected.status_code, rejected.json()["error"]) == (
         409,
         f"job {ID} is processing: only finished jobs can be deleted, so cancel it first",
     )
@@ -109,17 +131,6 @@ async def test_a_finished_job_is_deleted_with_its_files(
     assert (await daemon.report(progress(ID, 6, 12)))[0]["error"] == f"no job {ID}"
 
 
-async def test_a_processing_job_has_progress(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
-    await daemon.report(registered(ID), progress(ID, 5, 12, "AI Upscaling"))
-    body = await job_of(client)
-    assert body.keys() == ALWAYS | {"started_at"}
-    assert body["status"] == "processing"
-    assert is_now(body["started_at"])
-    eta = body["progress"].pop("eta_seconds", 0)
-    assert eta >= 0
-    assert body["progress"] == {"current_step": 5, "total_steps": 12, "step_name": "AI Upscaling", "percent": 41}
-
-
 async def test_a_finished_job_has_no_remaining_time(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     for number, end in enumerate((completed(ID), failed(ID, "no paper"), status_change(ID, "cancelled"))):
         job = job_id(number)
@@ -129,30 +140,6 @@ async def test_a_finished_job_has_no_remaining_time(daemon: RunningDaemon, clien
         await daemon.report({**end, "job_id": job})
         assert "eta_seconds" not in (await client.get(f"/api/jobs/{job}")).json()["progress"]
     assert "eta_seconds" not in (await client.get("/api/jobs")).text
-
-
-async def test_a_completed_job_has_its_result(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
-    result = {"output_path": f"/api/jobs/{ID}/download", "page_count": 12, "elapsed_seconds": 45.2}
-    await daemon.report(registered(ID), progress(ID, 12, 12), completed(ID, **result))
-    body = await job_of(client)
-    assert body.keys() == ALWAYS | {"started_at", "completed_at", "output_path", "page_count", "elapsed_seconds"}
-    assert {name: body[name] for name in result} == result
-    assert (body["status"], body["progress"]["percent"]) == ("completed", 100)
-    assert is_now(body["completed_at"])
-
-
-async def test_elapsed_time_is_measured(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
-    await daemon.report(registered(ID), status_change(ID, "processing"), completed(ID))
-    body = await job_of(client)
-    assert body.keys() == ALWAYS | {"started_at", "completed_at", "elapsed_seconds"}
-    assert 0 <= body["elapsed_seconds"] < 60
-
-
-async def test_a_failed_job_has_an_error(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
-    await daemon.report(registered(ID), failed(ID, "Pipeline error: no paper"))
-    body = await job_of(client)
-    assert body.keys() == ALWAYS | {"completed_at", "error"}
-    assert (body["status"], body["error"]) == ("failed", "Pipeline error: no paper")
 
 
 async def test_output_path_is_a_url(tmp_path: Path) -> None:
@@ -250,19 +237,11 @@ async def test_jobs_are_listed_newest_first(daemon: RunningDaemon, client: httpx
         ("?status=queued", [1]),
         ("?status=processing", [2]),
         ("?status=completed", [6, 3]),
-        ("?status=failed", [4]),
-        ("?status=cancelled", [5]),
         ("?kind=scan", [6, 4, 3, 1]),
-        ("?kind=SCAN", []),
-        ("?kind=none", []),
         ("?label=by=eve", [5, 3, 1]),
-        ("?label=by%3Deve", [5, 3, 1]),
         ("?label=by=", [6]),
-        ("?label=by=ev", []),
         ("?kind=scan&label=by=eve&status=completed", [3]),
-        ("?limit=2", [6, 5]),
         ("?limit=2&offset=3", [3, 2]),
-        ("?offset=5", [1]),
         ("?offset=6", []),
         ("?offset=9007199254740992", []),
         ("?status=completed&limit=1&offset=1", [3]),
@@ -275,7 +254,6 @@ async def test_the_history_lists_finished_jobs(daemon: RunningDaemon, client: ht
     await some_jobs(daemon)
     for query, numbers in [
         ("", [6, 5, 4, 3]),
-        ("?limit=50&offset=0&status=", [6, 5, 4, 3]),
         ("?status=failed", [4]),
         ("?status=queued", []),
         ("?status=processing", []),
@@ -312,15 +290,10 @@ async def test_a_page_of_large_jobs_ends_early(daemon: RunningDaemon, client: ht
 
 async def test_too_large_options_are_rejected(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     large = {"a": ["x"] * 20_000}
-    refused = await client.post("/api/jobs", json={"options": large})
-    assert (refused.status_code, error_of(refused)) == (400, "the options are larger than 64 KiB")
+    rejected = await client.post("/api/jobs", json={"options": large})
+    assert (rejected.status_code, error_of(rejected)) == (400, "the options are larger than 64 KiB")
     [line] = await daemon.report(registered(ID, options=large))
-    assert (line["ok"], line["status"], line["error"]) == (False, 400, error_of(refused))
-
-
-async def test_a_job_in_a_list_equals_the_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
-    await daemon.report(registered(ID, kind="scan"), progress(ID, 5, 12, "AI Upscaling"))
-    assert (await client.get("/api/jobs")).json()["jobs"] == [await job_of(client)]
+    assert (line["ok"], line["status"], line["error"]) == (False, 400, error_of(rejected))
 
 
 async def test_a_list_has_unsaved_progress(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
@@ -329,18 +302,16 @@ async def test_a_list_has_unsaved_progress(daemon: RunningDaemon, client: httpx.
         await daemon.report(progress(ID, step))
         [listed] = (await client.get("/api/jobs")).json()["jobs"]
         assert listed["progress"]["current_step"] == step
+        assert listed == await job_of(client)
 
 
 async def test_an_invalid_query_is_rejected(client: httpx.AsyncClient) -> None:
     for query, named in [
         ("limit=0", "limit"),
-        ("limit=-1", "limit"),
         ("limit=many", "limit"),
-        ("limit=1.5", "limit"),
         ("offset=-1", "offset"),
         ("offset=99999999999999999999", "offset"),
         ("status=asleep", "status"),
-        ("status=queued,failed", "status"),
         ("label=by", "label 'by' is not of the form NAME=VALUE"),
         ("label==eve", "label '=eve' is not of the form NAME=VALUE"),
     ]:
@@ -350,7 +321,7 @@ async def test_an_invalid_query_is_rejected(client: httpx.AsyncClient) -> None:
             assert named in error_of(response)
 
 
-async def test_a_job_is_registered_once(client: httpx.AsyncClient) -> None:
+async def test_a_job_is_registered_once(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     given = {"id": ID, "kind": "scan", "input_filename": "book.pdf", "total_steps": 12, "labels": {"by": "eve"}}
     first = await client.post("/api/jobs", json=given)
     assert first.status_code == 201
@@ -358,10 +329,7 @@ async def test_a_job_is_registered_once(client: httpx.AsyncClient) -> None:
     assert first.json()["progress"]["total_steps"] == 12
     again = await client.post("/api/jobs", json={"id": ID.upper(), "kind": "another"})
     assert (again.status_code, again.json()) == (200, first.json())
-
-
-async def test_a_finished_job_is_not_registered_again(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
-    await daemon.report(registered(ID), failed(ID, "no paper"))
+    await daemon.report(failed(ID, "no paper"))
     again = await client.post("/api/jobs", json={"id": ID})
     assert (again.status_code, again.json()["status"]) == (200, "failed")
 
@@ -382,12 +350,9 @@ async def test_an_invalid_job_is_rejected(client: httpx.AsyncClient) -> None:
         (b"\xff", ""),
         (b'{"id":7}', "id"),
         (b'{"id":"x"}', "'x' is not a job id"),
-        (b'{"id":""}', "'' is not a job id"),
         (b'{"kind":""}', "kind"),
-        (b'{"kind":null}', "kind"),
         (b'{"kind":"%b"}' % (b"x" * 201), "kind"),
         (b'{"total_steps":-1}', "total_steps"),
-        (b'{"total_steps":"12"}', "total_steps"),
         (b'{"options":[]}', "options"),
         (b'{"options":{"a":' + b"[" * 40 + b"]" * 40 + b"}}", "options"),
         (b'{"options":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}", ""),
@@ -422,14 +387,15 @@ async def test_cancelling_ends_the_program(tmp_path: Path) -> None:
         await eventually(lambda: not alive(child))
 
 
-@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
-async def test_a_finished_job_cannot_be_cancelled(daemon: RunningDaemon, client: httpx.AsyncClient, end: str) -> None:
+async def test_a_finished_job_cannot_be_cancelled(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     ends = {"completed": completed(ID), "failed": failed(ID, "no"), "cancelled": status_change(ID, "cancelled")}
-    await daemon.report(registered(ID), progress(ID, 1), ends[end])
-    before = await job_of(client)
-    response = await client.delete(f"/api/jobs/{ID}")
-    assert (response.status_code, error_of(response)) == (409, f"job {ID} is already {end}")
-    assert await job_of(client) == before
+    for number, (end, event) in enumerate(ends.items()):
+        job = job_id(number)
+        await daemon.report(registered(job), progress(job, 1), {**event, "job_id": job})
+        before = await job_of(client, job)
+        response = await client.delete(f"/api/jobs/{job}")
+        assert (response.status_code, error_of(response)) == (409, f"job {job} is already {end}")
+        assert await job_of(client, job) == before
 
 
 async def test_a_failed_job_can_be_retried(tmp_path: Path) -> None:
@@ -452,17 +418,7 @@ async def test_a_failed_job_can_be_retried(tmp_path: Path) -> None:
         assert await job_of(client, first) == before
 
 
-async def test_a_cancelled_job_can_be_retried(tmp_path: Path) -> None:
-    pipelines = {"pdf": shell("sleep 1000")}
-    async with running_daemon(tmp_path, pipelines=pipelines, shutdown={"wait_for_jobs": False}) as daemon:
-        first = await submit(daemon, "pdf")
-        await cancel(daemon, first)
-        async with client_of(daemon) as client:
-            assert (await client.post(f"/api/jobs/{first}/retry")).status_code == 200
-
-
-@pytest.mark.parametrize("state", ["queued", "processing", "completed"])
-async def test_a_job_that_has_not_failed_cannot_be_retried(tmp_path: Path, state: str) -> None:
+async def test_a_job_that_has_not_failed_cannot_be_retried(tmp_path: Path) -> None:
     go = tmp_path / "go"
     pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with (
@@ -470,17 +426,19 @@ async def test_a_job_that_has_not_failed_cannot_be_retried(tmp_path: Path, state
         client_of(daemon) as client,
     ):
         first, second = await submit(daemon, "pdf"), await submit(daemon, "pdf")
-        asked = second if state == "queued" else first
-        if state == "completed":
-            go.touch()
-            await ended(daemon, first)
-        await eventually(lambda: daemon.daemon.registry.known(asked).status == state)  # type: ignore[union-attr]
-        response = await client.post(f"/api/jobs/{asked}/retry")
-        assert response.status_code == 409
-        assert error_of(response) == f"job {asked} is {state}: only failed or cancelled jobs can be retried"
-        assert (await client.get("/api/jobs")).json()["total"] == 2
+        await eventually(lambda: daemon.daemon.registry.known(first).status == "processing")  # type: ignore[union-attr]
+
+        async def retry(job: str, state: str) -> None:
+            response = await client.post(f"/api/jobs/{job}/retry")
+            assert response.status_code == 409
+            assert error_of(response) == f"job {job} is {state}: only failed or cancelled jobs can be retried"
+
+        await retry(first, "processing")
+        await retry(second, "queued")
         go.touch()
-        await ended(daemon, second)
+        await ended(daemon, first)
+        await retry(first, "completed")
+        assert (await client.get("/api/jobs")).json()["total"] == 2
 
 
 async def test_a_producers_job_cannot_be_retried(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:

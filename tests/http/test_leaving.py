@@ -1,4 +1,4 @@
-"""Clients that leave while what they have handed in is being committed: its jobs have their inputs."""
+"""A client may disconnect during the commit of its submission."""
 
 import socket
 import struct
@@ -16,11 +16,11 @@ from support.http_client import FORM_TYPE, file_part, form
 from support.submitting import PDF, cancel, ended, shell, submit
 from support.waiting import PATIENCE, eventually
 
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: the daemon is told at once that nobody is there any more
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
 
 class SlowStore(SQLiteStore):
-    """Commits only when it may."""
+    """Commit only after `may_commit` is set."""
 
     committing: trio.Event
     may_commit: trio.Event
@@ -32,7 +32,7 @@ class SlowStore(SQLiteStore):
 
 
 def hold_commits(monkeypatch: pytest.MonkeyPatch) -> tuple[trio.Event, trio.Event]:
-    """Set once one is asked for; to be set."""
+    """Return an event that the next commit sets, and one that lets commits continue."""
     committing, may_commit = trio.Event(), trio.Event()
     monkeypatch.setattr(SlowStore, "committing", committing, raising=False)
     monkeypatch.setattr(SlowStore, "may_commit", may_commit, raising=False)
@@ -40,14 +40,14 @@ def hold_commits(monkeypatch: pytest.MonkeyPatch) -> tuple[trio.Event, trio.Even
 
 
 def upload(path: str, *parts: bytes) -> bytes:
-    """A request with a form."""
+    """Return a request with a form."""
     body = form(*parts)
     head = f"POST {path} HTTP/1.1\r\nHost: progressd\r\nContent-Length: {len(body)}\r\n"
     return f"{head}Content-Type: {FORM_TYPE['Content-Type']}\r\n\r\n".encode() + body
 
 
 @pytest.mark.parametrize(("how", "count"), [("file", 1), ("retry", 1), ("batch", 3)])
-async def test_jobs_have_their_inputs_though_the_client_left_before_the_answer(
+async def test_jobs_have_their_inputs_after_a_disconnect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, count: int
 ) -> None:
     committing, may_commit = hold_commits(monkeypatch)
@@ -71,7 +71,7 @@ async def test_jobs_have_their_inputs_though_the_client_left_before_the_answer(
             with trio.fail_after(PATIENCE):
                 await committing.wait()
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        await trio.testing.wait_all_tasks_blocked(0.05)  # the daemon has seen the end of the connection
+        await trio.testing.wait_all_tasks_blocked(0.05)  # the daemon has noticed the disconnect
         may_commit.set()
         await eventually(lambda: daemon.daemon.registry.unfinished)
         job_ids = list(daemon.daemon.registry.unfinished)

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import pytest
+import httpx
 from hypothesis import example, given
 from hypothesis import strategies as st
 from progressd.config.settings import Limits
 from progressd.http.multipart import MAX_HEADER, FormReader
-from support.daemon import running_daemon
+from support.daemon import RunningDaemon, running_daemon
 from support.http_client import (
     BOUNDARY,
     client_of,
@@ -72,15 +72,14 @@ async def test_part_headers_have_a_limit(tmp_path: Path) -> None:
             assert (await post_form(client, *parts.values())).status_code == 202
             for size in (MAX_HEADER + 1, 750_000):
                 parts[one] = padded(one, b"x", size)
-                refused = await post_form(client, *parts.values())
-                assert refused.status_code == 413
-                assert error_of(refused) == "a part of the form has more than 8 headers, or one larger than 4 KiB"
+                rejected = await post_form(client, *parts.values())
+                assert rejected.status_code == 413
+                assert error_of(rejected) == "a part of the form has more than 8 headers, or one larger than 4 KiB"
 
 
-@pytest.mark.parametrize("filename", ["o.json", ""])
-async def test_options_and_labels_may_come_from_a_file(tmp_path: Path, filename: str) -> None:
-    file = f'; filename="{filename}"\r\nContent-Type: application/json'
-    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+async def test_options_and_labels_may_come_from_a_file(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for filename in ("o.json", ""):
+        file = f'; filename="{filename}"\r\nContent-Type: application/json'
         parts = [part("options", b'{"dpi": 150}', file), file_part(), part("labels", b'{"team": "scan"}', file)]
         answer = await post_form(client, *parts)
         job = await daemon.daemon.registry.get(answer.json()["job_id"])

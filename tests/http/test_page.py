@@ -47,21 +47,14 @@ async def test_files_have_their_type_and_are_revalidated(client: httpx.AsyncClie
 async def test_only_files_of_the_page_are_served(daemon: RunningDaemon) -> None:
     for path in [
         "/static/../rest/app.py",
-        "/static/../../progressd/app.py",
         "/static/%2e%2e/rest/app.py",
         "/static/..%2frest/app.py",
-        "/static/..%5crest/app.py",
-        "/static/x/../../rest/app.py",
-        "/static/%2fetc/passwd",
         "/static//etc/passwd",
         "/../../../../etc/passwd",
         "/static/%00",
-        "/static/main.js%00.html",
         "/static/" + "x" * 300,
-        "/static/" + "x" * 5000,
         "/static/" + "x/" * 2500,
         "/static/",
-        "/static",
         "/index.html/../../app.py",
     ]:
         answer = await exchange(daemon, get(path, "Connection: close"))

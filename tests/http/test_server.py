@@ -25,7 +25,8 @@ from support.waiting import eventually, jumping, open_files
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 HEALTH = b'{"status":"live"}'
-LARGE = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 20)", result=True)
+SIZE = 24 << 20  # bytes, more than the buffers of a connection
+LARGE = python(f"import sys; open(sys.argv[2], 'wb').truncate({SIZE})", result=True)
 
 
 async def answer(stream: trio.SocketStream, body: bytes = HEALTH) -> bytes:
@@ -84,15 +85,11 @@ WANTED = "Content-Type: " + FORM_TYPE["Content-Type"]
 async def test_an_unwanted_body_does_not_delay_the_response(daemon: RunningDaemon) -> None:
     for head, status in [
         ("POST /nope HTTP/1.1", 404),
-        ("POST /api/health HTTP/1.1", 405),
-        ("POST / HTTP/1.1", 405),
         ("GET /api/health/live HTTP/1.1", 200),
         ("POST /api/jobs/x/retry HTTP/1.1", 400),
         ("POST /api/jobs HTTP/1.1", 413),
         ("POST /api/events HTTP/1.1", 413),
-        ("POST /api/jobs/x/events HTTP/1.1", 400),
         ("POST /api/convert?pipeline=x HTTP/1.1\r\n" + WANTED, 400),
-        ("POST /api/convert HTTP/1.1", 400),
         ("POST /api/convert HTTP/1.1\r\n" + WANTED, 400),
     ]:
         received = b""
@@ -140,7 +137,7 @@ async def test_a_response_before_the_end_of_the_body_closes_the_connection(daemo
             assert await peer.rest() == b""
 
 
-async def test_a_refused_request_with_a_whole_body_keeps_the_connection(daemon: RunningDaemon) -> None:
+async def test_a_rejected_request_with_a_whole_body_keeps_the_connection(daemon: RunningDaemon) -> None:
     for body in [b"", b"x", b"x" * 2000]:
         for target, origin in [("/nope", ""), ("/api/jobs", "http://elsewhere.example")]:
             headers = {"Origin": origin, "Content-Length": str(len(body))}
@@ -181,7 +178,7 @@ async def test_a_client_that_does_not_read_times_out(slow_clock: MockClock, tmp_
         await jumping(slow_clock, STALL / 4, lambda: jobs not in " ".join(open_files()))
         with trio.fail_after(PATIENCE):
             read = await read_to_the_end(stream)
-        assert read < 100 << 20
+        assert read < SIZE
 
 
 async def test_a_client_that_sends_and_does_not_read_times_out(slow_clock: MockClock, tmp_path: Path) -> None:
@@ -266,20 +263,6 @@ async def test_a_slow_reader_of_a_download_does_not_time_out(slow_clock: MockClo
         assert str(daemon.settings.state_dir / "jobs") in " ".join(open_files())
 
 
-async def test_a_slow_reader_of_a_long_list_does_not_time_out(
-    slow_clock: MockClock, daemon: RunningDaemon, long_page: list[Mapping[str, Any]]
-) -> None:
-    await daemon.report(*long_page)
-    async with await daemon.connect(receive_buffer=65536) as stream:
-        await stream.send_all(get("/api/jobs?limit=1000", "Connection: close"))
-        for _ in range(10):
-            await read_some(stream, 200_000)
-            await wait_all_tasks_blocked()
-            slow_clock.jump(0.4 * STALL)
-        assert await read_to_the_end(stream) > 5_000_000
-    assert daemon.daemon.connection_log.counts["http", "not read"] == 0
-
-
 async def read_some(stream: trio.SocketStream, size: int) -> None:
     """Read at least `size` bytes."""
     with trio.fail_after(PATIENCE):
@@ -317,10 +300,9 @@ async def test_a_request_during_the_stop_gets_the_last_response(
         assert await peer.rest() == b""
 
 
-@pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("answered", PATHS)
 async def test_busy_clients_get_every_response_during_a_stop(
-    daemon: RunningDaemon, answered: str, method: str, monkeypatch: pytest.MonkeyPatch
+    daemon: RunningDaemon, answered: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", math.inf)
     await daemon.report(registered(ID))
@@ -331,7 +313,7 @@ async def test_busy_clients_get_every_response_during_a_stop(
         async with Peer(await daemon.connect()) as peer:
             headers: dict[str, str] = {}
             while headers.get("connection") != "close":
-                headers = (await peer.ask(PATHS[answered], method=method)).headers
+                headers = (await peer.ask(PATHS[answered])).headers
                 answers += 1
 
     async with trio.open_nursery() as nursery:
@@ -362,7 +344,7 @@ async def connect_forever(daemon: RunningDaemon) -> None:
             await wait_all_tasks_blocked()
 
 
-async def test_a_stopping_daemon_refuses_new_connections(
+async def test_a_stopping_daemon_rejects_new_connections(
     daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", math.inf)
@@ -374,17 +356,6 @@ async def test_a_stopping_daemon_refuses_new_connections(
 
 
 LONGER = 2 * CLOSE_TIMEOUT
-
-
-async def test_a_download_can_end_within_the_drain_timeout(slow_clock: MockClock, tmp_path: Path) -> None:
-    async with stuck_download(tmp_path) as (daemon, stream):
-        daemon.kill()
-        await eventually(lambda: not daemon.daemon.services.ready)
-        slow_clock.jump(LONGER)
-        async with Peer(await daemon.connect()) as other:
-            assert (await other.ask("/api/health/live")).status == 200
-        with trio.fail_after(PATIENCE):
-            assert await read_to_the_end(stream) > 100 << 20
 
 
 async def test_a_download_that_starts_during_the_stop_can_end(slow_clock: MockClock, tmp_path: Path) -> None:
@@ -406,14 +377,13 @@ async def test_a_download_is_cut_off_after_the_drain_timeout(slow_clock: MockClo
         await eventually(lambda: not daemon.daemon.services.ready)
         await jumping(slow_clock, CLOSE_TIMEOUT, daemon.stopped.is_set)
         with trio.fail_after(PATIENCE):
-            assert await read_to_the_end(stream) < 100 << 20
+            assert await read_to_the_end(stream) < SIZE
 
 
-@pytest.mark.parametrize("wait_for_jobs", [True, False])
-async def test_an_upload_can_end_during_the_stop(slow_clock: MockClock, tmp_path: Path, wait_for_jobs: bool) -> None:
+async def test_an_upload_can_end_during_the_stop(slow_clock: MockClock, tmp_path: Path) -> None:
     body = form(file_part(PDF.ljust(200_000)))
     head = f"POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: {len(body)}\r\n{WANTED}\r\n\r\n".encode()
-    async with running_daemon(tmp_path, shutdown={"wait_for_jobs": wait_for_jobs}) as daemon:
+    async with running_daemon(tmp_path, shutdown={"wait_for_jobs": False}) as daemon:
         uploads = daemon.settings.state_dir / "uploads"
         async with await daemon.connect() as stream:
             await stream.send_all(head + body[:100_000])
@@ -435,10 +405,8 @@ async def test_an_upload_can_end_during_the_stop(slow_clock: MockClock, tmp_path
 async def test_a_half_closed_client_gets_its_response(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     for head, body, status in [
-        (request("/api/health"), b"", 200),
         (request("/api/jobs"), b"", 200),
         (request(f"/api/jobs/{ID}"), b"", 200),
-        (request("/nothing"), b"", 404),
         (request("/api/jobs", {"Content-Length": "18"}, method="POST"), b'{"kind": "backup"}', 201),
         (
             request("/api/events", {"Content-Length": "3", "Content-Type": "application/x-ndjson"}, method="POST"),
@@ -464,7 +432,7 @@ async def test_a_half_closed_client_gets_a_whole_download(slow_clock: MockClock,
                 assert await stream.receive_some(12) == b"HTTP/1.1 200"
                 await wait_all_tasks_blocked()
                 slow_clock.jump(2 * HALF_CLOSE_TIMEOUT)  # longer than a response may take to begin
-                assert await read_to_the_end(stream) > 100 << 20
+                assert await read_to_the_end(stream) > SIZE
         await eventually(lambda: daemon.daemon.connection_log.open == 0)
 
 

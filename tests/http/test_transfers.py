@@ -29,7 +29,7 @@ class Clients:
 
     @property
     def count(self) -> int:
-        return self.daemon.daemon.services.transfers.uploads.total()
+        return len(self.daemon.daemon.services.transfers.uploads)
 
     async def send(self, size: int, headers: dict[str, str], local: str = "127.0.0.1") -> Peer:
         """Send the first bytes of an upload."""

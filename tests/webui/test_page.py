@@ -67,15 +67,12 @@ def test_a_rejected_file_shows_the_servers_error(page: Page, tmp_path: Path) -> 
     text = tmp_path / "letter.pdf"
     text.write_text("Dear Sir or Madam")
     choose(page, text)
-    refused = page.locator(".job", has_text="letter.pdf")
-    expect(refused).to_contain_text("letter.pdf is not a PDF")
-    expect(refused).to_contain_text("17 B")
-    expect(refused.locator("[data-action=retry]")).to_be_hidden()
-    refused.locator("[data-action=dismiss]").click()
-    expect(refused).to_have_count(0)
-
-
-def test_an_empty_file_shows_an_error(page: Page, tmp_path: Path) -> None:
+    rejected = page.locator(".job", has_text="letter.pdf")
+    expect(rejected).to_contain_text("letter.pdf is not a PDF")
+    expect(rejected).to_contain_text("17 B")
+    expect(rejected.locator("[data-action=retry]")).to_be_hidden()
+    rejected.locator("[data-action=dismiss]").click()
+    expect(rejected).to_have_count(0)
     (tmp_path / "empty.pdf").touch()
     choose(page, tmp_path / "empty.pdf")
     expect(page.locator(".job", has_text="empty.pdf").locator("[data-part=step]")).to_have_text("empty.pdf is empty")
@@ -97,15 +94,15 @@ def test_several_files_are_one_batch(page: Page, tmp_path: Path) -> None:
         page.reload()
 
 
-def test_a_batch_is_asked_for_again_after_a_refusal(browser: Browser, served: ServedDaemon, tmp_path: Path) -> None:
-    refusing: list[bool] = []
+def test_a_batch_is_asked_for_again_after_a_rejection(browser: Browser, served: ServedDaemon, tmp_path: Path) -> None:
+    rejecting: list[bool] = []
 
     def answer(route: Route) -> None:
-        if not refusing:
+        if not rejecting:
             counts = {"completed": 0, "processing": 0, "pending": 2, "failed": 0, "total": 2, "cancelled": 0}
             route.fulfill(json={"batch_id": "", "status": "queued", "priority": "normal", "progress": counts})
-            refusing.append(True)
-        elif refusing[-1]:
+            rejecting.append(True)
+        elif rejecting[-1]:
             route.fulfill(status=429, json={"error": "rate_limit_exceeded", "message": "too many", "retry_after": 1})
         else:
             route.continue_()
@@ -119,7 +116,7 @@ def test_a_batch_is_asked_for_again_after_a_refusal(browser: Browser, served: Se
         page.locator("input[type=file]").set_input_files(files)
         batch = page.locator(".batch", has_text="refused-1.pdf")
         expect(batch.locator(".job[data-status=failed]")).to_have_count(2)
-        refusing.append(False)
+        rejecting.append(False)
         expect(batch).to_have_attribute("data-status", "failed")
         expect(batch.locator("[data-action=cancelAll]")).to_be_hidden()
 
@@ -313,30 +310,24 @@ def test_a_deleted_job_disappears(page: Page) -> None:
     expect(failed).to_have_count(0)
 
 
-def test_a_job_without_a_total_has_an_indeterminate_bar(page: Page) -> None:
+def test_the_bar_shows_what_is_known(page: Page) -> None:
     page.evaluate(REPORT, ["crawl", progress(7, 0, "Following links")])
     crawl = page.locator(".job[data-status=processing]", has_text="crawl")
     expect(crawl).to_contain_text("Following links · 7")
     expect(crawl).not_to_contain_text(re.compile("of 0|%"))
     expect(crawl.locator("[data-open-ended]")).to_be_visible()
     assert crawl.get_by_role("progressbar").get_attribute("aria-valuenow") is None
-
-
-def test_a_percentage_alone_is_shown(page: Page) -> None:
     event = {"type": "progress", "data": {"current_step": 0, "total_steps": 0, "step_name": "Copying", "percent": 50}}
     page.evaluate(REPORT, ["mirroring", event])
     copy = page.locator(".job[data-status=processing]", has_text="mirroring")
     expect(copy).to_contain_text("50%")
     expect(copy.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "50")
     expect(copy.locator("[data-open-ended]")).to_have_count(0)
-
-
-def test_a_job_without_progress_has_no_percentage(page: Page) -> None:
     page.evaluate(REPORT, ["unmeasured", {"type": "status_change", "data": {"new_status": "processing"}}])
-    sleep = page.locator(".job[data-status=processing]", has_text="unmeasured")
-    expect(sleep).to_contain_text("Starting")
-    expect(sleep).not_to_contain_text("%")
-    expect(sleep.locator("[data-open-ended]")).to_be_visible()
+    unmeasured = page.locator(".job[data-status=processing]", has_text="unmeasured")
+    expect(unmeasured).to_contain_text("Starting")
+    expect(unmeasured).not_to_contain_text("%")
+    expect(unmeasured.locator("[data-open-ended]")).to_be_visible()
 
 
 # The time that a card shows for a job with some seconds left.
@@ -379,6 +370,7 @@ def test_running_jobs_come_first_and_focus_stays(page: Page) -> None:
 
 
 def test_the_form_has_the_configured_defaults(page: Page) -> None:
+    expect(page.locator("#connection")).to_have_role("status")  # screen readers announce it
     expect(page.locator("input[name=dpi]")).to_have_value("150")
     expect(page.locator("input[name=deskew]")).not_to_be_checked()
     expect(page.locator("input[name=upscale]")).to_be_checked()
@@ -400,7 +392,3 @@ def test_the_page_works_below_a_base_path(browser: Browser, tmp_path: Path, scan
         assert download.value.url.startswith(f"{daemon.url}/progress/api/jobs/")
         page.goto(f"{daemon.url}/progress/api/docs")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
-
-
-def test_the_state_of_the_connection_is_announced(page: Page) -> None:
-    expect(page.locator("#connection")).to_have_role("status")

@@ -1,4 +1,4 @@
-"""What the page shows of jobs while they run, and that they can be cancelled: nothing ends here by itself."""
+"""Running jobs in the page. They run until they are cancelled."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from support.serving import PATIENCE, served_daemon
+from support.serving import PATIENCE, ServedDaemon, served_daemon
 
 from .conftest import opened_page
 
@@ -27,20 +27,24 @@ environment = {{ GATE = "{gate}" }}
 """
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Writing to this file lets the pipeline continue by a step."""
-    os.mkfifo(tmp_path / "gate")
-    return tmp_path / "gate"
+    gate = tmp_path_factory.mktemp("held") / "gate"
+    os.mkfifo(gate)
+    return gate
+
+
+@pytest.fixture(scope="module")
+def served(gate: Path) -> Iterator[ServedDaemon]:
+    """A daemon whose pipeline waits."""
+    with served_daemon(gate.parent / "state", config=HELD.format(gate=gate)) as daemon:
+        yield daemon
 
 
 @pytest.fixture
-def page(browser: Browser, tmp_path: Path, gate: Path) -> Iterator[Page]:
-    """The page of a daemon whose pipeline waits."""
-    with (
-        served_daemon(tmp_path / "state", config=HELD.format(gate=gate)) as daemon,
-        opened_page(browser, daemon.url) as page,
-    ):
+def page(browser: Browser, served: ServedDaemon) -> Iterator[Page]:
+    with opened_page(browser, served.url) as page:
         yield page
 
 

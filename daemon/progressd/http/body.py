@@ -5,7 +5,6 @@ a chunk from the connection once the handler has read the previous chunk, so tha
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from traceback import clear_frames
@@ -194,28 +193,18 @@ class Transfers:
     """The uploads and downloads in progress: limit them, cancel a stalled upload for a new one, delay a shutdown."""
 
     def __init__(self) -> None:
-        self._ends: set[trio.Event] = set()
-        self._uploads: list[Upload] = []
-
-    @property
-    def ends(self) -> tuple[trio.Event, ...]:
-        """Return an event for each transfer in progress, set when the transfer ends."""
-        return tuple(self._ends)
-
-    @property
-    def uploads(self) -> Counter[str]:
-        """Return the number of uploads of each client."""
-        return Counter(upload.client for upload in self._uploads)
+        self.ends = set[trio.Event]()  # an event for each transfer in progress, set when the transfer ends
+        self.uploads = list[Upload]()
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Register a transfer inside the block."""
         ended = trio.Event()
-        self._ends.add(ended)
+        self.ends.add(ended)
         try:
             yield
         finally:
-            self._ends.discard(ended)
+            self.ends.discard(ended)
             ended.set()
 
     @contextmanager
@@ -226,13 +215,13 @@ class Transfers:
         """
         max_uploads = limits.max_uploads
         share = max_uploads - max_uploads // 4 if exempt else limits.max_uploads_per_address
-        own = [upload for upload in self._uploads if upload.client == client]
+        own = [upload for upload in self.uploads if upload.client == client]
         if len(own) >= share:
             self._make_room(own, TooManyUploads(f"this client already has {share} uploads in progress"))
-        if len(self._uploads) >= max_uploads:
-            self._make_room(self._uploads, TooManyUploads(f"{max_uploads} uploads are already in progress"))
+        if len(self.uploads) >= max_uploads:
+            self._make_room(self.uploads, TooManyUploads(f"{max_uploads} uploads are already in progress"))
         upload = Upload(client, body, trio.CancelScope())
-        self._uploads.append(upload)
+        self.uploads.append(upload)
         try:
             with self.active(), upload.scope:
                 yield
@@ -250,5 +239,5 @@ class Transfers:
         slowest.scope.cancel()
 
     def _remove(self, upload: Upload) -> None:
-        if upload in self._uploads:
-            self._uploads.remove(upload)
+        if upload in self.uploads:
+            self.uploads.remove(upload)

@@ -34,7 +34,7 @@ class AppContext:
     settings: Settings  # the settings in force
     authenticator: Authenticator
     rate_limits: RateLimiter
-    scopes: Scopes
+    views: Scopes
     broadcaster: Broadcaster
     files: JobFiles
     streams: StreamRegistry
@@ -52,10 +52,6 @@ class AppContext:
         """Apply reloaded settings."""
         self.settings = settings
 
-    def accept_work(self, accept: bool) -> None:
-        """Start or stop accepting work."""
-        self.ready = accept
-
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
@@ -63,7 +59,7 @@ class RequestContext:
 
     app: AppContext
     client: Client
-    scope: ScopedServices
+    view: ScopedServices
 
     @property
     def owner(self) -> str:

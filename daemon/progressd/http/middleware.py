@@ -101,7 +101,7 @@ class AccessMiddleware:
         self._context = context
         self._authenticator = context.authenticator
         self._rate_limits = context.rate_limits
-        self._registry = context.scopes.of(UNRESTRICTED).registry
+        self._registry = context.views.of(UNRESTRICTED).registry
 
     async def __call__(self, scope: ASGIScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] != "http":
@@ -240,7 +240,7 @@ class AccessMiddleware:
     async def _pass_on(
         self, scope: HTTPScope, client: Client, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        context = RequestContext(self._context, client, self._context.scopes.of(client.identity))
+        context = RequestContext(self._context, client, self._context.views.of(client.identity))
         cast("dict[str, Any]", scope)[CONTEXT] = context
         if DOWNLOAD.fullmatch(scope["path"]):
             with self._context.transfers.active():

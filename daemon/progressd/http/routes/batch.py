@@ -65,21 +65,21 @@ async def submit() -> Response:
     context = request_context()
     submission = requested_submission(FIELDS, MAX_FILES)
     with claimed_id("batch") as batch_id:
-        known = await context.scope.batches.find(batch_id)
+        known = await context.view.batches.find(batch_id)
         if known is not None:
             for job in (await _jobs(known))[:1]:  # all were created by the same request
                 await submission.require_same(job)
             return _accepted(known, REPLAYED)
-        require_unused(await context.app.scopes.of(UNRESTRICTED).batches.find(batch_id) is not None)
+        require_unused(await context.app.views.of(UNRESTRICTED).batches.find(batch_id) is not None)
         await submission.create_jobs(lambda: str(uuid.uuid4()), batch_id)
-        return _accepted(await context.scope.batches.get(batch_id))
+        return _accepted(await context.view.batches.get(batch_id))
 
 
 @blueprint.get("/<batch_id>")
 @described(BatchView)
 async def get_batch(batch_id: str) -> Response:
     """Return the state of a batch."""
-    return json_response(batch_view(await _find(batch_id), request_context().scope.store.id))
+    return json_response(batch_view(await _find(batch_id), request_context().view.store.id))
 
 
 @blueprint.get("/<batch_id>/jobs")
@@ -95,14 +95,14 @@ async def jobs_of_batch(batch_id: str) -> Response:
 @described(BatchCancelled, errors=(409, 507))
 async def cancel(batch_id: str) -> Response:
     """Cancel the unfinished jobs of a batch."""
-    scope = request_context().scope
+    view = request_context().view
     batch = await _find(batch_id)
     if batch.status.finished:
         raise Conflict(f"batch {batch.id} is already {batch.status}")
     events = [BatchCancelEvent(job.id) for job in await _jobs(batch) if not job.status.finished]
-    outcomes = await scope.ingest.submit(*events)
+    outcomes = await view.ingest.submit(*events)
     _raise_unless(outcomes, Conflict)  # some jobs may have finished just before
-    after = await scope.batches.get(batch.id)
+    after = await view.batches.get(batch.id)
     cancelled = sum(isinstance(outcome, Job) for outcome in outcomes)
     if not cancelled:
         raise Conflict(f"batch {batch.id} is already {after.status}")
@@ -121,9 +121,9 @@ def _accepted(batch: JobBatch, headers: dict[str, str] | None = None) -> Respons
 
 
 async def _find(text: str) -> JobBatch:
-    return await request_context().scope.batches.get(checked_batch_id(text))
+    return await request_context().view.batches.get(checked_batch_id(text))
 
 
 async def _jobs(batch: JobBatch) -> list[Job]:
-    scope = request_context().scope
-    return [scope.registry.known(job.id) or job for job in await scope.store.jobs_of_batch(batch.id)]
+    view = request_context().view
+    return [view.registry.known(job.id) or job for job in await view.store.jobs_of_batch(batch.id)]

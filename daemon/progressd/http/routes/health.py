@@ -22,7 +22,7 @@ async def health() -> Response:
     context = request_context()
     pipelines = context.app.settings.pipelines
     failing = _failing()
-    trouble = failing or context.scope.store.unreadable or context.app.files.usage.full
+    trouble = failing or context.view.store.unreadable or context.app.files.usage.full
     needs = {program for pipeline in pipelines.values() for program in pipeline.needs}
     return json_response(
         Health(
@@ -62,5 +62,5 @@ def _not_ready(status: str, error: Unavailable) -> Response:
 
 
 def _failing() -> StoreFailed | None:
-    scope = request_context().scope
-    return scope.store.damage or scope.ingest.health.failure
+    view = request_context().view
+    return view.store.damage or view.ingest.health.failure

@@ -106,7 +106,7 @@ async def _ping(key: str, slug: str, signal: str) -> Response:
         run = _Run(slug, sender, None if query.rid is None else query.rid.lower())
         async with context.app.registering.setdefault(run.lock, trio.Lock()):
             events = run.started(await run.job()) if signal == "start" else run.ended(await run.job(), signal, body)
-            for outcome in await context.scope.ingest.submit(*events):
+            for outcome in await context.view.ingest.submit(*events):
                 if isinstance(outcome, ProgressdError):
                     raise outcome
     headers = {"Cache-Control": "no-store", "Ping-Body-Limit": str(BODY_LIMIT)}
@@ -124,7 +124,7 @@ class _Run:
 
     async def job(self) -> Job | None:
         """Return the job of a run that has started."""
-        scope = request_context().scope
+        scope = request_context().view
         if RUN in self._labels:
             return (await scope.registry.find([self._new_id])).get(self._new_id)
         running = Filter([JobStatus.PROCESSING], self._slug, tuple(self._labels.items()))

@@ -26,6 +26,7 @@ from progressd.http.response import json_response
 from progressd.http.schemas import JSON, NDJSON
 from progressd.http.streams import StreamRegistry
 from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, Ack, NDJSONReader, read_event, rejection
+from progressd.system.condition import Condition
 
 TEXT: Final = {"type": "string", "description": "One JSON object per line."}
 REPORTS: Final = {JSON: ProducerEvent, NDJSON: TEXT}
@@ -57,11 +58,11 @@ async def _submit(job_id: str | None) -> Response:
     limits, max_bytes = context.app.settings.limits, context.app.settings.ingest.max_line_bytes
     if request.mimetype != NDJSON:
         text = await whole_body(request, limits, max_bytes)
-        await context.scope.ingest.limiter.pass_through(len(text))
-        job = await context.scope.ingest.submit_one(read_event(text, job_id))
-        return json_response(Ack(ok=True, cursor=context.scope.history.cursor(job.offset), job_id=job.id))
+        await context.view.ingest.limiter.pass_through(len(text))
+        job = await context.view.ingest.submit_one(read_event(text, job_id))
+        return json_response(Ack(ok=True, cursor=context.view.history.cursor(job.offset), job_id=job.id))
     pieces = BodyChunks(request, limits, math.inf, any_rate=True)
-    lines = NDJSONReader(max_bytes, context.scope.ingest, job_id)
+    lines = NDJSONReader(max_bytes, context.view.ingest, job_id)
     answers = NDJSONResponse(pieces, lines, context.app.streams, context.app.budget)
     await answers.begin()
     response = Response(answers, content_type=NDJSON)
@@ -83,8 +84,7 @@ class NDJSONResponse(ResponseBody):
         self._over = False  # no further lines will be answered
         self._stopping = False
         self._reading = trio.CancelScope()
-        self._unsent_added = trio.Event()
-        self._room = trio.Event()
+        self._changed = Condition()
         self._stack = AsyncExitStack()
 
     async def begin(self) -> None:
@@ -110,32 +110,27 @@ class NDJSONResponse(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        while not self._unsent:
-            if self._over:
-                raise StopAsyncIteration
-            self._unsent_added = trio.Event()
-            await self._unsent_added.wait()
+        await self._changed.wait_for(lambda: self._unsent or self._over)
+        if not self._unsent:
+            raise StopAsyncIteration
         piece = bytes(self._unsent[:MAX_SEND])
         del self._unsent[:MAX_SEND]
         self._budget.hold(self, len(self._unsent))
-        self._room.set()
+        self._changed.notify()
         return piece
 
     async def _answer_all(self) -> None:
         """Answer all lines. An error that stops this early is the answer to the first line that was not accepted."""
         with self._streams.reporting(self._stop):
             while not self._over:
-                if len(self._unsent) > MAX_ANSWERS:
-                    self._room = trio.Event()
-                    await self._room.wait()
-                    continue
                 number = self._lines.next_number
                 try:
                     await self._answer_next()
                 except ProgressdError as error:
                     self._end(error, number)
                 self._budget.hold(self, len(self._unsent))
-                self._unsent_added.set()
+                self._changed.notify()
+                await self._changed.wait_for(lambda: len(self._unsent) <= MAX_ANSWERS)
 
     async def _answer_next(self) -> None:
         """Answer some lines. Raises RequestTimeout, Stopping, Unavailable; InvalidInput for too many invalid lines."""
@@ -172,7 +167,7 @@ class NDJSONResponse(ResponseBody):
             RequestTimeout("answers were discarded because the client did not read them"),
             self._lines.next_number,
         )
-        self._room.set()
+        self._changed.notify()
         self._reading.cancel()
 
     def _stop(self) -> None:

@@ -61,7 +61,7 @@ async def batch_events(batch_id: str) -> Response:
 
 async def _stream(topic: str) -> Response:
     context = request_context()
-    history = context.scope.history
+    history = context.view.history
     query = request.args.to_dict()
     if last := request.headers.get("Last-Event-ID"):  # newer than the cursor in an EventSource's URL
         query["since"] = last
@@ -96,7 +96,7 @@ class SSEResponse(ResponseBody):
         outbox = ReaderOutbox(app.settings.limits.send_buffer_bytes)
         self._stack.enter_context(app.streams.opened(outbox, client))
         start = self._tasks.start_soon if self._tasks else _never
-        history = self._context.scope.history  # `self` in the lambda below would be a reference cycle
+        history = self._context.view.history  # `self` in the lambda below would be a reference cycle
         filtered = filtered_outbox(outbox, wanted.types, wanted.interval, client.identity.labels, start)
         reader = app.broadcaster.read(
             str(wanted.topic),
@@ -146,7 +146,7 @@ async def changed_job(context: RequestContext, job: Job, since: str, seconds: fl
     Raises TooManyConnections, TooManyOfAddress, TooManyOfKey, Stopping, NotFound, StoreFailed.
     """
     app = context.app
-    after = context.scope.history.offset(since, app.broadcaster.offset)
+    after = context.view.history.offset(since, app.broadcaster.offset)
     if after is None or job.offset > after or job.status.finished:
         return job
     app.streams.require_room(context.client)
@@ -158,5 +158,5 @@ async def changed_job(context: RequestContext, job: Job, since: str, seconds: fl
         trio.move_on_after(seconds),
     ):
         while job.offset <= after and await reader.read():
-            job = await context.scope.registry.get(job.id)
+            job = await context.view.registry.get(job.id)
     return job

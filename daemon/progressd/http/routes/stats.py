@@ -64,7 +64,7 @@ async def metrics() -> Response:
 
 async def _jobs() -> JobStats:
     context = request_context()
-    counts = await context.scope.store.counts()
+    counts = await context.view.store.counts()
     if context.client.identity.bound:
         newest = await _newest()
         seconds = [job.elapsed_seconds for job in newest if job.elapsed_seconds is not None]
@@ -88,7 +88,7 @@ async def _batches() -> BatchStats:
     context = request_context()
     if context.client.identity.bound:
         ids = {job.batch_id for job in await _newest() if job.batch_id is not None}
-        found = [await context.scope.batches.find(batch_id) for batch_id in ids]
+        found = [await context.view.batches.find(batch_id) for batch_id in ids]
         counts = Counter([batch.status for batch in found if batch is not None])
     else:
         counts = Counter(await context.app.metrics.store.batch_counts())
@@ -100,7 +100,7 @@ async def _batches() -> BatchStats:
 
 
 async def _newest() -> list[Job]:
-    jobs, _ = await request_context().scope.store.list_jobs(Filter(), MAX_JOBS, 0)
+    jobs, _ = await request_context().view.store.list_jobs(Filter(), MAX_JOBS, 0)
     return jobs
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import trio
 from hypercorn.config import Config
@@ -48,7 +48,6 @@ class HTTPServer:
         self._config.errorlog = logging.getLogger("hypercorn.error")  # by default Hypercorn writes to stderr
         self._app = wrap_app(_finish_responses(access), MAX_BODY, "asgi")
         self._worker = WorkerContext(None)
-        self._state: dict[str, Any] = {}
         self._open: set[HTTPConnection] = set()
         self.apply_settings(settings)
 
@@ -62,7 +61,6 @@ class HTTPServer:
             self._app,
             self._config,
             self._worker,
-            self._state,
             self._access,
             self._base,
             {PREFIX, PREFIX.replace(b"/", self._base.url("/").encode())},
@@ -73,7 +71,7 @@ class HTTPServer:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Run the application's startup and shutdown around the block."""
-        lifespan = Lifespan(self._app, self._config, self._state)
+        lifespan = Lifespan(self._app, self._config, {})
         async with trio.open_nursery() as nursery:
             await nursery.start(lifespan.handle_lifespan)
             await lifespan.wait_for_startup()

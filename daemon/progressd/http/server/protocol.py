@@ -51,7 +51,6 @@ class ServerContext(NamedTuple):
     app: AppWrapper
     config: Config
     worker: WorkerContext
-    state: dict[str, Any]
     access: AccessMiddleware
     base: BasePath
     upgrade_prefixes: Collection[bytes]
@@ -77,7 +76,7 @@ class Protocol(H11Protocol):
         on_fast_response: Callable[[], None],
         cancel: Callable[[], None],
     ) -> None:
-        state, sock = ConnectionState(context.state.copy()), connection.transport.socket
+        state, sock = ConnectionState({}), connection.transport.socket
         client, server = (parse_socket_addr(sock.family, name) for name in (sock.getpeername(), sock.getsockname()))
         super().__init__(context.app, context.config, context.worker, tasks, state, False, client, server, send)
         self.requests = 0  # requests whose heads have arrived
