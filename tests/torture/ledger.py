@@ -77,9 +77,9 @@ class Outage:
         """Return whether a job with these offsets ran during the outage."""
         return ended > self.after and started < self.upto
 
-    def could_be_written(self, told: float, within: float) -> float:
+    def could_be_written(self, at: float, within: float) -> float:
         """Return when progress acknowledged then could be written, given `within` seconds."""
-        return told if told + within <= self.began else max(told, self.over)
+        return at if at + within <= self.began else max(at, self.over)
 
 
 class Uploads:
@@ -258,7 +258,7 @@ class Ledger:
         else:
             if type_ == "error" and self._kinds[job_id] == RUN:
                 self._judge(job_id, message["data"]["message"], offset)
-            assert TERMINAL[type_] == old, f"job {job_id} is {old} and is told {type_} at {offset}"
+            assert TERMINAL[type_] == old, f"job {job_id} is {old} and has the message {type_} at {offset}"
             assert job_id not in self._final, f"job {job_id} has two ends: {self._final[job_id]} and {type_}"
             self._final[job_id] = type_
 
@@ -311,7 +311,7 @@ class Ledger:
 
     def _compare_step(self, story: Story, status: str, step: int, kill: Kill) -> None:
         """Check the newest progress. The first and the last are as durable as the start and the end."""
-        # While the disk fails, an end that was refused may still show after a kill, without what was told behind it.
+        # While the disk fails, a rejected end may still appear after a kill, without the progress before it.
         ended = status in TERMINAL.values() and (story.ended_as is not None or not self.outages)
         safe = [step for step, at in story.answered_at.items() if ended or self._written(at, kill)]
         owed = max([story.kept, *safe])
@@ -329,8 +329,8 @@ class Ledger:
     def compare_job(self, job: Mapping[str, Any]) -> None:
         """Compare a job with its changes. A finished job never changes."""
         job_id, status = job["id"], job["status"]
-        told = self._statuses.get(job_id)
-        assert told not in TERMINAL.values() or told == status, f"job {job_id} was told {told}, and it is {status}"
+        old = self._statuses.get(job_id)
+        assert old not in TERMINAL.values() or old == status, f"job {job_id} was {old}, and it is {status}"
         if status not in TERMINAL.values():
             return
         known = self.finished.setdefault(job_id, job)

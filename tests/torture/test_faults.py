@@ -119,7 +119,7 @@ async def test_a_failed_commit_leaves_a_whole_job_or_none(
 ) -> None:
     async with faulty_daemon(fork_server, tmp_path) as it:
         state_dir = it.state_dir
-        assert (await it.report(registered(ID)))["ok"]  # or the head of the log failed, with nothing behind it
+        assert (await it.report(registered(ID)))["ok"]  # otherwise, the first frame of the log would fail
         it.control["log_errno"] = errno.EIO
         for _ in range(times):
             assert (await it.upload("key")).status_code == 503
