@@ -172,8 +172,8 @@ def _frames(samples: Sequence[Sample]) -> str:
         ]
         for whose, own in (("progressd's", True), ("the peers'", False))
     }
-    told = " and ".join(f"{whose} {median(found):.0f} bytes" for whose, found in sizes.items() if found)
-    return f"Frames: {told}, header included."
+    shown = " and ".join(f"{whose} {median(found):.0f} bytes" for whose, found in sizes.items() if found)
+    return f"Frames: {shown}, header included."
 
 
 def _machine() -> str:

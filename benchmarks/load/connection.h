@@ -14,7 +14,7 @@
 #define JOB_ID "00000000-0000-4000-8000-%012d"
 
 enum {
-    READY = 128,           /* sockets served before the next look at the clock, lest an event that is due has to wait */
+    READY = 128,           /* sockets served before the clock is read again, because an event may be due */
     BUFFER = 1 << 18,      /* bytes read at once */
     LINES = 64,            /* events written at once by a producer that goes as fast as it can */
     AT_ONCE = 64,          /* handshakes under way, except for the crowd */

@@ -23,7 +23,7 @@ static void admit(int fd)
     char head[LINE];
     int yes = 1;
     if (watcher_count == MOST || read(fd, head, sizeof head) <= 0) {
-        close(fd); /* someone who only wanted to see whether the floor is up */
+        close(fd); /* a check whether the server is up */
         return;
     }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);

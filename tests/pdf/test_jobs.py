@@ -82,6 +82,10 @@ def page_count_bomb(count: int = 200_000) -> bytes:
     return document({**TREE, 2: kids, 4: stream(b"0 0 100 100 re f")})
 
 
+def no_pages() -> bytes:
+    return document({**TREE, 2: b"<< /Type /Pages /Kids [] /Count 0 >>"})
+
+
 def page_tree_bomb(depth: int = 12) -> bytes:
     """Return a tree in which every node refers to the next ten times: 10^12 pages."""
     levels = {
@@ -108,6 +112,7 @@ BOMBS: list[tuple[Callable[[], bytes], str]] = [
     (picture_bomb, "A picture on page 1 has 3600 million pixels, which is too many."),
     (large_page_bomb, "Page 1 is 200 by 200 inches; the limit is 120 inches."),
     (page_count_bomb, "The PDF has 200000 pages; the limit is 10000."),
+    (no_pages, "The PDF has no pages."),
     (page_tree_bomb, "The PDF has no pages."),
     (drawing_bomb, "exceeded its memory limit|Pipeline error: stopped after 3 s, the time limit"),
 ]
@@ -135,7 +140,7 @@ def test_a_killed_daemon_converts_the_pdf_again(tmp_path: Path, kills: int) -> N
     state_dir, job_id = tmp_path / "state", ""
     for attempt in range(1, kills + 1):
         with served_daemon(state_dir) as daemon:
-            job_id = job_id or daemon.submit("pdf", SCAN.read_bytes())
+            job_id = job_id or daemon.submit("pdf", SCAN.read_bytes(), dpi=150)
             until(partial(is_converting, daemon, job_id, attempt))
             assert daemon.request("GET", f"/api/jobs/{job_id}/download").status_code == 409
             daemon.kill()

@@ -79,13 +79,12 @@ class Census(NamedTuple):
 
 
 class RunningDaemon:
-    """A daemon at `url` and `ws_url`. `daemon` has its parts: registry, broadcaster, watchers, ingest…"""
+    """A daemon at `url`. `daemon` has its parts: registry, broadcaster, watchers, ingest…"""
 
     def __init__(self, daemon: Daemon, url: str, signals: trio.MemorySendChannel[int]) -> None:
         self.daemon = daemon
         self.settings = daemon.settings
         self.url = url
-        self.ws_url = url.replace("http", "ws", 1)
         self.address = url.removeprefix("http://")
         self.stopped = trio.Event()
         self.asked_to_stop = False
@@ -158,7 +157,7 @@ class RunningDaemon:
         self, path: str = "/ws/jobs", headers: Mapping[str, str] | None = None, **how: Any
     ) -> AsyncGenerator["Watcher"]:
         """Connect a WebSocket client. Raises trio_websocket's ConnectionRejected."""
-        refused: list[BaseException] = []
+        rejected: list[BaseException] = []
         try:
             async with await self.connect(**how) as stream, trio.open_nursery() as nursery:
                 with trio.fail_after(PATIENCE):
@@ -179,9 +178,9 @@ class RunningDaemon:
         except* LocalProtocolError:
             pass  # trio-websocket's reader raises it when a ping of ours crosses the client's close
         except* HandshakeError as group:  # trio-websocket's reader raises it into the nursery
-            refused += group.exceptions
-        if refused:
-            raise refused[0]
+            rejected += group.exceptions
+        if rejected:
+            raise rejected[0]
 
     async def rejected(
         self, path: str = "/ws/jobs", headers: Mapping[str, str] | None = None, **how: Any

@@ -4,6 +4,7 @@ with served_daemon(state_dir) as daemon:
     daemon.request("GET", "/api/health")
 """
 
+import json
 import shutil
 import signal
 import subprocess
@@ -40,10 +41,10 @@ class ServedDaemon(NamedTuple):
         """Send an HTTP request."""
         return httpx.request(method, self.url + path, timeout=PATIENCE, trust_env=False, **options)
 
-    def submit(self, pipeline: str, content: bytes = PDF) -> str:
+    def submit(self, pipeline: str, content: bytes = PDF, **options: object) -> str:
         """Submit a file to a pipeline, and return the id of its job."""
-        file = ("book.pdf", content)
-        response = self.request("POST", "/api/convert", params={"pipeline": pipeline}, files={"file": file})
+        form = {"files": {"file": ("book.pdf", content)}, "data": {"options": json.dumps(options)}}
+        response = self.request("POST", "/api/convert", params={"pipeline": pipeline}, **form)
         assert response.status_code == 202, response.text
         return str(response.json()["job_id"])
 

@@ -1,10 +1,10 @@
-/* Preloaded into a daemon (LD_PRELOAD), this writes down what it does to its disk, makes that fail, and moves its clock.
+/* Preloaded into a daemon (LD_PRELOAD): records its changes of the disk, lets them fail, and shifts its clock.
 
-   TORTURE_DISK  the directory it is about; nothing else is touched
-   TORTURE_LOG   gets a record for each change below that directory and for each sync, in order; see disk.py
-   TORTURE_CONTROL  a file of int64 values, read while running: see `control`
+   TORTURE_DISK  the directory to record; all other files are unaffected
+   TORTURE_LOG   receives a record of each change below that directory and of each sync, in order; see disk.py
+   TORTURE_CONTROL  a shared file of int64 values; see `control`
 
-   Files are told apart by their inodes, directories by their paths: no directory is ever renamed. */
+   Inodes identify files, and paths identify directories: no directory is ever renamed. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,31 +27,31 @@
 #include <unistd.h>
 
 struct control {
-    int64_t write_errno; /* what writing fails with, 0: it does not */
-    int64_t sync_errno;  /* what fsync and fdatasync fail with */
-    int64_t open_errno;  /* what making a file fails with */
-    int64_t clock_shift; /* seconds that the clock of the day is ahead */
-    int64_t failed;      /* how many calls have been made to fail */
-    int64_t recorded;    /* how many changes and syncs there have been */
-    int64_t die_after;   /* behind so many of its own from now on, the daemon kills itself; 0: it does not */
-    int64_t log_errno;   /* what syncing a write-ahead log fails with, and no other file */
+    int64_t write_errno; /* the error of each write; 0: none */
+    int64_t sync_errno;  /* the error of fsync and fdatasync */
+    int64_t open_errno;  /* the error of creating a file */
+    int64_t clock_shift; /* seconds added to the time of day */
+    int64_t failed;      /* number of failed calls */
+    int64_t recorded;    /* number of changes and syncs */
+    int64_t die_after;   /* the daemon kills itself after so many of its own changes and syncs; 0: never */
+    int64_t log_errno;   /* the error of syncing a write-ahead log, but no other file */
 };
 
 static const char mark[8] = "\x93torture";
 
 struct __attribute__((packed)) record {
-    char mark[8]; /* by which the next one is found behind one that a kill has cut off */
+    char mark[8]; /* to find the next record after one that a kill truncated */
     char what;
     uint64_t inode;
     uint64_t offset;
-    uint32_t length; /* of what follows: data, a path, or two paths with a zero between them */
+    uint32_t length; /* of the data that follow: content, a path, or two paths separated by a zero */
 };
 
 static struct control nothing, *control = &nothing;
 static char root[PATH_MAX];
 static size_t root_length;
 static int log_fd = -1;
-static pid_t mortal; /* the daemon, but none of its children */
+static pid_t mortal; /* the daemon, but not its children */
 static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((constructor)) static void begin(void) {
@@ -60,7 +60,7 @@ __attribute__((constructor)) static void begin(void) {
         root_length = snprintf(root, sizeof root, "%s", disk);
     if (log)
         log_fd = syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    if (log_fd >= 0) { /* out of the way of descriptors that are counted */
+    if (log_fd >= 0) { /* tests count the low descriptors */
         int high = fcntl(log_fd, F_DUPFD_CLOEXEC, 1000);
         if (high >= 0) {
             syscall(SYS_close, log_fd);
@@ -76,7 +76,7 @@ __attribute__((constructor)) static void begin(void) {
     }
 }
 
-/* Daemons are forked from a process that this was loaded into: they call it when they know their disk. */
+/* A forked daemon calls this once its environment names its disk. */
 void torture_begin(void) {
     begin();
     mortal = getpid();
@@ -86,7 +86,7 @@ static int inside(const char *path) {
     return root_length && strncmp(path, root, root_length) == 0 && (path[root_length] == '/' || !path[root_length]);
 }
 
-/* The absolute path of `path` seen from `directory`, as far as text can tell; false when it is not ours. */
+/* Write the absolute path of `path` in `directory`, without resolving links. Return 0 if it is outside the disk. */
 static int absolute(int directory, const char *path, char *out) {
     if (!root_length || !path)
         return 0;
@@ -108,7 +108,7 @@ static int absolute(int directory, const char *path, char *out) {
     return inside(out);
 }
 
-/* Whether a descriptor is of a file or directory of ours. */
+/* Return whether the descriptor is a file or directory of the disk. */
 static int ours(int fd, struct stat *found, char *path) {
     if (!root_length || fstat(fd, found) || !(S_ISREG(found->st_mode) || S_ISDIR(found->st_mode)))
         return 0;
@@ -144,7 +144,7 @@ static void record_two(char what, const char *from, const char *to) {
     record(what, 0, 0, both, length);
 }
 
-static int refused(int64_t code) {
+static int fails(int64_t code) {
     if (!code)
         return 0;
     __atomic_fetch_add(&control->failed, 1, __ATOMIC_RELAXED);
@@ -161,7 +161,7 @@ static int refused(int64_t code) {
         errno = saved;                 \
     }
 
-/* Making, opening */
+/* Creating and opening */
 
 static int open_file(int directory, const char *path, int flags, mode_t mode) {
     char whole[PATH_MAX];
@@ -171,7 +171,7 @@ static int open_file(int directory, const char *path, int flags, mode_t mode) {
     struct stat found;
     ORDERED({
         int there = fstatat(AT_FDCWD, whole, &found, 0) == 0;
-        if (!there && refused(control->open_errno)) {
+        if (!there && fails(control->open_errno)) {
             fd = -1;
         } else {
             fd = syscall(SYS_openat, directory, path, flags, mode);
@@ -207,7 +207,7 @@ static int make_directory(int directory, const char *path, mode_t mode) {
     int mine = absolute(directory, path, whole), result;
     struct stat found;
     ORDERED({
-        result = mine && refused(control->open_errno) ? -1 : (int)syscall(SYS_mkdirat, directory, path, mode);
+        result = mine && fails(control->open_errno) ? -1 : (int)syscall(SYS_mkdirat, directory, path, mode);
         if (mine && result == 0 && fstatat(AT_FDCWD, whole, &found, 0) == 0)
             record_path('M', found.st_ino, whole);
     })
@@ -226,7 +226,7 @@ static ssize_t written(int fd, const void *data, size_t length, off_t at) {
         return at < 0 ? syscall(SYS_write, fd, data, length) : syscall(SYS_pwrite64, fd, data, length, at);
     ssize_t result;
     ORDERED({
-        if (refused(control->write_errno)) {
+        if (fails(control->write_errno)) {
             result = -1;
         } else {
             result = at < 0 ? syscall(SYS_write, fd, data, length) : syscall(SYS_pwrite64, fd, data, length, at);
@@ -249,7 +249,7 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
     return written(fd, parts[0].iov_base, parts[0].iov_len, -1); /* a short write is allowed */
 }
 
-/* What copies inside the kernel is not there: everybody falls back to reading and writing. */
+/* Copying within the kernel is not supported: callers fall back to reading and writing. */
 ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at, size_t length, unsigned flags) {
     struct stat found;
     char path[PATH_MAX];
@@ -278,7 +278,7 @@ static int cut(int fd, off_t length) {
     char path[PATH_MAX];
     int mine = ours(fd, &found, path), result;
     ORDERED({
-        result = mine && refused(control->write_errno) ? -1 : (int)syscall(SYS_ftruncate, fd, length);
+        result = mine && fails(control->write_errno) ? -1 : (int)syscall(SYS_ftruncate, fd, length);
         if (mine && result == 0)
             record('T', found.st_ino, length, NULL, 0);
     })
@@ -295,7 +295,7 @@ static int linked(int from_fd, const char *from, int to_fd, const char *to, int 
     int mine = absolute(to_fd, to, whole), result;
     struct stat found;
     ORDERED({
-        result = mine && refused(control->open_errno) ? -1 : (int)syscall(SYS_linkat, from_fd, from, to_fd, to, flags);
+        result = mine && fails(control->open_errno) ? -1 : (int)syscall(SYS_linkat, from_fd, from, to_fd, to, flags);
         if (mine && result == 0 && fstatat(AT_FDCWD, whole, &found, AT_SYMLINK_NOFOLLOW) == 0)
             record_path('L', found.st_ino, whole);
     })
@@ -313,7 +313,7 @@ static int renamed(int from_fd, const char *from, int to_fd, const char *to) {
     struct stat found;
     ORDERED({
         if (mine && fstatat(AT_FDCWD, old, &found, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(found.st_mode))
-            abort(); /* the model knows directories by their paths */
+            abort(); /* paths identify directories */
         result = (int)syscall(SYS_renameat, from_fd, from, to_fd, to);
         if (mine && result == 0)
             record_two('R', old, new);
@@ -346,11 +346,11 @@ static int synced(int fd, int number) {
     char path[PATH_MAX];
     if (!ours(fd, &found, path))
         return (int)syscall(number, fd);
-    int result = 0; /* the disk itself is spared: only the record counts */
+    int result = 0; /* the real disk is not synced: only the record counts */
     ORDERED({
         size_t length = strlen(path);
         int is_log = length > 4 && strcmp(path + length - 4, "-wal") == 0;
-        if (refused(control->sync_errno) || (is_log && refused(control->log_errno))) {
+        if (fails(control->sync_errno) || (is_log && fails(control->log_errno))) {
             result = -1;
             if (!S_ISDIR(found.st_mode))
                 record('F', found.st_ino, 0, NULL, 0);
@@ -366,7 +366,7 @@ static int synced(int fd, int number) {
 int fsync(int fd) { return synced(fd, SYS_fsync); }
 int fdatasync(int fd) { return synced(fd, SYS_fdatasync); }
 
-/* The clock of the day */
+/* The time of day */
 
 int clock_gettime(clockid_t which, struct timespec *now) {
     int result = (int)syscall(SYS_clock_gettime, which, now);

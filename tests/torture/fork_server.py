@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import httpx
 import trio
 
 PATIENCE = 30.0  # seconds for a start or an end
@@ -103,6 +104,11 @@ class ForkServer:
                         daemon.kill()
                         await daemon.ended()
         process.close()
+
+
+def client_of(url: str) -> httpx.AsyncClient:
+    """Return an HTTP client of a daemon."""
+    return httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False, verify=False)
 
 
 def start_with(library: Path) -> None:

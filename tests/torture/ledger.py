@@ -44,7 +44,6 @@ class Story:
     end: str
     sent: int = 0
     answered: int = 0
-    refused: bool = False  # its end, because another came first
     ended_as: str | None = None  # the acknowledged end
     ends: set[str] = field(default_factory=set)  # all ends that were sent
     answered_at: dict[int, float] = field(default_factory=dict)  # step -> seconds
@@ -70,7 +69,7 @@ class Outage:
     over: float = math.inf  # when the accepted event was sent
     upto: float = math.inf  # its offset
 
-    def excuses_refusal(self, sent: float) -> bool:
+    def excuses_rejection(self, sent: float) -> bool:
         """Return whether an event sent then may be rejected."""
         return sent < self.over
 
@@ -78,9 +77,9 @@ class Outage:
         """Return whether a job with these offsets ran during the outage."""
         return ended > self.after and started < self.upto
 
-    def could_be_written(self, told: float, within: float) -> float:
+    def could_be_written(self, at: float, within: float) -> float:
         """Return when progress acknowledged then could be written, given `within` seconds."""
-        return told if told + within <= self.began else max(told, self.over)
+        return at if at + within <= self.began else max(at, self.over)
 
 
 class Uploads:
@@ -94,25 +93,25 @@ class Uploads:
         self.batches: dict[tuple[str, ...], str | None] = {}  # files -> batch id
         self.made: dict[str, str] = {}  # all jobs of the runner: job -> file
         self._tried: Counter[str] = Counter()  # number of requests
-        self._denied: Counter[str] = Counter()  # number of final rejections
-        self._refused: set[str] = set()  # rejected, and not accepted since
+        self._definite: Counter[str] = Counter()  # number of final rejections
+        self._rejected: set[str] = set()  # rejected, and not accepted since
 
     def sent(self, name: str) -> None:
         """Record a request, perhaps repeated."""
         self._tried[name] += 1
-        self.counted["refused uploads sent again"] += name in self._refused
+        self.counted["rejected uploads sent again"] += name in self._rejected
 
-    def refused(self, name: str, full: bool) -> None:
+    def rejected(self, name: str, full: bool) -> None:
         """Record a rejection. With `full`, the disk is full, so this request makes no job."""
-        self._refused.add(name)
-        self._denied[name] += full
-        self.counted["uploads refused"] += 1
+        self._rejected.add(name)
+        self._definite[name] += full
+        self.counted["uploads rejected"] += 1
 
     def answered(self, name: str, job_id: str) -> None:
         """Record an accepted upload. Repeated requests with its key have the same job."""
         self.counted["uploads answered"] += 1
         self.accepted[job_id] = name
-        self._refused.discard(name)
+        self._rejected.discard(name)
         jobs = [made for made, of in self.accepted.items() if of == name]
         assert jobs == [job_id], f"the upload {name} has become the jobs {jobs}"
 
@@ -120,13 +119,13 @@ class Uploads:
         """Record an accepted batch. Repeated requests have the same batch."""
         known, self.batches[names] = self.batches[names], batch_id
         assert known in (None, batch_id), f"the batch {names} has become the batches {known} and {batch_id}"
-        self._refused.difference_update(names)
+        self._rejected.difference_update(names)
 
     def compare(self, job_id: str, name: str, content: bytes | None) -> None:
         """Compare the input of a job, None if it is missing."""
         others = [other for other, of in self.made.items() if of == name and other != job_id]
         assert not others, f"the upload {name} has become the jobs {[*others, job_id]}"
-        assert self._tried[name] > self._denied[name], f"the upload {name} was refused, and has become job {job_id}"
+        assert self._tried[name] > self._definite[name], f"the upload {name} was rejected, and has become job {job_id}"
         self.made[job_id] = name
         assert content is not None, f"the input {name} of job {job_id} is gone"
         assert content == self.inputs[name], f"the input {name} of job {job_id} is not what was uploaded"
@@ -182,9 +181,9 @@ class Ledger:
         """Record an event that was sent and accepted after the outage (seconds)."""
         self.outages[-1].over, self.outages[-1].upto = sent, self.offset(cursor)
 
-    def excuses_refusal(self, sent: float) -> bool:
+    def excuses_rejection(self, sent: float) -> bool:
         """Return whether the disk failed at that time (seconds), or later."""
-        return any(outage.excuses_refusal(sent) for outage in self.outages)
+        return any(outage.excuses_rejection(sent) for outage in self.outages)
 
     def settled(self) -> None:
         """Forget the outages after the comparison."""
@@ -259,7 +258,7 @@ class Ledger:
         else:
             if type_ == "error" and self._kinds[job_id] == RUN:
                 self._judge(job_id, message["data"]["message"], offset)
-            assert TERMINAL[type_] == old, f"job {job_id} is {old} and is told {type_} at {offset}"
+            assert TERMINAL[type_] == old, f"job {job_id} is {old} and has the message {type_} at {offset}"
             assert job_id not in self._final, f"job {job_id} has two ends: {self._final[job_id]} and {type_}"
             self._final[job_id] = type_
 
@@ -312,7 +311,7 @@ class Ledger:
 
     def _compare_step(self, story: Story, status: str, step: int, kill: Kill) -> None:
         """Check the newest progress. The first and the last are as durable as the start and the end."""
-        # While the disk fails, an end that was refused may still show after a kill, without what was told behind it.
+        # While the disk fails, a rejected end may still appear after a kill, without the progress before it.
         ended = status in TERMINAL.values() and (story.ended_as is not None or not self.outages)
         safe = [step for step, at in story.answered_at.items() if ended or self._written(at, kill)]
         owed = max([story.kept, *safe])
@@ -330,8 +329,8 @@ class Ledger:
     def compare_job(self, job: Mapping[str, Any]) -> None:
         """Compare a job with its changes. A finished job never changes."""
         job_id, status = job["id"], job["status"]
-        told = self._statuses.get(job_id)
-        assert told not in TERMINAL.values() or told == status, f"job {job_id} was told {told}, and it is {status}"
+        old = self._statuses.get(job_id)
+        assert old not in TERMINAL.values() or old == status, f"job {job_id} was {old}, and it is {status}"
         if status not in TERMINAL.values():
             return
         known = self.finished.setdefault(job_id, job)

@@ -8,7 +8,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -16,6 +16,7 @@ import trio
 from support.daemon import completed, failed, progress, registered, status_change
 from support.http_client import FORM_TYPE, file_part, form, post_pieces
 from support.peer import Peer
+from torture.fork_server import client_of
 from torture.ledger import Ledger, Story
 from wsproto.frame_protocol import Opcode
 
@@ -57,12 +58,6 @@ class Clients:
         self.draining = False
         self.ending = False  # it is stopping, or about to be killed
 
-    @asynccontextmanager
-    async def http(self) -> AsyncGenerator[httpx.AsyncClient]:
-        """Give an HTTP client with its own connections."""
-        async with httpx.AsyncClient(base_url=self.url, timeout=20, trust_env=False, verify=False) as client:
-            yield client
-
     @contextmanager
     def until_gone(self) -> Generator[None]:
         """Ignore a lost connection while the daemon is ending."""
@@ -95,27 +90,27 @@ class Clients:
                 end = story.end if position == story.last else None
                 self.ledger.answered(story, position, answer["cursor"], time.monotonic(), end)
             else:
-                self.refused(story, position, answer["error"], sent)
+                self.rejected(story, position, answer["error"], sent)
 
-    def refused(self, story: Story, position: int, error: str, sent: float) -> None:
+    def rejected(self, story: Story, position: int, error: str, sent: float) -> None:
         """Check a rejection: the daemon stops, its disk fails, or another end came first."""
         if len(story.ends) > 1 and "comes too late" in error:
             story.answered = story.last
             return
         assert "damaged" not in error, f"job {story.id}, event {position}: {error}"
-        failing = self.ledger.excuses_refusal(sent)
+        failing = self.ledger.excuses_rejection(sent)
         unknown = story.answered == 0 and "no job" in error  # its registration was rejected
         excused = (self.draining and "stopping" in error) or (failing and ("store" in error or unknown))
         assert excused, f"job {story.id}, event {position} of {story.answered}: {error}"
 
     def excuses(self, answer: httpx.Response, sent: float) -> bool:
         """Return whether a rejection is expected for a request sent then (seconds)."""
-        failing = self.ledger.excuses_refusal(sent)
+        failing = self.ledger.excuses_rejection(sent)
         return (self.draining and answer.status_code == 503) or (failing and answer.status_code in (503, 507))
 
     async def recovered(self) -> None:
         """Wait until the daemon has recovered."""
-        async with self.http() as client:
+        async with client_of(self.url) as client:
             with trio.fail_after(10):
                 while (answer := await client.get("/api/health/ready")).status_code != 200:
                     assert answer.json()["status"] == "failing", answer.text
@@ -144,13 +139,13 @@ class Clients:
                         *whole, buffered = (buffered + chunk).split(b"\n")
                         answered, waiting = waiting[: len(whole)], waiting[len(whole) :]
                         self.take(answered, [json.loads(line) for line in whole], sent)
-                    if self.ledger.excuses_refusal(sent):
+                    if self.ledger.excuses_rejection(sent):
                         await trio.sleep(0.01)
 
     async def over_http(self, stories: list[Story]) -> None:
         """Report over HTTP; a rival reports another end of each job."""
         with self.until_gone():
-            async with self.http() as client:
+            async with client_of(self.url) as client:
                 while True:
                     batch = self.next_events(stories, 3)
                     lines = b"".join(json.dumps(event_at(*one)).encode() + b"\n" for one in batch)
@@ -181,7 +176,7 @@ class Clients:
     async def uploads(self) -> None:
         """Upload files, and repeat some with their key."""
         with self.until_gone():
-            async with self.http() as client:
+            async with client_of(self.url) as client:
                 while True:
                     name = self._next_upload()
                     accepted = await self._submit(client, "/api/convert", "file", (name,))
@@ -207,7 +202,7 @@ class Clients:
             return answer.json()
         assert self.excuses(answer, sent), answer.text
         for name in names:
-            uploads.refused(name, full=answer.status_code == 507)
+            uploads.rejected(name, full=answer.status_code == 507)
         return None
 
     def _next_upload(self) -> str:
@@ -229,7 +224,7 @@ class Clients:
     async def batches(self) -> None:
         """Submit batches, and repeat some with their key."""
         with self.until_gone():
-            async with self.http() as client:
+            async with client_of(self.url) as client:
                 while True:
                     names = self._next_batch()
                     if (accepted := await self._submit(client, "/api/batch", "files", names)) is not None:
@@ -247,7 +242,7 @@ class Clients:
     async def abandon(self) -> None:
         """Register jobs with a lease, and report nothing more."""
         with self.until_gone():
-            async with self.http() as client:
+            async with client_of(self.url) as client:
                 while True:
                     sent = time.monotonic()
                     answer = await post(client, "/api/jobs", ABANDONED, "application/json")

@@ -18,7 +18,7 @@ import trio
 from progressd.admin import maintenance
 from progressd.core.messages import JobStatus
 from torture.disk import Power
-from torture.fork_server import ForkedDaemon, ForkServer
+from torture.fork_server import ForkedDaemon, ForkServer, client_of
 from torture.ledger import ATTEMPTS, Kill, Ledger, Story
 from torture.load import Clients
 from torture.watchers import Collector, Returner
@@ -165,7 +165,7 @@ class Campaign:
             async with self.daemon() as daemon:
                 clients = Clients(self.ledger, await daemon.listening(), self.chance)
                 await self.compare(clients)
-                async with clients.http() as client:
+                async with client_of(clients.url) as client:
                     while not await self._all_finished(client):  # noqa: ASYNC110, there is no event
                         await trio.sleep(0.05)
                     for job_id in self.ledger.abandoned:
@@ -199,7 +199,7 @@ class Campaign:
 
     async def compare(self, clients: Clients, most: int = 500) -> None:
         """Compare changes, jobs and files of the daemon with the ledger."""
-        async with clients.http() as client:
+        async with client_of(clients.url) as client:
             await self._compare_changes(clients, client)
             for story in [*self._by_unix, *self._by_http]:
                 found = await client.get(f"/api/jobs/{story.id}")

@@ -1,14 +1,14 @@
 """A power cut after each write, sync, link or removal of an operation, instead of at random moments.
 
-Each act is done once undisturbed, to count what it does to the disk. Then it is begun anew, and cut off behind the
-first, the second, … of these; the next daemon has to find everything. The suite takes some of them, `make torture` all.
+Each operation runs once undisturbed, to count its changes of the disk. Then it runs again for each change, and is
+killed after it. The next daemon must find everything. The suite tests some of these points, `make torture` all.
 """
 
 import random
 import shutil
 import signal
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,23 +28,11 @@ from support.http_client import FORM_TYPE, file_part, form
 from support.samples import created, job_id
 from support.submitting import PDF
 from torture.disk import Power
-from torture.fork_server import ForkedDaemon, ForkServer
+from torture.fork_server import ForkedDaemon, ForkServer, client_of
 
-SOME = 2  # points that the suite takes of each act
+SOME = 2  # points of each operation in the suite
 
 Talk = Callable[[httpx.AsyncClient, Path], Awaitable[None]]
-
-
-@dataclass
-class Act:
-    """An operation: `prepare` a state directory, run a daemon until `done`, and `check` the next daemon."""
-
-    prepare: Callable[[Path], Awaitable[None]]
-    done: Talk
-    check: Talk
-    stop: bool = False  # what is cut off is its stopping
-    command: tuple[str, ...] = ()  # what is cut off is not a daemon but this command, in the state directory
-    slow: bool = False  # with so many points that the suite leaves it out, and some are enough for `make torture`
 
 
 def make(directory: Path) -> None:
@@ -57,6 +45,18 @@ async def nothing(state_dir: Path) -> None:
 
 async def only_start(client: httpx.AsyncClient, state_dir: Path) -> None:
     await trio.lowlevel.checkpoint()
+
+
+@dataclass
+class Operation:
+    """An operation: `prepare` a state directory, run a daemon until `done`, and `check` the next daemon."""
+
+    check: Talk
+    prepare: Callable[[Path], Awaitable[None]] = nothing
+    done: Talk = only_start
+    stop: bool = False  # the stop of the daemon is interrupted
+    command: tuple[str, ...] = ()  # this command in the state directory is interrupted, not a daemon
+    slow: bool = False  # it has so many points that the suite omits it, and `make torture` tests a hundred
 
 
 async def takes_work(client: httpx.AsyncClient, state_dir: Path) -> None:
@@ -246,53 +246,52 @@ async def has_the_large_jobs(client: httpx.AsyncClient, state_dir: Path) -> None
     assert len(page["jobs"]) == 500
 
 
-ACTS = {
-    "the first start": Act(nothing, only_start, takes_work),
-    "a migration": Act(old_store, only_start, has_the_old_jobs),
-    "retention": Act(old_jobs, only_the_young_are_left, each_job_has_its_files),
-    "stopping": Act(nothing, some_work, has_that_work, stop=True),
-    "a backup": Act(old_jobs, only_start, has_a_backup_or_none, command=("backup", "{}/backup.db")),
-    "a repair": Act(old_jobs_and_a_log, only_start, has_the_jobs_of_the_log, command=("check", "--repair")),
-    "a checkpoint": Act(long_log, wakes_the_log, has_the_large_jobs, slow=True),
-    "an upload": Act(nothing, upload, whole_or_not_at_all),
+OPERATIONS = {
+    "the first start": Operation(takes_work),
+    "a migration": Operation(has_the_old_jobs, old_store),
+    "retention": Operation(each_job_has_its_files, old_jobs, only_the_young_are_left),
+    "stopping": Operation(has_that_work, done=some_work, stop=True),
+    "a backup": Operation(has_a_backup_or_none, old_jobs, command=("backup", "{}/backup.db")),
+    "a repair": Operation(has_the_jobs_of_the_log, old_jobs_and_a_log, command=("check", "--repair")),
+    "a checkpoint": Operation(has_the_large_jobs, long_log, wakes_the_log, slow=True),
+    "an upload": Operation(whole_or_not_at_all, done=upload),
 }
 CONFIG = '[pipelines.none]\ncommand = ["true"]\n'
 
 
-class Theatre:
-    """Where an operation runs and is cut off."""
+class CrashTest:
+    """Run an operation, interrupt it, and check the next daemon."""
 
-    def __init__(self, place: Path, fork_server: ForkServer, act: Act) -> None:
+    def __init__(self, place: Path, fork_server: ForkServer, operation: Operation) -> None:
         self._place = place
         self._fork_server = fork_server
-        self._act = act
+        self._operation = operation
         self._config = place / "progressd.toml"
         self._config.write_text(CONFIG)
 
     async def count(self) -> int:
-        """Return what the operation does to the disk without a fault."""
+        """Return how many changes the operation makes to the disk."""
         power = await self._power(0)
         async with self._begin(power) as daemon:
             before = await self._do(daemon, power, 0)
             return power.control["recorded"] - before
 
     async def cut_off(self, after: int, chance: random.Random) -> None:
-        """Run the operation, cut the power, and check the next daemon."""
+        """Run the operation, cut the power after so many changes, and check the next daemon."""
         power = await self._power(chance.random())
         async with self._begin(power) as daemon:
             try:
                 await self._do(daemon, power, after)
-            except (httpx.TransportError, AssertionError):  # as it has to be
+            except (httpx.TransportError, AssertionError):  # the daemon has died
                 assert await daemon.ended() == -signal.SIGKILL
             daemon.kill()
             await daemon.ended()
-        power.control["die_after"] = 0
         power.cut()
         async with (
             self._fork_server.daemon(power.state_dir, power.plug_in(), self._config) as daemon,
-            self._client(await daemon.listening()) as client,
+            client_of(await daemon.listening()) as client,
         ):
-            await self._act.check(client, power.state_dir)
+            await self._operation.check(client, power.state_dir)
 
     async def _power(self, luck: float) -> Power:
         for left_over in self._place.glob("disk-*"):
@@ -300,26 +299,25 @@ class Theatre:
         for left_over in [*self._place.glob("log-*"), *self._place.glob("answered")]:
             left_over.unlink()
         power = Power(self._place, random.Random(luck))
-        await self._act.prepare(power.state_dir)
+        await self._operation.prepare(power.state_dir)
         return power
 
     def _begin(self, power: Power) -> AbstractAsyncContextManager[ForkedDaemon]:
-        if not self._act.command:
+        if not self._operation.command:
             return self._fork_server.daemon(power.state_dir, power.plug_in(), self._config)
-        arguments = [argument.format(power.state_dir) for argument in self._act.command]
+        arguments = [argument.format(power.state_dir) for argument in self._operation.command]
         return self._fork_server.run([*arguments, "--state-dir", str(power.state_dir)], power.plug_in())
 
     async def _do(self, daemon: ForkedDaemon, power: Power, die_after: int) -> int:
-        """Return the number of records before the operation."""
-        if not self._act.stop:
+        """Return the number of changes before the operation."""
+        if not self._operation.stop:
             power.control["die_after"] = die_after
-        if self._act.command:
+        if self._operation.command:
             assert await daemon.ended() == 0
             return 0
-        url = await daemon.listening()
-        async with self._client(url) as client:
-            await self._act.done(client, power.state_dir)
-        if not self._act.stop:
+        async with client_of(await daemon.listening()) as client:
+            await self._operation.done(client, power.state_dir)
+        if not self._operation.stop:
             return 0
         before = power.control["recorded"]
         power.control["die_after"] = die_after
@@ -327,33 +325,26 @@ class Theatre:
         await daemon.ended()
         return before
 
-    def _client(self, url: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, verify=False)
 
-
-def points(count: int, most: int | None, chance: random.Random) -> Iterator[int]:
-    """Return all of them, or `most` random ones."""
-    everything = range(1, count + 1)
-    return iter(everything if most is None else sorted(chance.sample(everything, min(most, count))))
-
-
-async def play(fork_server: ForkServer, directory: Path, name: str, seed: int, most: int | None) -> int:
+async def run(fork_server: ForkServer, directory: Path, name: str, seed: int, most: int | None) -> None:
+    """Interrupt the operation at every point, or at `most` random ones."""
     chance = random.Random(seed)
-    theatre = Theatre(directory, fork_server, ACTS[name])
-    count = await theatre.count()
-    for after in points(count, most, chance):
+    crash_test = CrashTest(directory, fork_server, OPERATIONS[name])
+    count = await crash_test.count()
+    assert count > 0
+    points = range(1, count + 1)
+    for after in points if most is None else sorted(chance.sample(points, min(most, count))):
         print(f"{name}: cut off after {after} of {count}")
         with trio.fail_after(30):
-            await theatre.cut_off(after, chance)
-    return count
+            await crash_test.cut_off(after, chance)
 
 
-@pytest.mark.parametrize("act", [name for name, act in ACTS.items() if not act.slow])
-async def test_a_power_cut_at_some_points(fork_server: ForkServer, tmp_path: Path, act: str, seed: int) -> None:
-    assert await play(fork_server, tmp_path, act, seed, SOME) > 0
+@pytest.mark.parametrize("name", [name for name, operation in OPERATIONS.items() if not operation.slow])
+async def test_a_power_cut_at_some_points(fork_server: ForkServer, tmp_path: Path, name: str, seed: int) -> None:
+    await run(fork_server, tmp_path, name, seed, SOME)
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("act", ACTS)
-async def test_a_power_cut_at_every_point(fork_server: ForkServer, tmp_path: Path, act: str, seed: int) -> None:
-    assert await play(fork_server, tmp_path, act, seed, 100 if ACTS[act].slow else None) > 0
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_a_power_cut_at_every_point(fork_server: ForkServer, tmp_path: Path, name: str, seed: int) -> None:
+    await run(fork_server, tmp_path, name, seed, 100 if OPERATIONS[name].slow else None)

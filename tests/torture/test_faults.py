@@ -22,13 +22,13 @@ from support.samples import ID, job_id
 from support.submitting import PDF
 from support.waiting import eventually
 from torture.disk import Power
-from torture.fork_server import ForkedDaemon, ForkServer
+from torture.fork_server import ForkedDaemon, ForkServer, client_of
 from torture.ledger import Ledger
 from torture.load import Clients
 from wsproto.frame_protocol import Opcode
 
 
-class Patient:
+class FaultyDaemon:
     """A daemon with a simulated disk and clock."""
 
     def __init__(self, url: str, power: Power, daemon: ForkedDaemon, client: httpx.AsyncClient) -> None:
@@ -57,7 +57,7 @@ class Patient:
             headers["Idempotency-Key"] = key
         return await self.client.post("/api/convert", content=form(file_part()), headers=headers)
 
-    async def well(self) -> None:
+    async def recovered(self) -> None:
         """Wait until the health check says so."""
         with trio.fail_after(30):
             while (await self.client.get("/api/health/ready")).status_code != 200:  # noqa: ASYNC110, nothing tells
@@ -66,12 +66,12 @@ class Patient:
 
 
 @asynccontextmanager
-async def patient(fork_server: ForkServer, directory: Path) -> AsyncGenerator[Patient]:
+async def faulty_daemon(fork_server: ForkServer, directory: Path) -> AsyncGenerator[FaultyDaemon]:
     power = Power(directory, random.Random(1))
     async with fork_server.daemon(power.state_dir, power.plug_in()) as daemon:
         url = await daemon.listening()
-        async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, verify=False) as client:
-            yield Patient(url, power, daemon, client)
+        async with client_of(url) as client:
+            yield FaultyDaemon(url, power, daemon, client)
 
 
 @pytest.mark.parametrize(
@@ -86,26 +86,26 @@ async def patient(fork_server: ForkServer, directory: Path) -> AsyncGenerator[Pa
 async def test_a_failing_disk_loses_no_event(
     fork_server: ForkServer, tmp_path: Path, faults: list[str], number: int
 ) -> None:
-    async with patient(fork_server, tmp_path) as it:
+    async with faulty_daemon(fork_server, tmp_path) as it:
         assert (await it.report(registered(ID)))["ok"]
         assert (await it.report(progress(ID, 1, 3)))["ok"]
         for name in faults:
             it.control[name] = number
-        refused = await it.report(completed(ID))
-        assert not refused["ok"]
-        assert "the database: " in refused["error"]
+        rejected = await it.report(completed(ID))
+        assert not rejected["ok"]
+        assert "the database: " in rejected["error"]
         status = 507 if number == errno.ENOSPC else 503
         assert (await it.client.post("/api/jobs", json={"id": job_id(2)})).status_code == status
         assert (await it.upload()).status_code == status
         assert it.control["failed"] > 0
         health = (await it.client.get("/api/health")).json()
-        assert (health["status"], health["error"]) == ("failing", refused["error"])
+        assert (health["status"], health["error"]) == ("failing", rejected["error"])
         assert (await it.client.get("/api/health/ready")).status_code == 503
         assert await it.status(ID) == "processing"
         assert (await it.report(progress(ID, 2, 3)))["ok"], "progress costs no write and goes on"
         for name in faults:
             it.control[name] = 0
-        await it.well()
+        await it.recovered()
         assert (await it.report(completed(ID)))["ok"]
         assert await it.status(ID) == "completed"
         assert (await it.client.get(f"/api/jobs/{job_id(2)}")).status_code == 404
@@ -117,30 +117,28 @@ async def test_a_failing_disk_loses_no_event(
 async def test_a_failed_commit_leaves_a_whole_job_or_none(
     fork_server: ForkServer, tmp_path: Path, times: int, mended: bool
 ) -> None:
-    async with patient(fork_server, tmp_path) as it:
+    async with faulty_daemon(fork_server, tmp_path) as it:
         state_dir = it.state_dir
-        assert (await it.report(registered(ID)))["ok"]  # or the head of the log failed, with nothing behind it
+        assert (await it.report(registered(ID)))["ok"]  # otherwise, the first frame of the log would fail
         it.control["log_errno"] = errno.EIO
         for _ in range(times):
             assert (await it.upload("key")).status_code == 503
         if mended:
             it.control["log_errno"] = 0
-            await it.well()  # it has written something, over what failed
+            await it.recovered()  # it has written something, over what failed
         it.daemon.kill()
         await it.daemon.ended()
-    async with fork_server.daemon(state_dir) as daemon:
-        url = await daemon.listening()
-        async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
-            jobs = (await client.get("/api/jobs")).json()["jobs"]
-            found = [job["id"] for job in jobs if job["id"] != ID]
-            assert len(found) == (0 if mended else 1)
-            assert os.listdir(state_dir / "jobs") == found
-            assert os.listdir(state_dir / "uploads") == []
-            headers = {"Host": client.base_url.netloc.decode(), "Idempotency-Key": "key", **FORM_TYPE}
-            answer = await client.post("/api/convert", content=form(file_part()), headers=headers)
-            assert answer.status_code == 202
-            assert ("Idempotency-Replayed" in answer.headers) is not mended
-            assert (state_dir / "jobs" / answer.json()["job_id"] / "input").read_bytes() == PDF
+    async with fork_server.daemon(state_dir) as daemon, client_of(await daemon.listening()) as client:
+        jobs = (await client.get("/api/jobs")).json()["jobs"]
+        found = [job["id"] for job in jobs if job["id"] != ID]
+        assert len(found) == (0 if mended else 1)
+        assert os.listdir(state_dir / "jobs") == found
+        assert os.listdir(state_dir / "uploads") == []
+        headers = {"Host": client.base_url.netloc.decode(), "Idempotency-Key": "key", **FORM_TYPE}
+        answer = await client.post("/api/convert", content=form(file_part()), headers=headers)
+        assert answer.status_code == 202
+        assert ("Idempotency-Replayed" in answer.headers) is not mended
+        assert (state_dir / "jobs" / answer.json()["job_id"] / "input").read_bytes() == PDF
 
 
 def copy_of(state_dir: Path, target: Path) -> Path:
@@ -158,7 +156,7 @@ async def first(url: str, target: str, type_: str, said: bytes = b"") -> Any:
 
 
 async def test_a_change_that_appears_after_a_kill_is_replayed(fork_server: ForkServer, tmp_path: Path) -> None:
-    async with patient(fork_server, tmp_path) as it:
+    async with faulty_daemon(fork_server, tmp_path) as it:
         state_dir = it.state_dir
         assert (await it.report(registered(ID)))["ok"]
         known = (await it.report(progress(ID, 1, 3)))["cursor"]
@@ -182,7 +180,7 @@ async def test_a_change_that_appears_after_a_kill_is_replayed(fork_server: ForkS
 
 
 async def test_a_repeated_upload_becomes_its_job(fork_server: ForkServer, tmp_path: Path) -> None:
-    async with patient(fork_server, tmp_path) as it:
+    async with faulty_daemon(fork_server, tmp_path) as it:
         assert (await it.report(registered(ID)))["ok"]
         it.control["log_errno"] = errno.EIO
         assert (await it.upload("key")).status_code == 503
@@ -195,7 +193,7 @@ async def test_a_repeated_upload_becomes_its_job(fork_server: ForkServer, tmp_pa
 
 
 async def test_a_daemon_out_of_descriptors_loses_nothing(fork_server: ForkServer, tmp_path: Path) -> None:
-    async with patient(fork_server, tmp_path) as it:
+    async with faulty_daemon(fork_server, tmp_path) as it:
         assert (await it.report(registered(ID)))["ok"]
         before = resource.prlimit(it.daemon.pid, resource.RLIMIT_NOFILE)
         host, port = it.url.removeprefix("http://").split(":")
@@ -214,14 +212,14 @@ async def test_a_daemon_out_of_descriptors_loses_nothing(fork_server: ForkServer
                 await producer.send_all(json.dumps({"ref": 2, **completed(ID)}).encode() + b"\n")
                 assert json.loads(await producer.receive_some())["ok"], "what is open already goes on"
         resource.prlimit(it.daemon.pid, resource.RLIMIT_NOFILE, before)
-        await it.well()
+        await it.recovered()
         assert await it.status(ID) == "completed"
         assert (await it.upload()).status_code == 202
 
 
 @pytest.mark.parametrize("seconds", [3600 * 24 * 3650, -3600 * 24 * 3650])
 async def test_a_clock_jump_keeps_the_order(fork_server: ForkServer, tmp_path: Path, seconds: int) -> None:
-    async with patient(fork_server, tmp_path) as it:
+    async with faulty_daemon(fork_server, tmp_path) as it:
         cursors = []
         for number in range(1, 7):
             it.control["clock_shift"] = seconds if number % 2 else 0

@@ -27,7 +27,7 @@ async def test_an_upload_becomes_one_job_or_none(
     fork_server: ForkServer, tmp_path: Path, seed: int, cuts: bool
 ) -> None:
     counted = await torture(fork_server, tmp_path, 3, seed, cuts=cuts, kind=UPLOADS)
-    assert counted["uploads refused"] + counted["uploads answered"] > 0
+    assert counted["uploads rejected"] + counted["uploads answered"] > 0
 
 
 @pytest.mark.parametrize(("config", "ignoring"), [('[store]\nsynchronous = "NORMAL"', ""), ("", "Y")])
@@ -45,4 +45,4 @@ async def test_many_rounds(
 ) -> None:
     counted = await torture(fork_server, tmp_path, rounds, seed, cuts=cuts, kind=kind)
     assert counted["kills"] == rounds
-    assert counted["refused uploads sent again"] > 0 or not kind
+    assert counted["rejected uploads sent again"] > 0 or not kind

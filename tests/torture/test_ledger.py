@@ -60,19 +60,6 @@ def with_a_pipeline_that_fails(campaign: Campaign, db: sqlite3.Connection) -> No
     campaign._config.write_text(config.replace("sleep 0.05", "exit 1"))
 
 
-def with_a_story_that_stays_behind(campaign: Campaign, db: sqlite3.Connection) -> None:
-    """Simulate a daemon that loses the last progress before an end."""
-    story = next(story for story in campaign._by_unix if story.answered_at)
-    story.ended_as, story.answered_at = None, {story.steps + 1: 0.0}
-
-
-def as_two_jobs(campaign: Campaign, db: sqlite3.Connection) -> None:
-    """Simulate a daemon that forgets the key of an upload."""
-    job_id, name = next(iter(campaign.ledger.uploads.accepted.items()))
-    campaign.ledger.uploads.made["another"] = name
-    campaign.ledger.uploads.made.pop(job_id, None)
-
-
 def with_an_inattentive_watcher(campaign: Campaign, db: sqlite3.Connection) -> None:
     """Simulate a daemon that omits changes for a watcher of many topics."""
     *_, collector = campaign._returners
@@ -95,11 +82,9 @@ def with_a_watcher_who_goes_back(campaign: Campaign, db: sqlite3.Connection) -> 
         (with_offsets_given_back, "was given twice"),
         (with_half_of_an_input, "half of an upload is left"),
         (with_a_pipeline_that_fails, "failed at .*, and no disk did"),
-        (with_a_story_that_stays_behind, "was to be kept"),
         (without_an_input, "the input .* is gone"),
         (with_an_inattentive_watcher, "a watcher of many topics has never seen"),
         (with_a_watcher_who_goes_back, "came twice"),
-        (as_two_jobs, "has become the jobs"),
     ],
 )
 async def test_a_manipulated_store_is_detected(
@@ -111,7 +96,7 @@ async def test_a_manipulated_store_is_detected(
     with closing(sqlite3.connect(campaign.state_dir / "progressd.db", isolation_level=None)) as db:
         sabotage(campaign, db)
     with pytest.raises(BaseException) as caught:  # noqa: PT011, PT012
-        for _ in range(3):
+        for _ in range(10):
             await campaign.round("load")
     assert re.search(sentence, "\n".join(str(leaf) for leaf in leaves(caught.value)))
 
@@ -195,7 +180,7 @@ def test_a_finished_job_never_changes() -> None:
     ledger.compare_changes([said(1, "job_created", kind="story"), turned(2, "queued", "cancelled")])
     ledger.compare_job({"id": ID, "status": "cancelled"})
     ledger.compare_all({ID})
-    with pytest.raises(AssertionError, match="was told cancelled, and it is queued"):
+    with pytest.raises(AssertionError, match="was cancelled, and it is queued"):
         ledger.compare_job({"id": ID, "status": "queued"})
     with pytest.raises(AssertionError, match="are gone"):
         ledger.compare_all(set())
@@ -210,11 +195,11 @@ def uploads() -> Uploads:
 
 
 def test_only_an_upload_in_doubt_becomes_a_job(uploads: Uploads) -> None:
-    uploads.refused("file", full=True)
-    with pytest.raises(AssertionError, match="was refused, and has become"):
+    uploads.rejected("file", full=True)
+    with pytest.raises(AssertionError, match="was rejected, and has become"):
         uploads.compare(ID, "file", b"%PDF")
     uploads.sent("file")
-    uploads.refused("file", full=False)
+    uploads.rejected("file", full=False)
     uploads.compare(ID, "file", b"%PDF")
 
 
@@ -252,27 +237,22 @@ STORE_FAILS = "cannot use the database: disk I/O error"
 def test_a_rejection_needs_a_later_disk_failure(clients: Clients) -> None:
     story = Story(ID, 3, "completed")
     with pytest.raises(AssertionError, match="disk I/O error"):
-        clients.refused(story, 1, STORE_FAILS, 4.0)
+        clients.rejected(story, 1, STORE_FAILS, 4.0)
     clients.ledger.disk_fails(5.0)
-    clients.refused(story, 1, STORE_FAILS, 4.9)
+    clients.rejected(story, 1, STORE_FAILS, 4.9)
     clients.ledger.disk_works(6.0, "store-8")
-    clients.refused(story, 1, STORE_FAILS, 5.9)
+    clients.rejected(story, 1, STORE_FAILS, 5.9)
     with pytest.raises(AssertionError, match="disk I/O error"):
-        clients.refused(story, 1, STORE_FAILS, 6.1)
+        clients.rejected(story, 1, STORE_FAILS, 6.1)
     assert clients.excuses(httpx.Response(503), 5.9)
     assert not clients.excuses(httpx.Response(503), 6.1)
 
 
 def test_a_registered_job_is_always_known(clients: Clients) -> None:
     clients.ledger.disk_fails(5.0)
-    clients.refused(Story(ID, 3, "completed", sent=2), 2, "there is no job", 5.1)
+    clients.rejected(Story(ID, 3, "completed", sent=2), 2, "there is no job", 5.1)
     with pytest.raises(AssertionError, match="no job"):
-        clients.refused(Story(ID, 3, "completed", sent=2, answered=1), 2, "there is no job", 5.1)
-
-
-def test_each_event_has_its_answer(clients: Clients) -> None:
-    with pytest.raises(ValueError, match="zip"):
-        clients.take([(Story(ID, 3, "completed"), 1)], [], 1.0)
+        clients.rejected(Story(ID, 3, "completed", sent=2, answered=1), 2, "there is no job", 5.1)
 
 
 def test_no_stream_ends_before_its_job(clients: Clients) -> None:
