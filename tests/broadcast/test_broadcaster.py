@@ -155,26 +155,6 @@ async def test_the_last_watcher_leaving_unblocks_the_publisher(nursery: trio.Nur
     assert len(sent) == len(MANY)
 
 
-async def test_a_topic_that_ends_meanwhile_is_skipped(
-    nursery: trio.Nursery,
-) -> None:
-    later = Later()
-    broadcaster = Broadcaster(nursery=later)  # type: ignore[arg-type]
-    of_job, of_all = broadcaster.subscribe(ID), broadcaster.subscribe()
-    steps, sent = [moved(step, total=10_000) for step in range(len(MANY))], list[Message]()
-    nursery.start_soon(publish_all, broadcaster, steps, sent)
-    await settled()
-    fan_out_of_job, fan_out_of_all = later.waiting
-    of_all.close()
-    nursery.start_soon(fan_out_of_all)
-    await settled()
-    assert len(sent) == CAPACITY
-    nursery.start_soon(fan_out_of_job)
-    await settled()
-    assert len(sent) == len(MANY)
-    assert await some_of(of_job, 1) == steps[-1:]
-
-
 # Cleanup
 
 

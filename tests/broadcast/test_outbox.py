@@ -253,28 +253,6 @@ async def test_past_the_budget_the_slowest_is_given_up(
     assert budget.used == 0
 
 
-async def test_dropped_messages_leave_the_budget(nursery: trio.Nursery) -> None:
-    budget = MemoryBudget(1000)
-    lost, other = Connection(nursery, limit=500, budget=budget), Connection(nursery, budget=budget)
-    lost.put(change(1, 300))
-    lost.put(change(2, 300))
-    assert lost.endings == [SLOW_CONSUMER]
-    other.put(change(1, 800))
-    assert not other.endings
-
-
-async def test_sent_messages_leave_the_budget(nursery: trio.Nursery) -> None:
-    budget = MemoryBudget(1000)
-    sent, over, last = (Connection(nursery, budget=budget) for _ in range(3))
-    sent.put(change(1, 600))
-    sent.socket.give(10**6)
-    await sent.drained()
-    over.put(change(1, 600))
-    over.outbox.discard()
-    last.put(change(1, 600))
-    assert not any(connection.endings for connection in (sent, over, last))
-
-
 async def test_giving_up_overrides_a_waiting_end(
     nursery: trio.Nursery,
 ) -> None:

@@ -94,13 +94,6 @@ async def test_a_finished_job_is_over_after_its_last_message(spine: Spine) -> No
     assert (await page(spine.history, TOPIC, last, last)) == ([], True)
 
 
-async def test_newer_progress_is_left_to_live_messages(spine: Spine) -> None:
-    await spine.submit(register(), start(), progress(1))
-    upto = spine.broadcaster.offset
-    await spine.submit(progress(2))
-    assert await told(spine, TOPIC, None, upto) == [Told(1, "status_change")]
-
-
 async def test_an_unknown_job_is_not_found(spine: Spine) -> None:
     with pytest.raises(NotFound, match=job_id(9)):
         await spine.history.page(job_topic(job_id(9)), None, 100)

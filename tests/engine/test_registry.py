@@ -1,7 +1,8 @@
-"""The registry: jobs in memory, their messages, and waiting tasks."""
+"""The registry: jobs in memory, their messages, the queue of the runner, and waiting tasks."""
 
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
@@ -9,10 +10,13 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 from progressd.broadcast.envelope import Envelope
+from progressd.core.batch import Priority
 from progressd.core.job import Job
 from progressd.core.messages import JobMessage, JobStatus
-from progressd.engine.registry import Registry
+from progressd.engine.registry import Recent, Registry, RunQueue
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
 from support.samples import NOW, created, job, job_id, moved, started, succeeded
@@ -245,3 +249,103 @@ def test_registration_cost_does_not_depend_on_unfinished_jobs(registry: Registry
         registry.keep(job(number))
         registry.keep(piped(number + 10_000))
     assert steps(3000) < 1.2 * alone
+
+
+# Recent messages against a sorted list
+
+OFFSETS = st.integers(1, 3000)
+
+
+@given(st.lists(st.tuples(st.booleans(), OFFSETS), max_size=200), OFFSETS, OFFSETS, st.integers(1, 50))
+def test_messages_between_offsets_are_in_order(steps: list[tuple[bool, int]], after: int, upto: int, most: int) -> None:
+    recent, there = Recent(), dict[int, Envelope]()
+    for add, offset in steps:
+        if add and offset not in there:
+            there[offset] = Envelope(offset, moved(1))
+            recent.add(there[offset])
+        elif not add and offset in there:
+            recent.remove(there.pop(offset))
+    expected = [there[offset] for offset in sorted(there) if after < offset <= upto]
+    assert recent.between(after, upto, most) == expected[:most]
+
+
+def test_removed_messages_leave_nothing() -> None:
+    recent, items = Recent(), [Envelope(offset, moved(1)) for offset in range(1, 5000)]
+    for item in items:
+        recent.add(item)
+    for item in items:
+        recent.remove(item)
+    assert recent._blocks == {}
+    assert recent._numbers == []
+
+
+# The queue of the runner
+
+LOW, NORMAL, HIGH = Priority
+
+OWNERS = st.sampled_from([None, "key:a", "address:192.0.2.1"])
+PRIORITIES = st.sampled_from([NORMAL, NORMAL, NORMAL, HIGH])
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("submit"), OWNERS, PRIORITIES),
+        st.tuples(st.sampled_from(["start", "start", "start", "cancel", "requeue"])),
+    ),
+    min_size=10,
+    max_size=80,
+)
+
+
+def owned(number: int, owner: str | None, priority: Priority = NORMAL) -> Job:
+    return job(number, pipeline="pdf", owner=owner, priority=priority)
+
+
+def order(jobs: Iterable[Job]) -> list[int]:
+    """Return the numbers of the jobs in the order in which they start."""
+    waiting = {one.id: one for one in jobs}
+    queue = RunQueue()
+    for one in waiting.values():
+        queue.add(one)
+    started = []
+    while (taken := queue.take(waiting.get)) is not None:
+        started.append(taken.created_offset)
+    return started
+
+
+def test_owners_take_turns() -> None:
+    jobs = [owned(1, "a"), owned(2, "a"), owned(3, "a"), owned(4, "b"), owned(5, "c"), owned(6, "b")]
+    assert order(jobs) == [1, 4, 5, 2, 6, 3]
+
+
+@given(ACTIONS)
+def test_no_owner_waits_for_two_jobs_of_another(actions: list[tuple[object, ...]]) -> None:
+    queue, waiting, started = RunQueue(), dict[str, Job](), list[Job]()
+    passed = Counter[tuple[Priority, str | None, str | None]]()  # starts of another owner since this one waits
+    for number, (name, *arguments) in enumerate(actions):
+        if name == "submit":
+            new = owned(number, *arguments)  # type: ignore[arg-type]
+            waiting[new.id] = new
+            queue.add(new)
+        elif name == "cancel" and waiting:
+            del waiting[next(reversed(waiting))]
+        elif name == "requeue" and started:
+            again = started.pop()
+            waiting[again.id] = again
+            queue.add(again)
+        elif name == "start":
+            taken = queue.take(waiting.get)
+            assert (taken is None) == (not waiting)
+            if taken is None:
+                continue
+            assert taken.priority.rank == max(one.priority.rank for one in waiting.values())
+            same = [one for one in waiting.values() if one.priority is taken.priority]
+            assert taken == min((one for one in same if one.owner == taken.owner), key=lambda one: one.created_offset)
+            del waiting[taken.id]
+            started.append(taken)
+            for key in [key for key in passed if key[0] is taken.priority and key[1] == taken.owner]:
+                del passed[key]
+            for owner in {one.owner for one in same} - {taken.owner}:
+                passed[taken.priority, owner, taken.owner] += 1
+        present = {(one.priority, one.owner) for one in waiting.values()}
+        for key in [key for key in passed if key[:2] not in present]:
+            del passed[key]
+        assert all(count <= 1 for count in passed.values()), passed

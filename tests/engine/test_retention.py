@@ -171,7 +171,7 @@ class ScriptedStore:
         ([0, 1, 0], [FIRST_DELAY, PAUSE, INTERVAL]),
         ([StoreFailed("disk full"), 0], [FIRST_DELAY, INTERVAL]),
     ],
-    ids=["many at a time with others let in between", "a look now and then", "a store that fails is asked again"],
+    ids=["full batches", "few jobs", "a failing store"],
 )
 async def test_retention_intervals(
     script: list[int | StoreFailed], pauses: list[float], tmp_path: Path, autojump_clock: MockClock
