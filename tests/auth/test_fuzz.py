@@ -301,7 +301,7 @@ def memory() -> int:
 
 
 async def test_no_input_makes_the_daemon_fail(tmp_path: Path) -> None:
-    await fuzz(tmp_path, 1_500, "1")
+    await fuzz(tmp_path, 800, "1")
 
 
 @pytest.mark.torture

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
@@ -250,6 +250,7 @@ async def read(client: trio.SSLStream[trio.SocketStream], size: int) -> bytes:
     return received
 
 
+@settings(max_examples=30)
 @given(pieces=st.lists(st.binary(max_size=100_000), max_size=8))
 async def test_all_bytes_arrive_whatever_room_the_socket_has(cert: Path, pieces: list[bytes]) -> None:
     async with connected(cert) as (transport, client), trio.open_nursery() as nursery:
