@@ -152,12 +152,6 @@ def test_config_rejects_invalid_settings() -> None:
         assert result.output.startswith("Error: server.port = 'x', from environment PROGRESSD_SERVER_PORT: expected")
 
 
-def test_config_sample_is_a_config_file(tmp_path: Path) -> None:
-    path = tmp_path / "progressd.toml"
-    path.write_text(run("config", "--sample").output)
-    assert run("config", "--config", str(path)).exit_code == 0
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("arguments", [["backup", "/tmp/x.db"], ["keys", "list"], ["token"]])
 def test_an_unreadable_state_directory_is_an_error(arguments: list[str]) -> None:

@@ -103,7 +103,7 @@ def test_json_includes_unknown_types(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_lost_connection_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
     with LineDisplay(URL, as_json=False) as display:
         for failures in range(3):
-            display.lost(Disconnected("draining", 1.0, failures))
+            display.disconnected(Disconnected("draining", 1.0, failures))
         display.show(STARTED)
         display.show(MOVED)
     assert capsys.readouterr().err == "connection lost (draining), reconnecting\nreconnected\n"
@@ -155,7 +155,7 @@ def test_hidden_bars_are_counted() -> None:
                     "progress", job_id=list(names)[number], current_step=1, total_steps=2, percent=50, step_name="x"
                 )
             )
-        display.lost(Disconnected("draining", 1.0, 0))
+        display.disconnected(Disconnected("draining", 1.0, 0))
         screen.truncate(0)
         display._progress.refresh()
         shown = [line for part in screen.getvalue().split("\n") if (line := part.rpartition("\x1b[2K")[2].strip())]

@@ -90,14 +90,14 @@ def sentence(error: BaseException) -> str:
         [error] = error.exceptions
     kind = type(error).__name__
     try:
-        said = str(error).strip()
+        message = str(error).strip()
     except Exception:  # this exception must not replace `error`
-        said = ""
+        message = ""
     if isinstance(error, SystemExit) and isinstance(error.code, int):
-        said = f"the program exited with status {error.code}"
-    elif " " not in said:
-        said = f"{kind}: {said}" if said else kind
-    return text(said, MAX_SENTENCE)
+        message = f"the program exited with status {error.code}"
+    elif " " not in message:
+        message = f"{kind}: {message}" if message else kind
+    return text(message, MAX_SENTENCE)
 
 
 def count(number: object) -> int:
