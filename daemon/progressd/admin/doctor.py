@@ -180,6 +180,8 @@ def _clock() -> Iterator[Finding]:
 def _tools(settings: Settings) -> Iterator[Finding]:
     if shutil.which(REPAIR_PROGRAM) is None:
         yield Finding("note", f"progressd check --repair needs {REPAIR_PROGRAM}: sudo apt install {REPAIR_PROGRAM}")
+    if shutil.which("prlimit") is None:
+        yield Finding("bad", "pipelines cannot run without prlimit: sudo apt install util-linux")
     for name, pipeline in settings.pipelines.items():
         program = pipeline.command[0].replace("{python}", sys.executable)
         if shutil.which(program) is None:

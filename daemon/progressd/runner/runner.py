@@ -28,8 +28,7 @@ from progressd.files.job_files import JobFiles
 from progressd.net.base_path import download_path
 from progressd.runner.orphans import JOB, MARK, ProcessRecords
 from progressd.runner.output import OutputParser
-from progressd.runner.process import ChildProcess
-from progressd.runner.rlimits import ResourceLimits
+from progressd.runner.process import ChildProcess, ResourceLimits
 from progressd.system.transient import is_transient
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
@@ -188,7 +187,7 @@ class Runner:
                     command = pipeline.arguments(self._placeholders(job, result))
                     environment = self._environment(job, pipeline)
                     grace = self._settings.runner.kill_grace
-                    child = await ChildProcess.start(command, result.parent, environment, grace, limits.arguments())
+                    child = await ChildProcess.start(command, result.parent, environment, grace, limits)
                     started.push_async_exit(entered.pop_all())
                     return child, result
             except OSError as error:
