@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -300,13 +300,8 @@ def by_systemd(command: Sequence[str], notify: str, directory: Path, port: int) 
     return process, connected[0]
 
 
-LAUNCHERS = [by_shell, *([by_systemd] if shutil.which("systemd-socket-activate") else [])]
-
-
-@pytest.mark.parametrize("launch", LAUNCHERS)
-def test_systemd_passes_sockets_and_is_notified(
-    tmp_path: Path, config: str, free_port: int, launch: Callable[[Sequence[str], str, Path, int], Launched]
-) -> None:
+def test_systemd_passes_sockets_and_is_notified(tmp_path: Path, config: str, free_port: int) -> None:
+    launch = by_systemd if shutil.which("systemd-socket-activate") else by_shell
     (tmp_path / "config.toml").write_text(config)
     arguments = ["--config", str(tmp_path / "config.toml"), "--state-dir", str(tmp_path / "state")]
     command = [sys.executable, "-m", "progressd", "serve", *arguments]
