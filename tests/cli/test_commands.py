@@ -6,30 +6,11 @@ from pathlib import Path
 
 import pytest
 from progressd import __version__
+from progressd.cli.main import COMMANDS
 from support.answering import answer, answering
 from support.cli import run
 from support.waiting import PATIENCE
 
-COMMANDS = [
-    "serve",
-    "submit",
-    "run",
-    "emit",
-    "watch",
-    "jobs",
-    "cancel",
-    "retry",
-    "delete",
-    "backup",
-    "check",
-    "keys",
-    "token",
-    "config",
-    "install",
-    "uninstall",
-    "doctor",
-    "completion",
-]
 NOBODY = "http://127.0.0.1:1"
 
 
