@@ -42,11 +42,11 @@ class Display(ABC):
     def __init__(self) -> None:
         self._disconnected = False
 
-    @abstractmethod
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    @abstractmethod
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def show(self, received: Received) -> None:
         """Show one message."""
@@ -79,12 +79,6 @@ class LineDisplay(Display):
         super().__init__()
         self._url = url
         self._as_json = as_json
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def _print(self, received: Received) -> None:
         if self._as_json:
