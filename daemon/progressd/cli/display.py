@@ -1,7 +1,6 @@
 """Show messages as bars on a terminal, as lines in a pipe, or as JSON."""
 
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self
 
@@ -36,7 +35,7 @@ RESERVED_LINES: Final = 3  # lines for a notice above the bars, the number of hi
 QUEUED: Final = str(JobStatus.QUEUED)
 
 
-class Display(ABC):
+class Display:
     """Show messages within a `with` block."""
 
     def __init__(self) -> None:
@@ -65,11 +64,11 @@ class Display(ABC):
         """Report that a job was deleted before its end was shown."""
         self._notice(f"job {text.short(job_id)} was deleted")
 
-    @abstractmethod
-    def _print(self, received: Received) -> None: ...
+    def _print(self, received: Received) -> None:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _notice(self, sentence: str) -> None: ...
+    def _notice(self, sentence: str) -> None:
+        raise NotImplementedError
 
 
 class LineDisplay(Display):
