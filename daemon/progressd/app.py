@@ -88,16 +88,21 @@ async def serve(
 
 @asynccontextmanager
 async def started(
-    settings: Settings, environ: MutableMapping[str, str], read_settings: Callable[[], Settings] | None = None
+    settings: Settings,
+    environ: MutableMapping[str, str],
+    read_settings: Callable[[], Settings] | None = None,
+    store_type: type[SQLiteStore] | None = None,
 ) -> AsyncGenerator[tuple["Daemon", Sockets]]:
     """Open the state directory and the sockets, and start the tasks. No requests are served yet.
 
-    `read_settings`: reads the settings again for a reload.
+    `read_settings` reads the settings again for a reload.
     """
     with (
         own_state_dir(settings.state_dir),
         open_sockets(settings, environ) as sockets,
-        closing(SQLiteStore.open(settings.state_dir / "progressd.db", settings.store.synchronous)) as store,
+        closing(
+            (store_type or SQLiteStore).open(settings.state_dir / "progressd.db", settings.store.synchronous)
+        ) as store,
     ):
         async with trio.open_nursery() as tasks:
             daemon = Daemon(settings, store, tasks, read_settings or (lambda: settings))

@@ -6,30 +6,11 @@ from pathlib import Path
 
 import pytest
 from progressd import __version__
+from progressd.cli.main import COMMANDS
 from support.answering import answer, answering
 from support.cli import run
 from support.waiting import PATIENCE
 
-COMMANDS = [
-    "serve",
-    "submit",
-    "run",
-    "emit",
-    "watch",
-    "jobs",
-    "cancel",
-    "retry",
-    "delete",
-    "backup",
-    "check",
-    "keys",
-    "token",
-    "config",
-    "install",
-    "uninstall",
-    "doctor",
-    "completion",
-]
 NOBODY = "http://127.0.0.1:1"
 
 
@@ -150,12 +131,6 @@ def test_config_rejects_invalid_settings() -> None:
         result = run(command, PROGRESSD_SERVER_PORT="x")
         assert result.exit_code == 1
         assert result.output.startswith("Error: server.port = 'x', from environment PROGRESSD_SERVER_PORT: expected")
-
-
-def test_config_sample_is_a_config_file(tmp_path: Path) -> None:
-    path = tmp_path / "progressd.toml"
-    path.write_text(run("config", "--sample").output)
-    assert run("config", "--config", str(path)).exit_code == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

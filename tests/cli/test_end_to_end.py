@@ -342,21 +342,17 @@ def test_the_list_shows_the_progress_of_failed_jobs(daemon: Daemon) -> None:
     assert re.search(rf"^{cancelled}  cancelled +-  ", listed, re.MULTILINE), listed
 
 
-def test_the_shell_completes_job_ids(daemon: Daemon) -> None:
-    job_id = daemon.submit("copy")
-    words = {"COMP_WORDS": f"progressd watch {job_id[:8]}", "COMP_CWORD": "2", "_PROGRESSD_COMPLETE": "bash_complete"}
-    result = subprocess.run(
-        command(), env={**daemon.environ, **words}, capture_output=True, text=True, timeout=PATIENCE, check=True
-    )
-    assert result.stdout == f"plain,{job_id}\n"
-
-
-def test_only_unfinished_jobs_are_offered_to_be_cancelled(daemon: Daemon) -> None:
+@pytest.mark.parametrize("words", ["watch {}", "cancel "])
+def test_the_shell_completes_ids_of_suitable_jobs(daemon: Daemon, words: str) -> None:
     daemon.run("submit", daemon.text, "--pipeline", "copy", "--watch")
     job_id = daemon.submit("gated")
-    words = {"COMP_WORDS": "progressd cancel ", "COMP_CWORD": "2", "_PROGRESSD_COMPLETE": "bash_complete"}
+    given = {
+        "COMP_WORDS": f"progressd {words.format(job_id[:8])}",
+        "COMP_CWORD": "2",
+        "_PROGRESSD_COMPLETE": "bash_complete",
+    }
     result = subprocess.run(
-        command(), env={**daemon.environ, **words}, capture_output=True, text=True, timeout=PATIENCE, check=True
+        command(), env={**daemon.environ, **given}, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     daemon.run("cancel", job_id)
     assert result.stdout == f"plain,{job_id}\n"

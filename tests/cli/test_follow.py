@@ -27,8 +27,8 @@ class WaitingDisplay(LineDisplay):
         super().__init__(url, as_json=False)
         self.event = trio.Event()
 
-    def gone(self, job_id: str) -> None:
-        super().gone(job_id)
+    def job_deleted(self, job_id: str) -> None:
+        super().job_deleted(job_id)
         self.event.set()
 
 

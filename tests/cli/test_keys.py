@@ -12,8 +12,6 @@ import pytest
 from click.testing import Result
 from progressd.auth.api_keys import new_secret
 from progressd.cli.remote import Remote
-from progressd.client.watcher import watch
-from progressd.core.messages import StatusChange
 from support import cli, keys
 from support.growth import fill
 from support.serving import PATIENCE, served_daemon
@@ -158,23 +156,13 @@ def test_a_command_runs_without_a_key(locked: Locked) -> None:
     assert (done.returncode, done.stderr) == (4, said)
 
 
-def test_shell_completion_uses_the_key(locked: Locked, job_id: str) -> None:
+def test_shell_completion_uses_the_key(locked: Locked) -> None:
+    job_id = submitted(locked)
     words = {"COMP_WORDS": f"progressd watch {job_id[:8]}", "COMP_CWORD": "2", "_PROGRESSD_COMPLETE": "bash_complete"}
     environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.reader, **words}
     call = [sys.executable, "-m", "progressd"]
     found = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert found.stdout == f"plain,{job_id}\n"
-
-
-@pytest.fixture
-def job_id(locked: Locked) -> str:
-    return submitted(locked)
-
-
-async def test_a_python_watcher_sends_its_key(locked: Locked, job_id: str) -> None:
-    async with watch(locked.url, job_id, key=locked.reader) as messages:
-        got = [message async for message in messages]
-    assert isinstance(got[0], StatusChange)
 
 
 def test_revoking_a_key_ends_its_watchers(locked: Locked) -> None:

@@ -81,7 +81,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
     settings, origins = load(None, environ, {})
     assert {origin.partition(" ")[0] for key, origin in origins.items() if key != "pipelines.pdf"} == {"environment"}
     assert settings.server.allowed_origins == ("https://a.example", "http://b.example:8080")
-    assert settings.ingest.socket_mode == 0o600
+    assert settings.ingest.socket_mode == "0600"
     assert settings.shutdown.wait_for_jobs is False
 
 
@@ -143,6 +143,7 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
             "send_buffer_bytes = '1kB', from file {}: expected a size of at least 4096 bytes",
         ),
         ("[limits]\nmax_stored_bytes = '1e30GiB'", "expected a size of at least 0 bytes, up to 8388608GiB, such as"),
+        ("[ingest]\nsocket_mode = '1777'", "expected an octal file mode in quotes"),
         ("[ingest]\nsocket_mode = 660", "socket_mode = 660, from file {}: expected an octal file mode in quotes"),
         ("[store]\nsynchronous = 'full'", "expected one of FULL, NORMAL, OFF"),
         ("[shutdown]\nwait_for_jobs = 'yes'", "wait_for_jobs = 'yes', from file {}: expected true or false"),

@@ -30,12 +30,12 @@ def test_the_sockets_are_closed_and_the_unix_socket_removed(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("mode", [0o660, 0o600, 0o666])
-def test_the_unix_socket_has_the_configured_mode(tmp_path: Path, mode: int) -> None:
+@pytest.mark.parametrize("mode", ["0660", "0600", "666"])
+def test_the_unix_socket_has_the_configured_mode(tmp_path: Path, mode: str) -> None:
     before = os.umask(0o077)
     try:
         with open_sockets(settings_in(tmp_path, ingest={"socket_mode": mode}), {}):
-            assert stat.S_IMODE((tmp_path / "ingest.sock").stat().st_mode) == mode
+            assert stat.S_IMODE((tmp_path / "ingest.sock").stat().st_mode) == int(mode, 8)
             assert os.umask(0o077) == 0o077
     finally:
         os.umask(before)

@@ -13,8 +13,7 @@ import pytest
 import trio
 import trio.testing
 from progressd.producers.ndjson import LineTooLong, NumberedLine
-from progressd.runner.process import MAX_LINE, ChildProcess
-from progressd.runner.rlimits import ResourceLimits
+from progressd.runner.process import MAX_LINE, ChildProcess, ResourceLimits
 from progressd.system import process_output
 from support.pid_namespace import as_init
 from support.waiting import PATIENCE, alive
@@ -58,7 +57,7 @@ async def start(
     command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None, grace: float = GRACE
 ) -> ChildProcess:
     environment = environment or {"PATH": os.environ["PATH"]}
-    return await ChildProcess.start(command, cwd or Path("/"), environment, grace, LIMITS.arguments())
+    return await ChildProcess.start(command, cwd or Path("/"), environment, grace, LIMITS)
 
 
 async def run(command: Sequence[str]) -> tuple[int, Lines, Lines, ChildProcess]:
@@ -220,7 +219,7 @@ NEXT_ID = Path("/proc/sys/kernel/ns_last_pid")
 REUSED = """
 import os, subprocess, trio, trio.testing
 from pathlib import Path
-from progressd.runner.process import ChildProcess
+from progressd.runner.process import ChildProcess, ResourceLimits
 
 foreign = None
 
@@ -233,11 +232,13 @@ async def on_lines(lines):
         Path("/proc/sys/kernel/ns_last_pid").write_text(str(child.pid - 1))
         foreign = subprocess.Popen(["sleep", "1000"], start_new_session=True)
 
+LIMITS = ResourceLimits(memory=1 << 30, cpu=60, file=1 << 30, open_files=1024)
+
 async def nothing(lines): pass
 
 async def main():
     global child
-    child = await ChildProcess.start(["echo", "last words"], Path("/"), {"PATH": os.environ["PATH"]}, 0.1)
+    child = await ChildProcess.start(["echo", "last words"], Path("/"), {"PATH": os.environ["PATH"]}, 0.1, LIMITS)
     assert await child.run(on_lines, nothing) == 0
     print("ended" if foreign.poll() is not None else "runs")
     foreign.kill()

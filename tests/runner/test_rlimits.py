@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from progressd.runner.rlimits import ResourceLimits
+from progressd.runner.process import ResourceLimits
 from support.daemon import running_daemon
 from support.submitting import ended, python, run, shell, submit
 
@@ -84,14 +84,13 @@ def test_a_child_gets_at_most_the_limits_of_the_daemon() -> None:
     shown = "print(*resource.getrlimit(resource.RLIMIT_NOFILE), open('/proc/self/oom_score_adj').read())"
     program = (
         "import resource, sys, trio\nfrom pathlib import Path\n"
-        "from progressd.runner.process import ChildProcess as Child\n"
-        "from progressd.runner.rlimits import ResourceLimits\n"
+        "from progressd.runner.process import ChildProcess as Child, ResourceLimits\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (80, 90))\n"
         "Path('/proc/self/oom_score_adj').write_text('700')\n"
         "async def seen(lines):\n    for _, line in lines: print(line.decode())\n"
         "async def main():\n"
         f"    command = [sys.executable, '-c', {'import resource; ' + shown!r}]\n"
-        "    limits = ResourceLimits(1 << 30, 60, 1 << 30, 100).arguments()\n"
+        "    limits = ResourceLimits(1 << 30, 60, 1 << 30, 100)\n"
         "    await (await Child.start(command, Path('/'), {}, 1, limits)).run(seen, seen)\n"
         "trio.run(main)"
     )

@@ -489,9 +489,9 @@ class FlakyStore(SQLiteStore):
         await super().commit(jobs, changes, batches)
 
 
-async def test_the_end_of_a_job_is_retried_until_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.app.SQLiteStore", FlakyStore)
-    async with running_daemon(tmp_path, pipelines={"pdf": python(COPY, result=True)}) as daemon:
+async def test_the_end_of_a_job_is_retried_until_stored(tmp_path: Path) -> None:
+    pipelines = {"pdf": python(COPY, result=True)}
+    async with running_daemon(tmp_path, store_type=FlakyStore, pipelines=pipelines) as daemon:
         done = await run(daemon, "pdf")
         assert done.status is COMPLETED
         assert daemon.daemon.files.output(done.id).read_bytes() == PDF

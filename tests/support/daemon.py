@@ -34,6 +34,7 @@ from progressd.config.settings import (
     StoreSettings,
 )
 from progressd.core.pipeline import Pipeline
+from progressd.store.sqlite import SQLiteStore
 from progressd.system.systemd import Notifier
 from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, WebSocketConnection, wrap_client_stream
 from wsproto.utilities import LocalProtocolError
@@ -241,12 +242,16 @@ class Watcher:
 
 @asynccontextmanager
 async def running_daemon(
-    directory: Path, read_settings: Callable[[], Settings] | None = None, **given: Any
+    directory: Path,
+    read_settings: Callable[[], Settings] | None = None,
+    store_type: type[SQLiteStore] | None = None,
+    **given: Any,
 ) -> AsyncGenerator[RunningDaemon]:
     """Run a daemon over `directory`/state with settings by section, `limits={"max_uploads": 4}`. Stop it cleanly."""
     send_signal, signals = trio.open_memory_channel[int](10)
     with send_signal, signals:
-        async with started(settings_in(directory / "state", **given), {}, read_settings) as (daemon, sockets):
+        settings = settings_in(directory / "state", **given)
+        async with started(settings, {}, read_settings, store_type) as (daemon, sockets):
             running = RunningDaemon(daemon, sockets.url, send_signal)
             answers = trio.Event()
 

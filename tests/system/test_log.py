@@ -271,19 +271,6 @@ def test_a_missing_journal_raises_nothing(journald: socket.socket) -> None:
     log.close()
 
 
-def test_messages_dropped_for_a_stalled_journal_are_counted(journald: socket.socket) -> None:
-    number = 2 * MAX_BYTES // 1000
-    for _ in range(number):
-        structlog.get_logger().info("x", text="y" * 500)
-    kept = 0
-    while (fields := received(journald))["MESSAGE"].startswith("x "):
-        kept += 1
-    assert fields["MESSAGE"] == f"log lines dropped lines={number - kept}"
-    assert (fields["LINES"], fields["PRIORITY"]) == (str(number - kept), "4")
-    structlog.get_logger().info("z")
-    assert received(journald)["MESSAGE"] == "z"
-
-
 @pytest.mark.parametrize("same", [True, False])
 def test_the_inode_tells_whether_stderr_is_the_journal(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, same: bool

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from progressd.system import process_tree
 from progressd.system.process_tree import Process, Tree, look
 from support.scarcity import no_descriptors_left
 from support.waiting import PATIENCE, alive, eventually, open_files, until
@@ -91,24 +90,6 @@ async def test_a_process_is_ended_after_its_parent() -> None:
         assert await end(below(process), 0.2) == []
         assert process.wait(PATIENCE) == 7
         assert not alive(pid)
-
-
-def everyone() -> list[Process]:
-    """Return all processes, including zombies."""
-    found = [process_tree._look(int(name))[0] for name in os.listdir("/proc") if name.isdigit()]
-    return [process for process in found if process is not None]
-
-
-async def test_a_program_that_forks_quickly_is_ended() -> None:
-    program = (
-        "import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint(os.getpid(), flush=True)\n"
-        "while True:\n    if os.fork(): os._exit(0)"
-    )
-    with started("setsid", sys.executable, "-c", program) as process:
-        [pid] = lines_of(process, 1)
-        session = Tree(lambda processes: {one.pid: "" for one in processes if one.session == pid})
-        assert await end(session, 0.1) == []
-        await eventually(lambda: not [one for one in everyone() if one.group == pid])
 
 
 async def test_the_grace_applies_to_all_processes(tmp_path: Path) -> None:

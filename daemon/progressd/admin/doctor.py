@@ -8,7 +8,8 @@ import resource
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,7 +18,7 @@ from typing import Final, Literal, NamedTuple
 from progressd.admin.maintenance import DATABASE, REPAIR_PROGRAM, require_readable
 from progressd.auth.api_keys import read_keys
 from progressd.auth.watch_tokens import secret_from
-from progressd.config.settings import AuthSettings, Server, Settings
+from progressd.config.settings import Settings
 from progressd.core.errors import SettingsError
 from progressd.net.bind import LISTENERS, require_keys
 from progressd.net.tls import tls_context
@@ -41,8 +42,11 @@ def diagnose(settings: Settings, held: Sequence[tuple[str, int]] = ()) -> Iterat
     running = _is_running(settings.state_dir)
     yield from _state_dir(settings.state_dir, running)
     yield from _store(settings.state_dir)
-    yield from _certificate(settings.server)
-    yield from _keys(settings.auth)
+    usable = f"the certificate {settings.server.tls_cert} and its key are usable"
+    yield from _started(lambda: tls_context(settings.server), usable if settings.server.tls_cert else "")
+    yield from _started(lambda: read_keys(settings.auth.keys_file))
+    if os.path.exists(settings.auth.token_secret_file):  # unlike Path.exists, it does not raise PermissionError
+        yield from _started(lambda: secret_from(settings.auth.token_secret_file))
     for host, port in held or [(settings.server.host, settings.server.port)]:
         yield from _port(settings, host, port, running, held=bool(held))
     yield from _socket(settings.ingest.socket, running)
@@ -64,6 +68,17 @@ def _is_running(state_dir: Path) -> bool:
     return False
 
 
+def _started(step: Callable[[], object], good: str = "") -> Iterator[Finding]:
+    """Do a step of the daemon's start."""
+    try:
+        step()
+    except SettingsError as error:
+        yield Finding("bad", str(error))
+    else:
+        if good:
+            yield Finding("good", good)
+
+
 def _state_dir(path: Path, running: bool) -> Iterator[Finding]:
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if running:
@@ -83,12 +98,8 @@ def _store(state_dir: Path) -> Iterator[Finding]:
     if not state_dir.is_dir() or not os.access(state_dir, os.R_OK | os.X_OK):
         return
     path = state_dir / DATABASE
-    try:
-        if path.exists():
-            require_readable(state_dir)
-            yield Finding("good", f"the database {path} is readable")
-    except SettingsError as error:
-        yield Finding("bad", str(error))
+    if path.exists():
+        yield from _started(partial(require_readable, state_dir), f"the database {path} is readable")
     daemon = state_dir.stat()
     for one in sorted(state_dir.iterdir()):
         beside = one.name.endswith(("-wal", "-shm"))  # SQLite creates these files with the owner of the database
@@ -99,23 +110,6 @@ def _store(state_dir: Path) -> Iterator[Finding]:
             )
 
 
-def _certificate(server: Server) -> Iterator[Finding]:
-    try:
-        if tls_context(server) is not None:
-            yield Finding("good", f"the certificate {server.tls_cert} and its key are usable")
-    except SettingsError as error:
-        yield Finding("bad", str(error))
-
-
-def _keys(auth: AuthSettings) -> Iterator[Finding]:
-    try:
-        read_keys(auth.keys_file)
-        if os.path.exists(auth.token_secret_file):  # unlike Path.exists, it does not raise PermissionError
-            secret_from(auth.token_secret_file)
-    except SettingsError as error:
-        yield Finding("bad", str(error))
-
-
 def _port(settings: Settings, host: str, port: int, running: bool, *, held: bool) -> Iterator[Finding]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -124,7 +118,7 @@ def _port(settings: Settings, host: str, port: int, running: bool, *, held: bool
         return
     for family, _, _, _, address in found:
         if not running:
-            yield from _authentication(settings, str(address[0]))
+            yield from _started(partial(require_keys, settings, str(address[0])))
         try:
             socket.create_server(address, family=family).close()
         except PermissionError:
@@ -145,13 +139,6 @@ def _port(settings: Settings, host: str, port: int, running: bool, *, held: bool
                 )
             else:
                 yield Finding("good", unused)
-
-
-def _authentication(settings: Settings, address: str) -> Iterator[Finding]:
-    try:
-        require_keys(settings, address)
-    except SettingsError as error:
-        yield Finding("bad", str(error))
 
 
 def _socket(path: Path, running: bool) -> Iterator[Finding]:
@@ -193,6 +180,8 @@ def _clock() -> Iterator[Finding]:
 def _tools(settings: Settings) -> Iterator[Finding]:
     if shutil.which(REPAIR_PROGRAM) is None:
         yield Finding("note", f"progressd check --repair needs {REPAIR_PROGRAM}: sudo apt install {REPAIR_PROGRAM}")
+    if shutil.which("prlimit") is None:
+        yield Finding("bad", "pipelines cannot run without prlimit: sudo apt install util-linux")
     for name, pipeline in settings.pipelines.items():
         program = pipeline.command[0].replace("{python}", sys.executable)
         if shutil.which(program) is None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -32,7 +33,7 @@ class Step(NamedTuple):
     """A step and its description."""
 
     description: str
-    run: Callable[[], None]
+    run: Callable[[], object]
 
 
 def installing(program: Path, sample: str) -> Iterator[Step]:
@@ -41,20 +42,22 @@ def installing(program: Path, sample: str) -> Iterator[Step]:
     for path, text in _files(program):
         if not path.is_file() or path.read_text() != text:
             changed |= path.parent == UNIT_DIRECTORY
-            yield Step(f"write {path}", _writer(path, text))
+            yield Step(f"write {path}", partial(_write, path, text))
     if not _user_exists():
-        yield Step(f"create the system user {USER}", lambda: run("systemd-sysusers", str(SYSUSERS)))
+        yield Step(f"create the system user {USER}", partial(run, "systemd-sysusers", str(SYSUSERS)))
     if not CONFIG.exists():
-        yield Step(f"write {CONFIG}, with the default of every setting", _writer(CONFIG, sample))
+        yield Step(f"write {CONFIG}, with the default of every setting", partial(_write, CONFIG, sample))
     running = _is("is-active", "progressd.service")
     if changed:
-        yield Step(RELOAD, lambda: run("systemctl", "daemon-reload"))
+        yield Step(RELOAD, partial(run, "systemctl", "daemon-reload"))
         if running:
             yield Step(
-                "restart the service with the new units", lambda: run("systemctl", "restart", "progressd.service")
+                "restart the service with the new units", partial(run, "systemctl", "restart", "progressd.service")
             )
     if missing := [unit for unit in ENABLED if not _is("is-enabled", unit) or not _is("is-active", unit)]:
-        yield Step(f"start {', '.join(missing)}, now and at boot", lambda: _enable(missing))
+        yield Step(
+            f"start {', '.join(missing)}, now and at boot", partial(run, "systemctl", "enable", "--now", *missing)
+        )
 
 
 def uninstalling(*, data: bool) -> Iterator[Step]:
@@ -63,22 +66,22 @@ def uninstalling(*, data: bool) -> Iterator[Step]:
     edited = _drop_ins() if data else []
     if units:
         names = [path.name for path in units]
-        yield Step("stop the daemon, and do not start it at boot", lambda: _disable(names))
+        yield Step("stop the daemon, and do not start it at boot", partial(_disable, names))
         for path in units:
             yield Step(f"delete {path}", path.unlink)
     for directory in edited:
-        yield Step(f"delete {directory} and everything in it", _remover(directory))
+        yield Step(f"delete {directory} and everything in it", partial(shutil.rmtree, directory))
     if units or edited:
-        yield Step(RELOAD, lambda: run("systemctl", "daemon-reload"))
+        yield Step(RELOAD, partial(run, "systemctl", "daemon-reload"))
     if SYSUSERS.exists():
         yield Step(f"delete {SYSUSERS}", SYSUSERS.unlink)
     if data:
         own = [directory for parent in (STATE, RUNTIME) for directory in (parent, *_of_instances(parent))]
         for directory in (*own, CONFIG.parent):
             if directory.exists():
-                yield Step(f"delete {directory} and everything in it", _remover(directory))
+                yield Step(f"delete {directory} and everything in it", partial(shutil.rmtree, directory))
         if _user_exists():
-            yield Step(f"delete the system user {USER}", lambda: run("userdel", USER))
+            yield Step(f"delete the system user {USER}", partial(run, "userdel", USER))
 
 
 def run(*command: str) -> None:
@@ -93,19 +96,13 @@ def socket_addresses() -> list[tuple[str, int]]:
     socket = "progressd.socket"
     if not _is("is-active", socket):
         return []
-    command = ("systemctl", "show", "--property=Listen", socket)
-    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    shown = _shown("--property=Listen", socket)
     return [(host.strip("[]"), int(port)) for host, port in _LISTEN.findall(shown)]
 
 
 def pending_settings() -> str:
     """Return the status text of the running service about pending settings; "" if all settings are in effect."""
-    shown = subprocess.run(
-        ("systemctl", "show", "--property=StatusText", "--value", "progressd.service"),
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
+    shown = _shown("--property=StatusText", "--value", "progressd.service")
     return shown.rpartition("; jobs: ")[0]
 
 
@@ -128,17 +125,10 @@ def _files(program: Path) -> Iterator[tuple[Path, str]]:
         yield place, shipped.read_text().replace(f"={PLACEHOLDER} ", f"={program} ")
 
 
-def _writer(path: Path, text: str) -> Callable[[], None]:
-    def write() -> None:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o644)
-
-    return write
-
-
-def _remover(directory: Path) -> Callable[[], None]:
-    return lambda: shutil.rmtree(directory)
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o644)
 
 
 def _of_instances(directory: Path) -> list[Path]:
@@ -168,8 +158,8 @@ def _is(question: str, unit: str) -> bool:
     return subprocess.run(("systemctl", "--quiet", question, unit), capture_output=True, check=False).returncode == 0
 
 
-def _enable(units: list[str]) -> None:
-    run("systemctl", "enable", "--now", *units)
+def _shown(*arguments: str) -> str:
+    return subprocess.run(("systemctl", "show", *arguments), capture_output=True, text=True, check=False).stdout
 
 
 def _disable(units: list[str]) -> None:

@@ -1,7 +1,6 @@
 """Show messages as bars on a terminal, as lines in a pipe, or as JSON."""
 
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self
 
@@ -36,17 +35,17 @@ RESERVED_LINES: Final = 3  # lines for a notice above the bars, the number of hi
 QUEUED: Final = str(JobStatus.QUEUED)
 
 
-class Display(ABC):
+class Display:
     """Show messages within a `with` block."""
 
     def __init__(self) -> None:
         self._disconnected = False
 
-    @abstractmethod
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    @abstractmethod
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def show(self, received: Received) -> None:
         """Show one message."""
@@ -55,21 +54,21 @@ class Display(ABC):
             self._notice("reconnected")
         self._print(received)
 
-    def lost(self, lost: Disconnected) -> None:
+    def disconnected(self, lost: Disconnected) -> None:
         """Show, once, that the connection is lost."""
         if not self._disconnected:
             self._disconnected = True
             self._notice(f"connection lost ({text.printable(lost.reason)}), reconnecting")
 
-    def gone(self, job_id: str) -> None:
+    def job_deleted(self, job_id: str) -> None:
         """Report that a job was deleted before its end was shown."""
         self._notice(f"job {text.short(job_id)} was deleted")
 
-    @abstractmethod
-    def _print(self, received: Received) -> None: ...
+    def _print(self, received: Received) -> None:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _notice(self, sentence: str) -> None: ...
+    def _notice(self, sentence: str) -> None:
+        raise NotImplementedError
 
 
 class LineDisplay(Display):
@@ -79,12 +78,6 @@ class LineDisplay(Display):
         super().__init__()
         self._url = url
         self._as_json = as_json
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def _print(self, received: Received) -> None:
         if self._as_json:
@@ -130,7 +123,7 @@ class BarDisplay(Display):
                 self._bar(job_id)
             case ProgressMessage(job_id, data):
                 moved = text.percent(data.percent, data.total_steps)
-                self._move(job_id, data.percent if moved else None, _step(data), text.left(data))
+                self._move(job_id, data.percent if moved else None, _step(data), text.time_left(data))
             case StatusChange(job_id, data) if data.new_status is JobStatus.CANCELLED:
                 self._finish(received.message, data.new_status)
             case StatusChange(job_id, data) if not data.new_status.finished:
@@ -140,12 +133,12 @@ class BarDisplay(Display):
             case Error():
                 self._finish(received.message, JobStatus.FAILED)
             case JobDeleted(job_id) if job_id in self._bars:  # after its end, while the connection was lost
-                self.gone(job_id)
+                self.job_deleted(job_id)
 
-    def gone(self, job_id: str) -> None:
+    def job_deleted(self, job_id: str) -> None:
         """See Display."""
         self._remove(job_id)
-        super().gone(job_id)
+        super().job_deleted(job_id)
 
     def _notice(self, sentence: str) -> None:
         self._progress.console.print(Text(sentence, style="yellow"))

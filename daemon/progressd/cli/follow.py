@@ -48,7 +48,7 @@ async def _until_interrupted(run: Callable[[], Awaitable[int]]) -> int:
 
 
 async def _follow_all(remote: Remote, display: Display) -> int:
-    async with watch_texts(remote.url, key=remote.key, on_lost=display.lost) as received:
+    async with watch_texts(remote.url, key=remote.key, on_lost=display.disconnected) as received:
         async for one in received:
             display.show(one)
     return 0
@@ -65,7 +65,7 @@ async def _follow_each(remote: Remote, job_ids: Collection[str], display: Displa
             except (APIError, StreamClosed) as error:
                 if len(job_ids) == 1 or not _deleted(error):
                     raise
-                display.gone(job_id)  # continue with the other jobs
+                display.job_deleted(job_id)  # continue with the other jobs
 
     async with trio.open_nursery() as nursery:
         for job_id in job_ids:
@@ -75,7 +75,7 @@ async def _follow_each(remote: Remote, job_ids: Collection[str], display: Displa
 
 async def _follow_one(remote: Remote, job_id: str, display: Display) -> JobStatus:
     ended: JobStatus | None = None
-    async with watch_texts(remote.url, job_id, key=remote.key, on_lost=display.lost) as received:
+    async with watch_texts(remote.url, job_id, key=remote.key, on_lost=display.disconnected) as received:
         async for one in received:
             display.show(one)
             ended = _final_status(one.message) or ended

@@ -55,7 +55,7 @@ def describe(message: Message, url: str) -> str:
         case Progress(_, data):
             moved = percent(data.percent, data.total_steps)
             step = printable(" ".join(filter(None, [moved, steps(data), data.step_name])))
-            return ", ".join(filter(None, [step, left(data)]))
+            return ", ".join(filter(None, [step, time_left(data)]))
         case Completed(_, data):
             pages = f", {data.page_count} {'page' if data.page_count == 1 else 'pages'}" if data.page_count else ""
             result = f": {result_url(data.download_url, url)}" if data.download_url else ""
@@ -86,7 +86,7 @@ def steps(data: ProgressData) -> str:
     return str(data.current_step) if data.current_step else ""
 
 
-def left(data: ProgressData) -> str:
+def time_left(data: ProgressData) -> str:
     """Return the remaining time if known, or that the job is stalled."""
     if data.stalled:
         return "stalled"

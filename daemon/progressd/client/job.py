@@ -72,7 +72,7 @@ class Job:
         stop_when_cancelled: bool = True,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
-        self._values = check = values.Checker()
+        self._values = check = values.Checker(log.warning)
         self._timing = timing
         self.name = check.name = check("name", values.name, name) or "job"
         outer = os.environ.get("PROGRESSD_JOB_ID")

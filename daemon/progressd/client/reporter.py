@@ -32,8 +32,6 @@ class Timing(Struct, frozen=True, kw_only=True):
     """The longest delay between two attempts while no daemon answers."""
     max_closing_delay: float = 1.0
     """The same delay after the end of the job."""
-    warn_after: float = 3.0
-    """How long the end of a job waits for the daemon before a warning is logged."""
     unanswered_timeout: float = 10.0
     """How long the end waits for a daemon that accepted a connection but never answered. The daemon may be busy."""
     unconnected_timeout: float = 1.5
@@ -83,7 +81,6 @@ class ReporterThread:
         self._connected = False  # connected to a server that may be a daemon
         self._closed_at: float | None = None  # monotonic time of the end of the job
         self._patience = 0.0  # seconds after `_closed_at`
-        self._warned = False  # the warning about a slow end was logged
         self._closing_attempt = False  # the attempt after the end is due at once
         self._finished = threading.Event()
 
@@ -133,22 +130,13 @@ class ReporterThread:
     def time_left(self) -> float:
         """Return the seconds to wait before the next call; 0 if the end is acknowledged or the patience is over."""
         assert self._closed_at is not None
-        waited = time.monotonic() - self._closed_at
-        left = min(self._patience, self._max_wait()) - waited
         if self._finished.is_set():
             return 0.0
-        if left <= 0:
-            if self._stop():
-                reason = "the daemon did not acknowledge the end" if self._answered else "no daemon answered in time"
-                log.warning("%s: %s", self._name, reason)
-            return 0.0
-        if waited < self._timing.warn_after:
-            return min(left, self._timing.warn_after - waited)
-        with self._changed:
-            warned, self._warned = self._warned, True
-        if not warned:
-            log.warning("%s: waiting for the daemon to acknowledge the end", self._name)
-        return left
+        left = min(self._patience, self._max_wait()) - (time.monotonic() - self._closed_at)
+        if left <= 0 and self._stop():
+            reason = "the daemon did not acknowledge the end" if self._answered else "no daemon answered in time"
+            log.warning("%s: %s", self._name, reason)
+        return max(left, 0.0)
 
     def _max_wait(self) -> float:
         if self._answered:

@@ -4,7 +4,6 @@ If a conversion fails, the function may raise an exception of any type, since it
 """
 
 import json
-import logging
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -24,14 +23,14 @@ LeftOut = dict[str, Exception]
 """The names of values that cannot be sent, each with the reason."""
 
 T = TypeVar("T")
-log = logging.getLogger("progressd.client")
 
 
 class Checker:
-    """Convert the values of a job, and log invalid ones, once for each name. No value may stop the work."""
+    """Convert the values of a job, and log invalid ones with `warn`, once for each name. No value may stop the work."""
 
-    def __init__(self) -> None:
+    def __init__(self, warn: Callable[..., None]) -> None:
         self.name = "job"
+        self._warn = warn
         self._logged: set[str] = set()
 
     @overload
@@ -60,7 +59,7 @@ class Checker:
         if new:
             self._logged.update(new)
             more = f" and {len(new) - 1} more" if len(new) > 1 else ""
-            log.warning("%s: ignored %s%s: %s", self.name, new[0], more, sentence(left_out[new[0]]))
+            self._warn("%s: ignored %s%s: %s", self.name, new[0], more, sentence(left_out[new[0]]))
 
 
 def encodable(text: object) -> str:
@@ -90,14 +89,14 @@ def sentence(error: BaseException) -> str:
         [error] = error.exceptions
     kind = type(error).__name__
     try:
-        said = str(error).strip()
+        message = str(error).strip()
     except Exception:  # this exception must not replace `error`
-        said = ""
+        message = ""
     if isinstance(error, SystemExit) and isinstance(error.code, int):
-        said = f"the program exited with status {error.code}"
-    elif " " not in said:
-        said = f"{kind}: {said}" if said else kind
-    return text(said, MAX_SENTENCE)
+        message = f"the program exited with status {error.code}"
+    elif " " not in message:
+        message = f"{kind}: {message}" if message else kind
+    return text(message, MAX_SENTENCE)
 
 
 def count(number: object) -> int:

@@ -12,12 +12,12 @@ from msgspec import Meta, Struct
 
 from progressd.config import units
 
-_READERS: Final = {"seconds": units.seconds, "bytes": units.size, "mode": units.mode}
+_READERS: Final = {"seconds": units.seconds, "bytes": units.size}
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
 class Setting(NamedTuple):
-    """A field of a struct. The `extra` of its Meta has `unit` (seconds, bytes, mode), `flag` and `default`."""
+    """A field of a struct. The `extra` of its Meta has `unit` (seconds, bytes), `flag` and `default`."""
 
     key: str
     type: Any
@@ -43,8 +43,6 @@ class Setting(NamedTuple):
         """Convert a raw value; `text`: every value of its source is text. Raises ValueError."""
         if self.unit is not None and isinstance(raw, str):
             raw = _READERS[self.unit](raw)
-        elif self.unit == "mode":
-            raise ValueError("a mode must be text, since 660 and 0660 are different numbers")
         elif text and isinstance(raw, str) and get_origin(self.base) is tuple:
             raw = [part.strip() for part in raw.split(",") if part.strip()]
         value = msgspec.convert(raw, self.type, strict=not text, dec_hook=_to_path)
@@ -63,8 +61,6 @@ class Setting(NamedTuple):
             case "bytes":
                 largest = units.size_text(units.MAX_BYTES)
                 return f'a size of at least {self.meta.ge} bytes, up to {largest}, such as 65536 or "64KiB"'
-            case "mode":
-                return 'an octal file mode in quotes, such as "0660"'
         base = self.base
         if get_origin(base) is Literal:
             return f"one of {', '.join(map(str, get_args(base)))}"
@@ -82,8 +78,6 @@ class Setting(NamedTuple):
                 return toml(units.seconds_text(value))
             case "bytes", int():
                 return toml(units.size_text(value))
-            case "mode", int():
-                return toml(units.mode_text(value))
         return toml(value)
 
     @property

@@ -197,8 +197,13 @@ class IngestSettings(Struct, frozen=True, kw_only=True):
         ),
     ]
     socket_mode: Annotated[
-        int, _setting("The file mode of the socket, which decides who may connect.", ge=0, le=0o777, unit="mode")
-    ] = 0o660
+        str,
+        _setting(
+            "The file mode of the socket, which decides who may connect.",
+            pattern="^0?[0-7]{3}$",
+            expected='an octal file mode in quotes, such as "0660"',
+        ),
+    ] = "0660"
     max_line_bytes: Annotated[int, _bytes("The longest line.", 1024)] = 1 << 20
     max_connections: Annotated[int, _count("Producers at a time. Others are rejected with 503.")] = 500
     idle_timeout: Annotated[

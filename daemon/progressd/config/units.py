@@ -1,4 +1,4 @@
-"""Convert durations, sizes and file modes from their text in a config file, and back."""
+"""Convert durations and sizes from their text in a config file, and back."""
 
 import math
 import re
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Final
 
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([a-z]*)", re.ASCII | re.IGNORECASE)
-_MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
 
 MAX_BYTES: Final = 8 << 50  # maximum of any size: exact as a float
 MAX_SECONDS: Final = 100 * 365 * 86400.0  # maximum of any duration: dates stay in Python's range
@@ -28,13 +27,6 @@ def size(text: str) -> int:
     return int(value)
 
 
-def mode(text: str) -> int:
-    """Return the file mode in "0660". Raises ValueError."""
-    if _MODE.fullmatch(text) is None:
-        raise ValueError(f"{text!r} is not a file mode")
-    return int(text, 8)
-
-
 def seconds_text(value: float) -> str:
     """Return the shortest text for which `seconds` returns this value."""
     for unit in ("d", "h", "min"):
@@ -49,11 +41,6 @@ def size_text(value: int) -> str:
         if value and value % _BYTES[unit.lower()] == 0:
             return f"{value // _BYTES[unit.lower()]}{unit}"
     return f"{value}B"
-
-
-def mode_text(value: int) -> str:
-    """Return the text for which `mode` returns this value."""
-    return f"{value:04o}"
 
 
 def _scaled(text: str, units: Mapping[str, float]) -> float:

@@ -52,7 +52,7 @@ def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Itera
             tcp = [listening(sock) for sock in _bind_tcp(settings.server.host, settings.server.port)]
         if not unix:
             path = settings.ingest.socket
-            unix = [listening(_bind_unix(path, settings.ingest.socket_mode))]
+            unix = [listening(_bind_unix(path, int(settings.ingest.socket_mode, 8)))]
             closing.callback(path.unlink, missing_ok=True)
         for sock in tcp:
             require_keys(settings, sock.getsockname()[0])

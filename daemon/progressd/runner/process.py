@@ -1,7 +1,9 @@
-"""A child process in its own session: start it, read its output, and stop it with all its descendants."""
+"""A child process in its own session, with resource limits: start it, read its output, and stop its whole tree."""
 
 import errno
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -9,13 +11,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import structlog
 import trio
 
+from progressd.config.settings import RunnerSettings
+from progressd.config.units import seconds_text, size_text
+from progressd.core.pipeline import Pipeline
 from progressd.producers.ndjson import LineSplitter, NumberedLine
 from progressd.runner.orphans import JOB, MARK
+from progressd.runner.output import summary
 from progressd.system.process_output import ProgramOutput
 from progressd.system.process_tree import Process, Tree, environment_of
 from progressd.system.reaper import reaper
@@ -29,9 +35,58 @@ RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
 PRLIMIT: Final = shutil.which("prlimit") or "prlimit"
 OOM_SCORE_ADJ: Final = 500  # the maximum is 1000; the kernel kills the child before the daemon (proc(5))
 
+CPU_GRACE: Final = 5  # seconds of processor time from SIGXCPU to SIGKILL
+
+_OUT_OF_MEMORY = re.compile(rb"out ?of ?memory|MemoryError|bad_alloc|cannot allocate memory", re.IGNORECASE)
+_FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)  # sent if the kernel or allocator lacks memory
+
 OnLines: TypeAlias = Callable[[Sequence[NumberedLine]], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
+
+
+class ResourceLimits(NamedTuple):
+    """Limits in bytes and seconds of CPU time. They apply to each process separately."""
+
+    memory: int
+    cpu: float
+    file: int
+    open_files: int
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, runner: RunnerSettings) -> "ResourceLimits":
+        """Return the limits of the pipeline. The defaults are the limits of the runner."""
+        return cls(
+            pipeline.max_memory_bytes or runner.max_memory_bytes,
+            pipeline.max_cpu_seconds or runner.max_cpu_seconds,
+            pipeline.max_file_bytes or runner.max_file_bytes,
+            pipeline.max_open_files or runner.max_open_files,
+        )
+
+    def arguments(self) -> list[str]:
+        """Return the limits as options of prlimit(1). No limit exceeds the daemon's own."""
+        cpu = max(1, round(self.cpu))
+        limits = {  # not RLIMIT_AS: some runtimes reserve terabytes of address space
+            "data": (self.memory, self.memory),
+            "cpu": (cpu, cpu + CPU_GRACE),
+            "fsize": (self.file, self.file),
+            "nofile": (self.open_files, self.open_files),
+            "core": (0, 0),
+        }
+        return [f"--{name}={_within(name, soft)}:{_within(name, hard)}" for name, (soft, hard) in limits.items()]
+
+    def describe_exit(self, status: int, stderr: bytes) -> str:
+        """Return a description of a failure, to follow the name of the program. A negative status is a signal."""
+        number = -status if status < 0 else status - 128  # a shell adds 128 to the signal of its command
+        if number == signal.SIGXCPU:
+            return f"used more than {seconds_text(self.cpu)} of processor time, its limit"
+        if number == signal.SIGXFSZ:
+            return f"wrote a file larger than {size_text(self.file)}, its limit"
+        end = f"was killed by {_signal_name(-status)}" if status < 0 else f"failed with exit status {status}"
+        if number in _FATAL or _OUT_OF_MEMORY.search(stderr):
+            return f"{end}, perhaps because it exceeded its memory limit of {size_text(self.memory)}"
+        reason = summary(stderr)
+        return f"{end}: {reason}" if reason else end
 
 
 class ChildProcess:
@@ -55,14 +110,14 @@ class ChildProcess:
         cwd: Path,
         environment: Mapping[str, str],
         kill_grace: float,
-        limits: Sequence[str] = (),
+        limits: ResourceLimits,
     ) -> "ChildProcess":
-        """Start a program without a shell, with `limits` as options of prlimit(1). Raises OSError."""
+        """Start a program without a shell. Raises OSError."""
         program = str(cwd / command[0]) if "/" in command[0] else command[0]
         if shutil.which(program, path=environment.get("PATH", os.defpath)) is None:
             raise OSError(errno.ENOENT, "not installed or not executable", command[0])
         process = await reaper.open_process(
-            (PRLIMIT, *limits, "--", *command),
+            (PRLIMIT, *limits.arguments(), "--", *command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -149,3 +204,15 @@ def _known(session: int, marks: Set[bytes], processes: Sequence[Process]) -> Map
 def _raise_oom_score(pid: int) -> None:
     path = Path(f"/proc/{pid}/oom_score_adj")
     path.write_text(str(max(OOM_SCORE_ADJ, int(path.read_text()))))
+
+
+def _within(name: str, limit: int) -> int:
+    maximum = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+    return limit if maximum == resource.RLIM_INFINITY else min(limit, maximum)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"

@@ -27,8 +27,7 @@ from progressd.files.job_files import JobFiles
 from progressd.net.request import download_path
 from progressd.runner.orphans import JOB, MARK, ProcessRecords
 from progressd.runner.output import OutputParser
-from progressd.runner.process import ChildProcess
-from progressd.runner.rlimits import ResourceLimits
+from progressd.runner.process import ChildProcess, ResourceLimits
 from progressd.system.notify_socket import NotifySocket
 from progressd.system.transient import is_transient
 
@@ -84,37 +83,26 @@ class Runner:
             for job in self._registry.unfinished.values()
             if job.pipeline is not None and job.status is JobStatus.PROCESSING
         }
-        still_running = await self._clean_up(set(interrupted))
-        for job in interrupted.values():
-            try:
-                if job.attempt < self._settings.runner.max_attempts and job.id not in still_running:
-                    await self._report(RequeueEvent(job.id))
-                    log.info("job requeued", job_id=job.id, attempt=job.attempt + 1)
-                else:
-                    await self._report(RunnerEvent(job.id, ErrorEvent(job.id, ErrorData("interrupted"))))
-                    log.warning("job interrupted", job_id=job.id, attempts=job.attempt)
-            except (Conflict, NotFound) as error:
-                log.info("job already ended", job_id=job.id, reason=str(error))
-
-    async def _clean_up(self, jobs: set[str]) -> set[str]:
-        """Stop the processes of these and all recorded jobs, and delete their working directories.
-
-        Return the jobs that still run. Raises OSError.
-        """
-        jobs = jobs.union(await trio.to_thread.run_sync(self._children.recorded_jobs))
+        jobs = {*interrupted, *await trio.to_thread.run_sync(self._children.recorded_jobs)}
         still_running = await self._children.end_orphans(self._settings.runner.kill_grace)
         await self._files.discard_attempts(jobs - still_running)
-        return still_running
+        for job in interrupted.values():
+            if job.attempt < self._settings.runner.max_attempts and job.id not in still_running:
+                if await self._report(RequeueEvent(job.id)):
+                    log.info("job requeued", job_id=job.id, attempt=job.attempt + 1)
+            elif await self._report(RunnerEvent(job.id, ErrorEvent(job.id, ErrorData("interrupted")))):
+                log.warning("job interrupted", job_id=job.id, attempts=job.attempt)
 
     async def _run_job(self, job: Job) -> None:
         try:
-            await self._report(StartEvent(job.id))
-            await self._report(RunnerEvent(job.id, await self._outcome(job)))
-        except (Conflict, NotFound) as error:  # the job was cancelled or deleted
+            if await self._report(StartEvent(job.id)):
+                await self._report(RunnerEvent(job.id, await self._outcome(job)))
+        except Conflict as error:
             log.info("job already ended", job_id=job.id, reason=str(error))
         except BaseException:  # this task was cancelled
             if self._taking.cancel_called:
-                await self._requeue(job)
+                with trio.move_on_after(REQUEUE_TIMEOUT, shield=True):
+                    await self._requeue(job)
             raise
         finally:
             self._left.pop(job.id, None)
@@ -125,26 +113,24 @@ class Runner:
 
         If its processes could not be stopped, the job fails, because a next attempt would run at the same time.
         """
-        with trio.move_on_after(REQUEUE_TIMEOUT, shield=True):
-            try:
-                if job.id in self._left:
-                    await self._report(RunnerEvent(job.id, self._failed(job, "the daemon stopped")))
-                    return
-                await self._report(RequeueEvent(job.id, stopped=True))
-                log.info("job requeued, the daemon is stopping", job_id=job.id)
-            except (Conflict, NotFound) as error:
-                log.info("job already ended", job_id=job.id, reason=str(error))
+        if job.id in self._left:
+            await self._report(RunnerEvent(job.id, self._failed(job, "the daemon stopped")))
+        elif await self._report(RequeueEvent(job.id, stopped=True)):
+            log.info("job requeued, the daemon is stopping", job_id=job.id)
 
-    async def _report(self, event: StartEvent | RunnerEvent | RequeueEvent) -> None:
-        """Submit an event, and retry until the store accepts it."""
+    async def _report(self, event: StartEvent | RunnerEvent | RequeueEvent) -> bool:
+        """Submit an event, and retry until the store accepts it. Return False if the job was cancelled or deleted."""
         while True:
             try:
                 await self._ingest.submit_one(event)
             except StoreFailed as error:
                 log.error("cannot store the state of a job, retrying", job_id=event.job_id, error=str(error))
                 await trio.sleep(error.retry_after)
+            except (Conflict, NotFound) as error:
+                log.info("job already ended", job_id=event.job_id, reason=str(error))
+                return False
             else:
-                return
+                return True
 
     async def _outcome(self, job: Job) -> CompletedEvent | ErrorEvent:
         """Run a job. An error, such as a full disk, fails only this job."""
@@ -189,7 +175,7 @@ class Runner:
                     notify = _notify_socket(job, entered)
                     environment = {**(notify.environment if notify else {}), **self._environment(job, pipeline)}
                     grace = self._settings.runner.kill_grace
-                    child = await ChildProcess.start(command, result.parent, environment, grace, limits.arguments())
+                    child = await ChildProcess.start(command, result.parent, environment, grace, limits)
                     started.push_async_exit(entered.pop_all())
                     return child, result, notify
             except OSError as error:

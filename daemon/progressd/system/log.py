@@ -18,13 +18,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from progressd.core.messages import Error, JobCreated, StateChange, StatusChange
 from progressd.system.log_output import JOURNAL, KNOWN, Descriptor, Journal, LogQueue, datagram, stderr_is_journal
 
-_LEVELS: Final = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-    "critical": logging.CRITICAL,
-}
+_LEVELS: Final = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
 _min_level = logging.INFO
 _logfmt = structlog.processors.LogfmtRenderer(bool_as_flag=False)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -144,14 +138,9 @@ def _filter_level(_logger: WrappedLogger, method: str, event: EventDict) -> Even
 
 
 def _exception(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Render an exception: as a traceback at level debug, otherwise as one line."""
-    return (structlog.processors.format_exc_info if _min_level <= logging.DEBUG else _name_exception)(
-        logger, method, event
-    )
-
-
-def _name_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace an exception by `error="Type: text"`."""
+    """Render an exception: as a traceback at level debug, otherwise as `error="Type: text"`."""
+    if _min_level <= logging.DEBUG:
+        return structlog.processors.format_exc_info(logger, method, event)
     found = event.pop("exc_info", None)
     if found is True:
         found = sys.exc_info()

@@ -7,7 +7,6 @@ are read-only in the sandbox of the service, and not available outside systemd. 
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals, pidfd_send_signal
 from typing import Final, NamedTuple, TypeAlias
@@ -90,7 +89,6 @@ class Tree:
     def __init__(self, known: Known) -> None:
         self._known = known
         self._found = dict[Identity, str]()
-        self._groups = set[int]()  # process groups with only members
 
     def __len__(self) -> int:
         """Return the number of processes found so far."""
@@ -112,7 +110,6 @@ class Tree:
         After SIGTERM, a process may start commands to clean up: they get no SIGTERM. The search repeats until it finds
         nothing, because a process may start children until it ends. Raises OSError if the system lacks resources.
         """
-        self._groups.clear()
         until = trio.current_time() + grace
         left = await self._signal_until(SignalSender(SIGTERM), lambda: trio.current_time() >= until)
         if left:
@@ -125,8 +122,6 @@ class Tree:
         pause = MIN_PAUSE
         while True:
             left, waits = await trio.to_thread.run_sync(self._search, sender)
-            if sender.number is SIGKILL or not left:
-                self._kill_groups()
             if not waits or over():
                 return left
             await trio.sleep(pause)
@@ -135,11 +130,7 @@ class Tree:
     def _search(self, sender: SignalSender) -> tuple[list[Process], bool]:
         """Search once, and signal new processes. Return the running ones, and whether to wait for any."""
         found, waits = list[Process](), False
-        processes, ended = _all_processes()
-        members = self._members(processes)
-        known = self._known(ended)
-        groups = {process.group for process in members} | {process.group for process in ended if process.pid in known}
-        self._groups |= groups - {process.group for process in processes if process not in members} - {os.getpgrp()}
+        members = self._members(running())
         cleaning_up = sender.cleaning_up(members)
         for process, label in members.items():
             try:
@@ -154,12 +145,6 @@ class Tree:
             finally:
                 os.close(descriptor)
         return found, waits
-
-    def _kill_groups(self) -> None:
-        """Kill processes that a search misses: a program that forks and exits in a loop keeps its process group."""
-        for group in self._groups:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, SIGKILL)
 
     def _members(self, processes: Sequence[Process]) -> dict[Process, str]:
         by_id = {process.pid: process for process in processes}
@@ -180,36 +165,19 @@ class Tree:
 
 def running() -> list[Process]:
     """Return all other running processes. Raises OSError if the system lacks resources."""
-    return _all_processes()[0]
+    own = os.getpid()
+    found = [look(int(name)) for name in os.listdir("/proc") if name.isdigit() and int(name) != own]
+    return [process for process in found if process is not None]
 
 
 def look(pid: int) -> Process | None:
     """Return a running process. Return None if it has ended, even if not yet reaped, or is hidden."""
-    process, ended = _look(pid)
-    return None if ended else process
-
-
-def _all_processes() -> tuple[list[Process], list[Process]]:
-    """Return all other processes: the running ones, and the ended ones that are not yet reaped."""
-    found = list[Process](), list[Process]()
-    own = os.getpid()
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != own:
-            process, ended = _look(int(name))
-            if process is not None:
-                found[ended].append(process)
-    return found
-
-
-def _look(pid: int) -> tuple[Process | None, bool]:
-    """Return a process, and whether it has ended. None if it does not exist."""
     text = _read(pid, "stat")
     name, fields = text[text.find(b"(") + 1 : text.rfind(b")")], text[text.rfind(b")") + 1 :].split()
-    if not fields:
-        return None, True
+    if not fields or (fields[0] in b"ZX" and int(fields[17]) <= 1):  # other threads may outlive the main thread
+        return None
     parent, group, session = map(int, fields[1:4])
-    process = Process(pid, name.decode(errors="replace"), parent, group, session, int(fields[19]))
-    return process, fields[0] in b"ZX" and int(fields[17]) <= 1  # other threads may outlive the main thread
+    return Process(pid, name.decode(errors="replace"), parent, group, session, int(fields[19]))
 
 
 def environment_of(pid: int) -> list[bytes]:

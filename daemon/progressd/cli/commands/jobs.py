@@ -12,10 +12,10 @@ from progressd.cli.remote import Remote, remote_options
 from progressd.core.messages import JobStatus
 
 COLUMNS: Final = ("JOB", "STATUS", "DONE", "CREATED", "NAME")
-STATUS, DONE, CREATED, NAME = range(1, 5)  # indexes in COLUMNS
+MIN_WIDTHS: Final = (0, 60, 100, 100, 60)  # of the terminal, to show each column
+STATUS, NAME = 1, 4  # indexes in COLUMNS
 
 GAP: Final = "  "
-MIN_NAME: Final = 8  # characters
 
 
 @click.group(invoke_without_command=True)
@@ -107,7 +107,7 @@ def _with_outcome(cells: tuple[str, ...], job: dict[str, Any]) -> tuple[str, ...
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:
-    """Print a table that fits the terminal: shorten names, then hide columns. Outcomes are below their jobs."""
+    """Print a table that fits the terminal: shorten names and hide columns. Outcomes are below their jobs."""
     from rich.console import Console
     from rich.text import Text
 
@@ -119,12 +119,8 @@ def _print_table(found: list[dict[str, Any]]) -> None:
         rows.append((*most, short_time(job["created_at"]), name))
     console = Console()
     *widths, _ = _widths(rows)
-    shown = list(range(len(COLUMNS)))
-    for hidden in (CREATED, DONE, NAME, STATUS):
-        room = console.width - sum(widths[column] + len(GAP) for column in shown if column != NAME)
-        if room >= (MIN_NAME if NAME in shown else 0):
-            break
-        shown.remove(hidden)
+    shown = [column for column, width in enumerate(MIN_WIDTHS) if console.width >= width]
+    room = console.width - sum(widths[column] + len(GAP) for column in shown if column != NAME)
     for number, row in enumerate(rows):
         line = Text(style="bold" if number == 0 else "")
         for column in shown:
