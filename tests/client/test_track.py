@@ -105,11 +105,11 @@ def test_a_bar_ends_as_its_loop_does(daemon: ServedDaemon) -> None:
 
 
 def test_only_the_outermost_bar_is_a_job(daemon: ServedDaemon) -> None:
-    for _ in bar(daemon, range(2), "outer"):
-        for _ in trange(3, desc="inner", job=to(daemon)):
+    for _ in bar(daemon, range(2), "outer bar"):
+        for _ in trange(3, desc="inner bar", job=to(daemon)):
             pass
-    assert newest(daemon, "outer")["status"] == "completed"
-    assert newest(daemon, "inner") == {}
+    assert newest(daemon, "outer bar")["status"] == "completed"
+    assert newest(daemon, "inner bar") == {}
 
 
 def test_a_cancelled_job_ends_the_loop_of_a_bar(daemon: ServedDaemon) -> None:
