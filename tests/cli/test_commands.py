@@ -41,7 +41,7 @@ def test_the_version() -> None:
         (["delete"], "Missing argument 'JOB...'"),
         (["run"], "Missing argument 'COMMAND...'"),
         (["emit", "--step", "3"], "no job given: use --job, or set PROGRESSD_JOB_ID"),
-        (["emit", "--job", "x"], "report one of these: progress, --completed"),
+        (["emit", "--job", "x"], "report one of these: progress, --completed, --failed, --exit or --new"),
         (["emit", "--job", "x", "Copying", "--completed"], "report one of these"),
         (["emit", "--job", "x", "--percent", "101"], "101.0 is not in the range"),
         (["run", "--label", "x", "true"], "'x' is not of the form NAME=VALUE"),

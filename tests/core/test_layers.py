@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "lifecycle": "core engine ws http",
     "app": "core system config store broadcast auth files net engine producers runner ws http lifecycle",
     "cli": "core system config auth client app admin",
+    "tqdm": "client",
     "__main__": "cli",
 }
 CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "re2", "typing"}

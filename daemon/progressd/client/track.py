@@ -1,0 +1,31 @@
+"""`for item in track(items):` reports a loop as a job."""
+
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from progressd.client.job import Job
+
+T = TypeVar("T")
+
+
+def track(iterable: Iterable[T], total: int | None = None, name: str = "job", **options: Any) -> Iterator[T]:
+    """Yield the items of an iterable, and report each as a step of a job.
+
+    If the loop is left early, by `break` or by an exception, the job is cancelled. An exception of the iterable fails
+    the job. Raises JobCancelled if the job is cancelled.
+
+    Args:
+        total: The number of items. By default, it is the length of the iterable, or unknown.
+        options: Further arguments of `Job`.
+    """
+    if total is None:
+        total = operator.length_hint(iterable)
+    return _steps(iter(iterable), Job(name, total, **options))
+
+
+def _steps(items: Iterator[T], job: Job) -> Iterator[T]:
+    with job:
+        for number, item in enumerate(items, 1):
+            yield item
+            job.progress(number)

@@ -1,0 +1,125 @@
+"""Loops as jobs: `progressd.track`, and the bars of tqdm."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import progressd
+import pytest
+from progressd.client import JobCancelled
+from progressd.tqdm import tqdm, trange
+from support.reporting import request, to
+from support.serving import ServedDaemon
+from support.waiting import until
+
+
+def newest(daemon: ServedDaemon, kind: str) -> dict[str, Any]:
+    jobs: list[dict[str, Any]] = daemon.request("GET", f"/api/jobs?limit=1&kind={kind}").json()["jobs"]
+    return jobs[0] if jobs else {}
+
+
+def broken() -> Iterator[int]:
+    yield 1
+    raise ValueError("the tape is torn")
+
+
+def bar(daemon: ServedDaemon, iterable: Any = None, desc: str = "bar", **options: Any) -> Any:
+    return tqdm(iterable, desc=desc, job=to(daemon), **options)
+
+
+@pytest.mark.parametrize(
+    "given", [[1, 2, 3], iter([1, 2, 3]), (one for one in (1, 2, 3))], ids=["list", "iterator", "generator"]
+)
+def test_a_loop_is_a_job(given: Any, daemon: ServedDaemon) -> None:
+    total = 0 if "generator" in type(given).__name__ else 3
+    assert list(progressd.track(given, name="loop", **to(daemon))) == [1, 2, 3]
+    job = newest(daemon, "loop")
+    assert (job["status"], job["progress"]["current_step"], job["progress"]["total_steps"]) == ("completed", 3, total)
+
+
+def test_a_loop_left_early_is_cancelled(daemon: ServedDaemon) -> None:
+    for item in progressd.track(range(5), name="early", **to(daemon)):
+        if item == 2:
+            break
+    assert newest(daemon, "early")["status"] == "cancelled"
+
+
+def test_an_error_of_the_iterable_fails_the_job(daemon: ServedDaemon) -> None:
+    with pytest.raises(ValueError, match="torn"):
+        list(progressd.track(broken(), 2, name="torn", **to(daemon)))
+    assert newest(daemon, "torn")["error"] == "the tape is torn"
+
+
+def test_a_cancelled_job_ends_the_loop(daemon: ServedDaemon) -> None:
+    def until_cancelled() -> Iterator[int]:
+        yield 1
+        until(lambda: newest(daemon, "stop").get("status") == "processing")
+        assert request(daemon, "DELETE", newest(daemon, "stop")["id"]).is_success
+        while True:
+            yield 2
+
+    with pytest.raises(JobCancelled):
+        for _ in progressd.track(until_cancelled(), name="stop", **to(daemon)):
+            pass
+
+
+def test_only_iterables_are_tracked() -> None:
+    with pytest.raises(AttributeError, match="nothing"):
+        progressd.nothing  # noqa: B018
+    with pytest.raises(TypeError, match="not iterable"):
+        progressd.track(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("disable", [False, True, None])
+def test_a_bar_is_a_job(disable: bool | None, daemon: ServedDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(bar(daemon, [1, 2, 3], disable=disable)) == [1, 2, 3]
+    job = newest(daemon, "bar")
+    assert (job["status"], job["progress"]["current_step"], job["progress"]["total_steps"]) == ("completed", 3, 3)
+    assert ("3/3" in capsys.readouterr().err) is (disable is False)
+
+
+def test_a_bar_without_an_iterable_reports_its_updates(daemon: ServedDaemon) -> None:
+    with bar(daemon, desc="manual", total=10, mininterval=0) as manual:
+        manual.set_postfix(file="a")
+        manual.update(4)
+        until(lambda: newest(daemon, "manual").get("progress", {}).get("percent") == 40)
+    job = newest(daemon, "manual")
+    assert (job["status"], job["progress"]["step_name"]) == ("completed", "file=a")
+
+
+def test_a_bar_ends_as_its_loop_does(daemon: ServedDaemon) -> None:
+    for item in bar(daemon, range(5), "left"):
+        if item == 2:
+            break
+    assert newest(daemon, "left")["status"] == "cancelled"
+    with pytest.raises(ValueError, match="torn"):
+        list(bar(daemon, broken(), "torn"))
+    assert newest(daemon, "torn")["error"] == "the tape is torn"
+    with pytest.raises(ValueError, match="paper"), bar(daemon, desc="with", total=2):
+        raise ValueError("no paper left")
+    assert newest(daemon, "with")["error"] == "no paper left"
+    try:
+        raise ValueError("handled")
+    except ValueError:
+        list(bar(daemon, range(5), "retry"))
+    assert newest(daemon, "retry")["status"] == "completed"
+
+
+def test_only_the_outermost_bar_is_a_job(daemon: ServedDaemon) -> None:
+    for _ in bar(daemon, range(2), "outer bar"):
+        for _ in trange(3, desc="inner bar", job=to(daemon)):
+            pass
+    assert newest(daemon, "outer bar")["status"] == "completed"
+    assert newest(daemon, "inner bar") == {}
+
+
+def test_a_cancelled_job_ends_the_loop_of_a_bar(daemon: ServedDaemon) -> None:
+    def endless() -> Iterator[int]:
+        yield 1
+        until(lambda: newest(daemon, "endless").get("status") == "processing")
+        assert request(daemon, "DELETE", newest(daemon, "endless")["id"]).is_success
+        while True:
+            yield 2
+
+    with pytest.raises(JobCancelled):
+        for _ in bar(daemon, endless(), "endless", mininterval=0.01):
+            pass
