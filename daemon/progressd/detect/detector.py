@@ -110,7 +110,11 @@ class Detector:
         if self._rank <= _JSON and text.startswith(b"{"):
             reading = read_json(text, _json_rules())
             return None if reading is None else self._take(_JSON, "JSON lines", reading)
-        if self._rank <= _GENERAL and (reading := self._general.read(text, frame.redraw)) is not None:
+        if (
+            self._rank <= _GENERAL
+            and not self._plan.adaptation
+            and (reading := self._general.read(text, frame.redraw)) is not None
+        ):
             return self._take(_GENERAL, self._general.source, reading)
         return None
 
@@ -135,7 +139,7 @@ class Detector:
         preset = self._plan.preset
         if self._pattern is not None or preset is None:
             return Track({})
-        return Track(preset.phases, preset.many, self._plan.total)
+        return Track(preset.phases, preset.many and not self._plan.single, self._plan.total)
 
 
 @cache
