@@ -139,7 +139,8 @@ class Detector:
         preset = self._plan.preset
         if self._pattern is not None or preset is None:
             return Track({})
-        return Track(preset.phases, preset.many and not self._plan.single, self._plan.total)
+        many = preset.many and not self._plan.single
+        return Track(preset.phases, many, self._plan.total, preset.labels)
 
 
 @cache

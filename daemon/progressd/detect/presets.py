@@ -24,6 +24,8 @@ from progressd.detect.reading import Reading
 BUILT_IN: Final = Path(__file__).with_name("presets")
 SYSTEM: Final = Path("/etc/progressd/presets")
 
+_PLAIN: Final = re.compile("[0-9.,]+")
+_SUFFIX: Final = re.compile("[A-Za-z ]+$")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _GROUPS: Final = frozenset(
     {"current", "total", "left", "percent", "fraction", "clock", "duration", "step", "phase", "rate", "eta"}
@@ -38,6 +40,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     unit: str = ""
     phase: str = ""  # the phase of the frames that match
     scale: float = 1  # of one unit of `current` and `total`
+    percent: float | None = None  # of the frames that match, if they have no number
     descriptor: bool = False  # only for the descriptor that `adapt` gives to the program
     resets: bool = False  # the frame announces another item, which begins at 0
     files: bool = False  # `left` of `total` files remain after the current one
@@ -154,6 +157,7 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     rules: tuple[Rule, ...] = ()  # the first that matches a frame is used
     json: tuple[JsonRule, ...] = ()
     phases: dict[str, Annotated[float, Meta(ge=0)]] = {}  # in order, each with its share; NAME|NAME: one of these
+    labels: dict[str, str] = {}  # the names of phases for people
     many: bool = False  # the program handles many items one by one, each from 0 to 100 %
     needs_terminal: bool = False  # the program reports progress only on a terminal
     total: Literal["", "dd", "tar", "ffmpeg"] = ""  # how to find a total that the program does not print
@@ -173,9 +177,11 @@ def reading_of(groups: Mapping[str, str], rule: Rule | None = None) -> Reading:
     found = Reading(step=groups.get("step", "").strip(), phase=groups.get("phase", "").strip(), id=groups.get("id", ""))
     scale = rule.scale if rule else 1
     if rule:
-        found.unit = rule.unit
+        found.unit, found.percent = rule.unit, rule.percent
         found.phase = found.phase or rule.phase
         found.resets = rule.resets
+    if _PLAIN.fullmatch(groups.get("current", "")) and (suffix := _SUFFIX.search(groups.get("total", ""))):
+        groups = {**groups, "current": groups["current"] + suffix[0]}  # such as 2.3/16.9 MB
     for name in ("current", "total", "left"):
         if name in groups and (amount := numbers.quantity(groups[name])) is not None:
             setattr(found, name, amount.value * scale)

@@ -23,7 +23,6 @@ class Reading(Struct):
     items: float | None = None
     id: str = ""
     resets: bool = False
-    finished: bool = False  # the progress was removed
 
     @property
     def moves(self) -> bool:

@@ -32,7 +32,14 @@ class Track:
     that the percentage can always rise. Without known phases, the first one is the whole, unless there are `many`.
     """
 
-    def __init__(self, shares: Mapping[str, float], many: bool = False, total: float | None = None) -> None:
+    def __init__(
+        self,
+        shares: Mapping[str, float],
+        many: bool = False,
+        total: float | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self._labels = labels or {}
         whole = sum(shares.values()) or 1
         self._known = dict[str, _Phase]()
         begin = 0.0
@@ -85,7 +92,7 @@ class Track:
             self._percent = max(self._percent or 0.0, min(whole, 100.0))
         last = self.last
         last.current, last.total, last.percent = reading.current, reading.total, self._percent
-        last.phase = reading.phase or last.phase
+        last.phase = self._labels.get(reading.phase, reading.phase) or last.phase
         name = last.phase
         if self._step and self._step != name:
             name = f"{name}: {self._step}" if name else self._step
