@@ -43,6 +43,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     percent: float | None = None  # of the frames that match, if they have no number
     descriptor: bool = False  # only for the descriptor that `adapt` gives to the program
     resets: bool = False  # the frame announces another item, which begins at 0
+    grows: bool = False  # the total is final only if it does not change
     files: bool = False  # `left` of `total` files remain after the current one
 
     def __post_init__(self) -> None:
@@ -179,7 +180,7 @@ def reading_of(groups: Mapping[str, str], rule: Rule | None = None) -> Reading:
     if rule:
         found.unit, found.percent = rule.unit, rule.percent
         found.phase = found.phase or rule.phase
-        found.resets = rule.resets
+        found.resets, found.grows = rule.resets, rule.grows
     if _PLAIN.fullmatch(groups.get("current", "")) and (suffix := _SUFFIX.search(groups.get("total", ""))):
         groups = {**groups, "current": groups["current"] + suffix[0]}  # such as 2.3/16.9 MB
     for name in ("current", "total", "left"):

@@ -80,7 +80,7 @@ class Track:
             self._add(reading)
         if reading.total is None:
             reading.total = self._total
-        own = _percent(reading)
+        own = None if reading.grows and reading.total != self.last.total else _percent(reading)
         phase = self._phase_of(reading, own)
         if own is not None:
             phase.reached = max(phase.reached, min(own, 100.0))
