@@ -6,10 +6,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from progressd.core.events import MAX_NAME, ReportedProgress
+from progressd.core.events import MAX_COUNT, MAX_NAME, ReportedProgress
 from progressd.detect.reading import Reading
 
-MAX_COUNT: Final = 2**53  # the largest count of an event
 MAX_PHASES: Final = 64  # phases and ids that are kept
 FINISHED: Final = 90.0  # % at which a phase may be followed by another
 RESTARTED: Final = 10.0  # % below which a phase may have begun again
@@ -162,7 +161,7 @@ def _percent(reading: Reading) -> float | None:
     counted = None
     if reading.current is not None and reading.total:
         counted = reading.current / reading.total * 100
-    if reading.percent is None or reading.percent > 100:
+    if reading.percent is None:
         return counted
     return counted if counted is not None and abs(counted - reading.percent) <= 1 else reading.percent
 
