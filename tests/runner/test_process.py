@@ -420,6 +420,6 @@ async def test_an_error_of_the_reader_ends_the_child() -> None:
 
     child = await start(shell("echo $$; sleep 1000"))
     with trio.fail_after(PATIENCE), pytest.raises(ExceptionGroup) as raised:
-        await child.run(on_line, Lines())
+        await child.run(on_line, Chunks())
     assert raised.group_contains(ValueError, match="broken")
     assert not alive(int(out.texts[0]))
