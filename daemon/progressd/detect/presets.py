@@ -278,6 +278,12 @@ class Presets:
         files = {path.stem: path for each in reversed(self._directories) for path in each.glob("*.toml")}
         return (name for name in sorted(files) if (preset := self.find(name)) is not None and preset.name == name)
 
+    def path(self, name: str) -> Path | None:
+        """Return the file of a preset, or of the preset that an alias names. None if there is no such preset."""
+        preset = self.find(name)
+        files = [directory / f"{preset.name}.toml" for directory in self._directories] if preset else []
+        return next((file for file in files if file.is_file()), None)
+
     def _load(self, name: str, *, alias: bool = False) -> Preset | None:
         """Read a preset. `alias`: another preset has its name in `same_as`."""
         if _NAME.fullmatch(name) is None:
