@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 import trio
 import trio.testing
+from progressd.detect.detector import STDERR, STDOUT
 from progressd.producers.ndjson import LineTooLong, NumberedLine
 from progressd.runner.process import MAX_LINE, ChildProcess, ResourceLimits
 from progressd.system import process_output
@@ -45,6 +46,20 @@ class Lines:
         return [line for _, line in self.lines if isinstance(line, bytes)]
 
 
+class Chunks:
+    """Collect both outputs, as bytes."""
+
+    def __init__(self) -> None:
+        self.outputs = {STDOUT: b"", STDERR: b""}
+        self.pauses = list[int]()
+
+    async def __call__(self, stream: int, chunk: bytes) -> None:
+        self.outputs[stream] += chunk
+        if not chunk:
+            self.pauses.append(stream)
+        await trio.lowlevel.checkpoint()
+
+
 def python(program: str) -> list[str]:
     return [sys.executable, "-uc", program]
 
@@ -60,12 +75,12 @@ async def start(
     return await ChildProcess.start(command, cwd or Path("/"), environment, grace, LIMITS)
 
 
-async def run(command: Sequence[str]) -> tuple[int, Lines, Lines, ChildProcess]:
-    """Run a command; return its exit status, both outputs, and the child."""
-    out, err = Lines(), Lines()
+async def run(command: Sequence[str]) -> tuple[int, Lines, Chunks, ChildProcess]:
+    """Run a command; return its exit status, its lines on stdout, its outputs, and the child."""
+    out, chunks = Lines(), Chunks()
     with trio.fail_after(PATIENCE):
         child = await start(command)
-        return await child.run(out, err), out, err, child
+        return await child.run(out, chunks), out, chunks, child
 
 
 async def run_and_cancel(child: ChildProcess) -> tuple[Lines, float]:
@@ -73,25 +88,33 @@ async def run_and_cancel(child: ChildProcess) -> tuple[Lines, float]:
     out = Lines()
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(child.run, out, Lines())
+            nursery.start_soon(child.run, out, Chunks())
             await out.begun.wait()
             started = trio.current_time()
             nursery.cancel_scope.cancel()
     return out, trio.current_time() - started
 
 
-async def test_both_outputs_are_split_into_lines() -> None:
-    status, out, err, child = await run(shell("echo one; echo; echo complaint >&2; printf three"))
+async def test_stdout_is_split_into_lines() -> None:
+    status, out, chunks, child = await run(shell("echo one; echo; echo complaint >&2; printf three"))
     assert status == 0
     assert out.lines == [(1, b"one"), (3, b"three")]
-    assert err.lines == [(1, b"complaint")]
+    assert chunks.outputs == {STDOUT: b"one\n\nthree", STDERR: b"complaint\n"}
+    assert sorted(chunks.pauses) == [STDOUT, STDERR]
     assert child.stderr == b"complaint\n"
 
 
 async def test_a_carriage_return_ends_a_line() -> None:
-    _, out, err, _ = await run(shell(r"printf '10%%\r20%%\r\n30%%'; printf ' 1/2\r 2/2\n' >&2"))
+    _, out, chunks, child = await run(shell(r"printf '10%%\r20%%\r\n30%%'; printf ' 1/2\r 2/2\n' >&2"))
     assert out.texts == [b"10%", b"20%", b"30%"]
-    assert err.texts == [b" 1/2", b" 2/2"]
+    assert chunks.outputs[STDERR] == b" 1/2\r 2/2\n"
+    assert child.stderr == b" 1/2\n 2/2\n"
+
+
+async def test_a_silent_output_is_reported_once() -> None:
+    _, _, chunks, _ = await run(shell("printf 1/2; exec 2>&-; sleep 0.7; printf 2/2"))
+    assert chunks.outputs[STDOUT] == b"1/22/2"
+    assert chunks.pauses.count(STDOUT) == 2
 
 
 @pytest.mark.parametrize(("command", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", -signal.SIGTERM)])
@@ -130,7 +153,7 @@ async def test_environment_and_arguments_are_passed_unchanged() -> None:
         ["/bin/sh", "-c", "/usr/bin/tr '\\0' '\\n' < /proc/$$/environ; echo $1", "", "\udcfe"], None, environment
     )
     with trio.fail_after(PATIENCE):
-        assert await child.run(out, Lines()) == 0
+        assert await child.run(out, Chunks()) == 0
     assert sorted(out.texts) == sorted([*(os.fsencode(f"{k}={v}") for k, v in environment.items()), b"\xfe"])
 
 
@@ -145,7 +168,7 @@ async def test_a_program_starts_in_a_clean_state(tmp_path: Path) -> None:
         out = Lines()
         child = await start(python(program), tmp_path)
         with trio.fail_after(PATIENCE):
-            assert await child.run(out, Lines()) == 0
+            assert await child.run(out, Chunks()) == 0
     fds = b"['0', '1', '2', '3']"  # 3 is the directory itself
     assert out.texts == [b"True", str(tmp_path).encode(), b"''", fds]
     _, out, _, _ = await run(["grep", "SigIgn", "/proc/self/status"])
@@ -210,7 +233,7 @@ async def test_an_exit_ends_processes_outside_the_group(tmp_path: Path) -> None:
     programs = " ".join(leaving(way, tmp_path / way) for way in ways)
     child = await start(shell(f"{programs} exit 4"), None, marked())
     with trio.fail_after(PATIENCE):
-        assert await child.run(out, Lines()) == 4
+        assert await child.run(out, Chunks()) == 4
     assert len(out.texts) == len(ways)
     assert not any(alive(int(text)) for text in out.texts)
 
@@ -234,7 +257,7 @@ async def on_lines(lines):
 
 LIMITS = ResourceLimits(memory=1 << 30, cpu=60, file=1 << 30, open_files=1024)
 
-async def nothing(lines): pass
+async def nothing(*given): pass
 
 async def main():
     global child
@@ -279,6 +302,6 @@ async def test_an_error_of_the_reader_ends_the_child() -> None:
 
     child = await start(shell("echo $$; sleep 1000"))
     with trio.fail_after(PATIENCE), pytest.raises(ExceptionGroup) as raised:
-        await child.run(on_line, Lines())
+        await child.run(on_line, Chunks())
     assert raised.group_contains(ValueError, match="broken")
     assert not alive(int(out.texts[0]))

@@ -88,10 +88,11 @@ def test_a_child_gets_at_most_the_limits_of_the_daemon() -> None:
         "resource.setrlimit(resource.RLIMIT_NOFILE, (80, 90))\n"
         "Path('/proc/self/oom_score_adj').write_text('700')\n"
         "async def seen(lines):\n    for _, line in lines: print(line.decode())\n"
+        "async def nothing(stream, chunk): pass\n"
         "async def main():\n"
         f"    command = [sys.executable, '-c', {'import resource; ' + shown!r}]\n"
         "    limits = ResourceLimits(1 << 30, 60, 1 << 30, 100)\n"
-        "    await (await Child.start(command, Path('/'), {}, 1, limits)).run(seen, seen)\n"
+        "    await (await Child.start(command, Path('/'), {}, 1, limits)).run(seen, nothing)\n"
         "trio.run(main)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -16,11 +16,15 @@ import trio
 from msgspec.structs import replace
 
 from progressd.config.settings import Settings
-from progressd.core.errors import Conflict, NotFound, StoreFailed
+from progressd.core.errors import Conflict, InvalidInput, NotFound, StoreFailed
 from progressd.core.events import CompletedEvent, ErrorEvent, ReportedResult, RequeueEvent, RunnerEvent, StartEvent
 from progressd.core.job import Job
 from progressd.core.messages import ErrorData, JobStatus
 from progressd.core.pipeline import Pipeline
+from progressd.core.progress_pattern import ProgressPattern
+from progressd.detect.detector import Detector
+from progressd.detect.plan import Plan, plan
+from progressd.detect.presets import SYSTEM, Presets
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
 from progressd.files.job_files import JobFiles
@@ -148,6 +152,7 @@ class Runner:
         if pipeline is None:
             return self._failed(job, f"the pipeline {job.pipeline} is no longer configured")
         limits = ResourceLimits.of(pipeline, self._settings.runner)
+        pipeline, detector = _with_preset(pipeline, job)
         async with AsyncExitStack() as started:
             try:
                 child, result, notify = await self._start(job, pipeline, limits, started)
@@ -156,7 +161,7 @@ class Runner:
                 program = Path(pipeline.command[0]).name
                 why = error.strerror or "see the daemon's log"
                 return self._failed(job, f"cannot start {program}, the program of the pipeline {job.pipeline}: {why}")
-            return await self._run_pipeline(job, pipeline, limits, result, child, notify)
+            return await self._run_pipeline(job, pipeline, limits, result, child, detector, notify)
 
     async def _start(
         self, job: Job, pipeline: Pipeline, limits: ResourceLimits, started: AsyncExitStack
@@ -193,9 +198,10 @@ class Runner:
         limits: ResourceLimits,
         result: Path,
         child: ChildProcess,
+        detector: Detector,
         notify: NotifySocket | None,
     ) -> CompletedEvent | ErrorEvent:
-        output = OutputParser(job.id, self._ingest, pipeline.progress_pattern)
+        output = OutputParser(job.id, self._ingest, detector, always=pipeline.progress_pattern is not None)
         timeout = pipeline.timeout or self._settings.runner.job_timeout
         try:
             with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
@@ -240,7 +246,7 @@ class Runner:
             nursery.start_soon(stop_when_ended)
             if notify is not None:
                 nursery.start_soon(read_notifications, notify)
-            status = await child.run(output.on_stdout, output.on_stderr)
+            status = await child.run(output.on_stdout, output.on_chunk)
             if notify is not None and (last := notify.receive_nowait()) is not None:
                 await output.on_notification(last)
             nursery.cancel_scope.cancel()
@@ -305,3 +311,16 @@ def _notify_socket(job: Job, entered: AsyncExitStack) -> NotifySocket | None:
             raise
         log.warning("cannot make a notification socket for a job", job_id=job.id, error=str(error))
         return None
+
+
+def _with_preset(pipeline: Pipeline, job: Job) -> tuple[Pipeline, Detector]:
+    """Return the pipeline with the arguments and variables of its preset, and a detector for its output."""
+    pattern = None if pipeline.progress_pattern is None else ProgressPattern(pipeline.progress_pattern)
+    adapt = pattern is None
+    try:
+        found = plan(pipeline.command, Presets([SYSTEM]), adapt=adapt, name=pipeline.preset, descriptors=False)
+    except InvalidInput as error:
+        log.error("cannot use preset", job_id=job.id, pipeline=job.pipeline, error=str(error))
+        found = Plan(pipeline.command)
+    environment = {**found.environment, **pipeline.environment}
+    return replace(pipeline, command=found.command, environment=environment), Detector(found, pattern)
