@@ -18,6 +18,7 @@ from progressd.system.transient import is_transient
 
 MIN_PAUSE: Final = 0.005  # seconds between two searches, doubled each time
 MAX_PAUSE: Final = 0.1  # seconds
+EMPTY_SEARCHES: Final = 2  # a search misses a process whose parent has started it and exited meanwhile
 KILL_SEARCHES: Final = 50  # after SIGKILL, until a process counts as unkillable; 5 s
 
 Identity: TypeAlias = tuple[int, int]
@@ -119,10 +120,11 @@ class Tree:
 
     async def _signal_until(self, sender: SignalSender, over: Callable[[], bool]) -> list[Process]:
         """Signal the processes until none is left to wait for, or the time is over. Return the running ones."""
-        pause = MIN_PAUSE
+        pause, empty = MIN_PAUSE, 0
         while True:
             left, waits = await trio.to_thread.run_sync(self._search, sender)
-            if not waits or over():
+            empty = 0 if left else empty + 1
+            if empty == EMPTY_SEARCHES or (left and not waits) or over():
                 return left
             await trio.sleep(pause)
             pause = min(2 * pause, MAX_PAUSE)
