@@ -139,7 +139,9 @@ class Detector:
         if rank > self._rank and reading.moves:
             if self._rank or self._preset is not self._plan.preset:
                 self._track = self._new_track()
-            self._rank, self.source = rank, source
+            self._rank = rank
+        if rank == self._rank and reading.moves:
+            self.source = source
         if rank < self._rank or not reading.moves:
             self._track.note(reading)
             return None
