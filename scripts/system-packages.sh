@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install the programs for the tests that pip does not provide, or print the command to do so.
+# Install the programs for the tests that pip does not provide, or print the command to do so. With `tools`: also those
+# of `make tools`.
 set -eu
 
 missing=
@@ -17,6 +18,16 @@ need sqlite3 sqlite3
 need nginx nginx
 need caddy caddy
 need apache2 apache2-bin
+if [ "${1-}" = tools ]; then
+    need rsync rsync
+    need zstd zstd
+    need qemu-img qemu-utils
+    need rclone rclone
+    need ffmpeg ffmpeg
+    need gpg gnupg
+    need e2fsck e2fsprogs
+    need git git
+fi
 
 [ -n "$missing" ] || exit 0
 

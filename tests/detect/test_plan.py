@@ -111,6 +111,12 @@ def test_a_program_of_busybox_is_not_changed(tmp_path: Path, monkeypatch: pytest
     assert planned("dd if=a").added == ""
 
 
+def test_options_at_the_end_need_gnu_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSIXLY_CORRECT", "1")
+    assert planned("tar cf a b").added == ""
+    assert planned("rsync a b").added
+
+
 def test_a_named_preset_does_not_change_another_program() -> None:
     found = plan(["my-backup", "a"], PRESETS, name="rsync")
     assert found.preset is not None

@@ -120,6 +120,8 @@ def plan(
             continue
         if adaptation.environment and not plain:
             continue
+        if adaptation.at == "end" and "POSIXLY_CORRECT" in os.environ:  # then options come before other arguments
+            continue
         if adaptation.fits(arguments, "" if subcommand is None else command[subcommand], terminal):
             place = {"program": at + 1, "end": len(command)}.get(adaptation.at, (subcommand or at) + 1)
             changed = (*command[:place], *adaptation.arguments, *command[place:])

@@ -165,6 +165,10 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     needs_terminal: bool = False  # the program reports progress only on a terminal
     total: Literal["", "dd", "tar", "ffmpeg"] = ""  # how to find a total that the program does not print
 
+    def knows(self, phase: str) -> bool:
+        """Return whether a phase has a share."""
+        return phase.casefold() in {one for name in self.phases for one in name.casefold().split("|")}
+
     def read(self, text: bytes, descriptor: bool) -> Reading | None:
         """Return the values in a frame, or None if no rule matches."""
         if self.json and text.startswith(b"{"):
