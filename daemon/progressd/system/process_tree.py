@@ -7,7 +7,7 @@ are read-only in the sandbox of the service, and not available outside systemd. 
 import os
 import pwd
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -64,9 +64,9 @@ Known: TypeAlias = Callable[[Sequence[Process]], Mapping[int, str]]
 class SignalSender:
     """Send one signal to each process, once."""
 
-    def __init__(self, number: Signals, but_group: int | None = None) -> None:
+    def __init__(self, number: Signals, but_groups: Collection[int] = ()) -> None:
         self._number = number
-        self._but_group = but_group
+        self._but_groups = but_groups
         self.sent = set[Identity]()
         self.forbidden = dict[Identity, Process]()
 
@@ -76,7 +76,7 @@ class SignalSender:
 
     def send(self, process: Process, descriptor: int) -> bool:
         """Send the signal. Return whether to wait for the process to end: not if SIGKILL was not permitted."""
-        if process.identity not in self.sent and process.group != self._but_group:
+        if process.identity not in self.sent and process.group not in self._but_groups:
             self.sent.add(process.identity)
             try:
                 pidfd_send_signal(descriptor, self._number)
@@ -102,9 +102,9 @@ class Tree:
         """Return the label of a found process."""
         return self._found[process.identity]
 
-    async def send(self, number: Signals, *, but_group: int | None = None) -> list[Process]:
-        """Signal all processes, except one process group. Return processes without permission. Raises OSError."""
-        sender = SignalSender(number, but_group)
+    async def send(self, number: Signals, *, but_groups: Collection[int] = ()) -> list[Process]:
+        """Signal all processes, except those in some groups. Return processes without permission. Raises OSError."""
+        sender = SignalSender(number, but_groups)
         with ExitStack() as opened:
             await trio.to_thread.run_sync(partial(self._search, sender, opened))
         return list(sender.forbidden.values())

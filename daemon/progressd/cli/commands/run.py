@@ -1,19 +1,35 @@
 """`progressd run`: run a command as a job."""
 
 import contextlib
+import os
+import uuid
 from pathlib import PurePath
+from typing import Any
 
 import click
 
 from progressd.cli.options import labels as labels_given
 from progressd.cli.remote import Remote, remote_options
 
+class Nothing:
+    source = ""
+    def feed(self, stream, data): return []
+    def quiet(self, stream): return []
+
+NOT_FOUND = 127  # a shell's exit statuses
+NOT_EXECUTABLE = 126
+
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--name", metavar="NAME", help="The name of the job.  [default: the command]")
+@click.option("--name", metavar="NAME", help="The name of the job.  [default: the command, without secrets]")
 @click.option(
-    "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=labels_given, help="A label of the job."
+    "--label",
+    "labels",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=labels_given,
+    help="A label of the job, beside host and user.",
 )
 @click.option(
     "--progress-pattern",
@@ -50,29 +66,52 @@ def run(
       progressd run -- make -j4
       progressd run --name backup -p '(?P<percent>[0-9]+)%' -- rsync -a --info=progress2 /srv /backup
     """
+    # Nothing that imports Trio or an HTTP library may be imported before the command has been started.
+    from progressd.client.endpoint import checked_url
+    from progressd.client.run import registration as registering
+    from progressd.client.run.launch import become_reaper, launch, record_signals
+
+    checked_url(remote.url)
+    before = become_reaper()
+    received = record_signals()
+    job_id = str(uuid.uuid4())
+    registration: dict[str, Any] = {
+        "kind": registering.shortened(PurePath(command[0]).name, registering.MAX_KIND),
+        "name": registering.shortened(name or registering.name_of(command), registering.MAX_NAME),
+        "labels": {**registering.origin_labels(), **labels},
+        "lease_seconds": lease,
+    }
+    environment = {**os.environ, **remote.environment, "PROGRESSD_JOB_ID": job_id}
+    known = registering.register_quickly(remote.url, remote.key, job_id, registration)
+    started, failure = None, None
+    if not received:
+        try:
+            started = launch(command, environment, keeps_streams=False)
+        except OSError as error:
+            failure = error
+
     import trio
 
     from progressd.cli.remote import error_sentence
-    from progressd.client import values
-    from progressd.client.run import CommandJob
-    from progressd.core.progress_pattern import ProgressPattern
-
-    try:
-        finder = None if pattern is None else ProgressPattern(pattern)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--progress-pattern") from None
-    kind = values.text(name or PurePath(command[0]).name, values.MAX_NAME)
-    registration = {"kind": kind, "labels": labels, "lease_seconds": lease}
+    from progressd.client.run.output import Outputs
+    from progressd.client.run.supervisor import CommandJob, event_of, failure_of
 
     def say(what: str | Exception) -> None:
         said = what if isinstance(what, str) else f"{error_sentence(what, remote)}; the command continues"
         with contextlib.suppress(OSError):  # stderr is broken: the command continues
             click.echo(f"progressd: {said}", err=True)
 
-    with remote.client(timeout=10) as client:
-        wrapped = CommandJob(client, registration, remote.environment, finder, say)
-        try:
-            ctx.exit(trio.run(wrapped.run, command))
-        except OSError as error:
-            say(f"{command[0]}: {error.strerror}")
-            ctx.exit(127 if isinstance(error, FileNotFoundError) else 126)
+    job = CommandJob(lambda: remote.client(timeout=10), job_id, registration, say, received, known)
+    if failure is not None:
+        trio.run(job.run_nothing, failure_of(f"{command[0]} cannot be started: {failure.strerror}"))
+        say(f"{command[0]}: {failure.strerror}")
+        ctx.exit(NOT_FOUND if isinstance(failure, FileNotFoundError) else NOT_EXECUTABLE)
+    if started is None:
+        trio.run(job.run_nothing, event_of("status_change", new_status="cancelled"))
+        ctx.exit(128 + received[0])
+    try:
+        outputs = Outputs(started, Nothing(), lambda error: say(f"cannot pass on what the command writes: {error.strerror}"))
+        ctx.exit(trio.run(job.run, started, outputs, before))
+    finally:
+        if started.terminal is not None:
+            started.terminal.restore()

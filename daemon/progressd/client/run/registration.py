@@ -1,0 +1,136 @@
+"""The registration of a command as a job: its name without secrets, and a first request that costs little."""
+
+import json
+import os
+import re
+import shlex
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from progressd.client.endpoint import request_headers
+
+MAX_NAME: Final = 255  # characters
+MAX_KIND: Final = 200  # characters
+MASK: Final = "***"
+TIMEOUT: Final = 10.0  # seconds
+MAX_ANSWER: Final = 65536  # bytes
+
+_SECRET: Final = r"(?:[\w-]*[_-])?(?:passw(?:or)?d|passphrase|pass|pwd|secret|token|credentials?|api[_-]?key|access[_-]?key|auth)"
+_SECRET_NAME: Final = re.compile(rf"{_SECRET}(?:[_-](?:key|id|token))?", re.IGNORECASE)
+_ASSIGNMENT: Final = re.compile(r"(-{0,2}[\w.-]+)=(.+)", re.DOTALL)
+_URL_PASSWORD: Final = re.compile(r"(?<=://)([^/?#@\s:]*):[^/?#\s]*(?=@)")
+_HEADER: Final = re.compile(r"((?:proxy-)?authorization|cookie|[\w-]*(?:token|key|secret))\s*:.*", re.IGNORECASE | re.DOTALL)
+_QUERY: Final = re.compile(rf"([?&;]{_SECRET}=)[^&#;\s]+", re.IGNORECASE)
+_PAIRED: Final = {"-u": {"curl"}, "-U": {"curl"}, "--user": {"curl"}, "--proxy-user": {"curl"}}  # USER:PASSWORD
+_ATTACHED: Final = {  # programs whose -p takes the password without a space
+    "-p": {"mysql", "mysqldump", "mysqladmin", "mysqlimport", "mysqlcheck", "mariadb", "mariadb-dump", "mariadb-admin"}
+    | {"7z", "7za", "7zr", "7zz", "rar", "unrar"},
+}
+_SEPARATE: Final = {"-p": {"sshpass", "docker", "podman", "redis-cli"}, "-a": {"redis-cli"}, "-P": {"zip", "unzip"}}
+
+
+def name_of(command: Sequence[str]) -> str:
+    """Return the command line, with masks in the place of passwords, tokens and other secrets."""
+    words, hide_next = list[str](), False
+    program = ""
+    for word in command:
+        if hide_next:
+            words.append(MASK)
+            hide_next = False
+            continue
+        if not program and not _ASSIGNMENT.fullmatch(word) and os.path.basename(word) != "env":
+            program = os.path.basename(word)
+        shown, hide_next = _masked(word, program)
+        words.append(shown)
+    text = " ".join(word if MASK in word else shlex.quote(word) for word in words)
+    return " ".join(text.split())
+
+
+def shortened(text: str, length: int) -> str:
+    """Return text that UTF-8 can encode and that is at most as long."""
+    text = text if len(text) <= length else f"{text[: length - 1]}…"
+    return text.encode("utf-8", "replace").decode()
+
+
+def _masked(word: str, program: str) -> tuple[str, bool]:
+    """Return a word without its secrets, and whether the next word is one."""
+    if found := _ASSIGNMENT.fullmatch(word):
+        name, value = found.groups()
+        if _SECRET_NAME.fullmatch(name.lstrip("-")):
+            return f"{name}={MASK}", False
+        return f"{name}={_masked_text(value)}", False
+    if word.startswith("--") and _SECRET_NAME.fullmatch(word[2:]):
+        return word, True
+    if program in _PAIRED.get(word, ()) or program in _SEPARATE.get(word, ()):
+        return word, True
+    if len(word) > 2 and program in _ATTACHED.get(word[:2], ()):
+        return f"{word[:2]}{MASK}", False
+    if len(word) > 2 and program == "sshpass" and word.startswith("-p"):
+        return f"-p{MASK}", False
+    if header := _HEADER.fullmatch(word):
+        return f"{header[1]}: {MASK}", False
+    return _masked_text(word), False
+
+
+def _masked_text(text: str) -> str:
+    text = _URL_PASSWORD.sub(rf"\1:{MASK}", text)
+    text = _QUERY.sub(rf"\1{MASK}", text)
+    if any(character.isspace() for character in text):  # a script, such as after sh -c
+        text = re.sub(rf"(?<![\w-])((?:--)?{_SECRET}[= ])(?!-)\S+", rf"\1{MASK}", text, flags=re.IGNORECASE)
+    return text
+
+
+def origin_labels() -> dict[str, str]:
+    """Return the host and the user, as labels."""
+    labels = {"host": socket.gethostname()}
+    user = os.environ.get("USER") or os.environ.get("LOGNAME")
+    if not user:
+        import pwd
+
+        try:
+            user = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            user = str(os.geteuid())
+    return {**labels, "user": user}
+
+
+def register_quickly(url: str, key: str | None, job_id: str, registration: Mapping[str, Any]) -> bool | None:
+    """Register a job and start it, with one request. Return whether that succeeded; None if it is not known.
+
+    The HTTP library takes longer to import than all else together, so it is not used before the command runs. This
+    request is HTTP/1.0, so the answer ends with the connection. After any failure the caller has to register again,
+    which then also finds the reason.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        return False
+    events = [
+        {"type": "job_created", "job_id": job_id, "data": registration},
+        {"type": "status_change", "job_id": job_id, "data": {"new_status": "processing"}},
+    ]
+    body = "".join(json.dumps(event) + "\n" for event in events).encode()
+    headers = {
+        "Host": parts.netloc.rpartition("@")[2],
+        **request_headers(url, key),
+        "Content-Type": "application/x-ndjson",
+        "Content-Length": str(len(body)),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    request = f"POST {parts.path.rstrip('/')}/api/events HTTP/1.0\r\n{head}\r\n".encode("latin-1") + body
+    answer, sent = b"", False
+    try:
+        with socket.create_connection((parts.hostname, parts.port or 80), TIMEOUT) as connection:
+            sent = True
+            connection.sendall(request)
+            while len(answer) < MAX_ANSWER and (part := connection.recv(MAX_ANSWER)):
+                answer += part
+        head_text, _, lines = answer.partition(b"\r\n\r\n")
+        status = head_text.split(b" ", 2)[1:2]
+        answers = [json.loads(line) for line in lines.splitlines()]
+        return status == [b"200"] and len(answers) == len(events) and all(one["ok"] for one in answers)
+    except OSError:
+        return None if sent else False
+    except (ValueError, KeyError, TypeError):
+        return False
