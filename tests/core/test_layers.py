@@ -15,9 +15,10 @@ ROOT = Path(progressd.__file__).parent
 # The packages of progressd, bottom up, and the lower packages that each may import.
 MAY_IMPORT = {
     "core": "",
+    "detect": "core",
     "system": "core",
     "config": "core system",
-    "client": "core system",
+    "client": "core detect system",
     "store": "core system",
     "broadcast": "core system",
     "auth": "core system config",
@@ -25,13 +26,13 @@ MAY_IMPORT = {
     "net": "core system config auth",
     "engine": "core system store broadcast auth files net",
     "producers": "core system config broadcast net engine",
-    "runner": "core system config files net engine producers",
+    "runner": "core detect system config files net engine producers",
     "ws": "core system config broadcast auth net engine producers",
     "http": "core system config store broadcast auth files net engine producers ws",
     "admin": "core system config store auth files net http",
     "lifecycle": "core engine ws http",
     "app": "core system config store broadcast auth files net engine producers runner ws http lifecycle",
-    "cli": "core system config auth client app admin",
+    "cli": "core detect system config auth client app admin",
     "__main__": "cli",
 }
 CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "re2", "typing"}

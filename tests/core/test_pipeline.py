@@ -29,7 +29,7 @@ def test_a_contradictory_option_is_rejected(given: dict[str, object], said: str)
         ({"output": ".."}, "'..' is not a file name"),
         ({"progress_pattern": "(?P<current>x"}, "is not a regular expression"),
         ({"progress_pattern": "(?P<current>x)"}, "needs the named groups (?P<current>…) and (?P<total>…), or (?P<"),
-        ({"progress_pattern": "(?P<percent>x)(?P<y>)"}, "(?P<y>…) is not one of current, total, percent and step"),
+        ({"progress_pattern": "(?P<percent>x)(?P<y>)"}, "(?P<y>…) is not one of current, eta, fraction, percent"),
     ],
 )  # fmt: skip
 def test_an_impossible_pipeline_is_rejected(given: dict[str, object], said: str) -> None:

@@ -92,7 +92,7 @@ def test_no_line_takes_long(pattern: str, line: str) -> None:
         (r"(?P<percent>(?:(?:\w?){50}){20})", "is too complex: use * or + instead of counted repetitions"),
         (r"(?P<percent>\d+)%|(?P<percent>\d+) percent", "names a group twice: put the alternatives into one group"),
         ("(?P<current>x)", "needs the named groups (?P<current>…) and (?P<total>…), or (?P<percent>…)"),
-        ("(?P<percent>x)(?P<y>)", "(?P<y>…) is not one of current, total, percent and step"),
+        ("(?P<percent>x)(?P<y>)", "(?P<y>…) is not one of current, eta, fraction, percent, phase, rate, step, total"),
     ],
 )
 def test_an_unusable_pattern_is_rejected_with_the_reason(

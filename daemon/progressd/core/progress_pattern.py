@@ -5,6 +5,7 @@ in 100 letters.
 """
 
 import re
+from collections.abc import Set
 from typing import Final
 
 import msgspec
@@ -16,15 +17,15 @@ from progressd.core.events import MAX_NAME, ReportedProgress
 MAX_SEARCHED: Final = 1024  # bytes from the beginning of a line
 MAX_PROGRAM: Final = 2000  # instructions of RE2 for a pattern; at this limit, searching 1 KiB takes at most 60 ms
 
-_NAMES: Final = frozenset({"current", "total", "percent", "step"})
+_NAMES: Final = frozenset({"current", "total", "percent", "fraction", "step", "phase", "rate", "eta"})
 _NAMED_GROUP: Final = re.compile(r"\(\?P?<(\w+)>")
 
 
-class ProgressPattern:
-    """A regular expression (RE2's) with the groups `current` and `total`, or `percent`, and optionally `step`."""
+class Pattern:
+    """A regular expression (RE2's) with named groups, for the first MAX_SEARCHED bytes of a line."""
 
     def __init__(self, pattern: str) -> None:
-        """Compile a pattern. Raises ValueError if RE2 rejects it or it lacks a group."""
+        """Compile a pattern. Raises ValueError if RE2 rejects it or it is too complex."""
         options = re2.Options()
         options.log_errors = False
         try:
@@ -40,17 +41,23 @@ class ProgressPattern:
         if self._pattern.programsize > MAX_PROGRAM:
             raise ValueError(f"{pattern!r} is too complex: use * or + instead of counted repetitions such as {{1,200}}")
         self._groups: dict[str, int] = {name.decode(): number for name, number in self._pattern.groupindex.items()}
-        if "percent" not in self._groups and not {"current", "total"} <= self._groups.keys():
-            raise ValueError(f"{pattern!r} needs the named groups (?P<current>…) and (?P<total>…), or (?P<percent>…)")
-        if unknown := self._groups.keys() - _NAMES:
-            raise ValueError(f"(?P<{min(unknown)}>…) is not one of current, total, percent and step")
         names = _NAMED_GROUP.findall(pattern)
         if len(names) > len(self._groups):  # RE2 would set only one of two groups with the same name
             raise ValueError(f"{pattern!r} names a group twice: put the alternatives into one group")
 
-    def find(self, line: bytes) -> ReportedProgress | None:
-        """Return the progress at the beginning of a line, if any. Raises InvalidInput if the values are not numbers."""
-        text = line[:MAX_SEARCHED].decode(errors="replace").encode()
+    @property
+    def names(self) -> Set[str]:
+        """Return the names of the groups."""
+        return self._groups.keys()
+
+    def groups(self, line: bytes) -> dict[str, str] | None:
+        """Return the named groups that take part in a match at the beginning of a line, or None without a match.
+
+        A number that may be truncated is no match.
+        """
+        text = line[:MAX_SEARCHED]
+        if not text.isascii():
+            text = text.decode(errors="replace").encode()
         found = self._pattern.search(text)
         if found is None:
             return None
@@ -58,9 +65,28 @@ class ProgressPattern:
         for name, number in self._groups.items():
             start, end = found.span(number)
             if end == len(text) and len(line) > MAX_SEARCHED and name != "step":
-                return None  # the number may be truncated
+                return None
             if start >= 0:
                 named[name] = text[start:end].decode()
+        return named
+
+
+class ProgressPattern(Pattern):
+    """A pattern with the groups `current` and `total`, or `percent` or `fraction`. Others: step, phase, rate, eta."""
+
+    def __init__(self, pattern: str) -> None:
+        """Compile a pattern. Raises ValueError if RE2 rejects it or it lacks a group."""
+        super().__init__(pattern)
+        if not {"percent", "fraction"} & self.names and not {"current", "total"} <= self.names:
+            raise ValueError(f"{pattern!r} needs the named groups (?P<current>…) and (?P<total>…), or (?P<percent>…)")
+        if unknown := self.names - _NAMES:
+            raise ValueError(f"(?P<{min(unknown)}>…) is not one of {', '.join(sorted(_NAMES))}")
+
+    def find(self, line: bytes) -> ReportedProgress | None:
+        """Return the progress at the beginning of a line, if any. Raises InvalidInput if the values are not numbers."""
+        named = self.groups(line)
+        if named is None:
+            return None
         try:
             numbers = {
                 "current_step": int(named.get("current", 0)),

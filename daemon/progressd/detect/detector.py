@@ -1,0 +1,115 @@
+"""Find the progress of a program in what it writes.
+
+The sources, best first: OSC 9;4, the preset of the program, lines of JSON with known keys, general patterns. A better
+source replaces a worse one as soon as it appears.
+"""
+
+from functools import cache
+from typing import Final
+
+from progressd.core.events import ReportedProgress
+from progressd.core.progress_pattern import Pattern, ProgressPattern
+from progressd.detect.frames import Frame, FrameSplitter
+from progressd.detect.general import GeneralPatterns
+from progressd.detect.plan import Plan
+from progressd.detect.presets import JsonRule, Presets, read_json, reading_of
+from progressd.detect.reading import Reading
+from progressd.detect.track import Track
+
+STDOUT: Final = 1
+STDERR: Final = 2
+DESCRIPTOR: Final = 3  # the stream of the descriptor that only progressd reads
+
+_OSC: Final = Pattern(r"\]9;4;(?P<state>\d)(?:;(?P<percent>\d{1,3}))?")
+_GENERAL, _JSON, _PRESET, _SEQUENCE = 1, 2, 3, 4  # the ranks of the sources
+_REMOVED, _ERROR = "0", "2"
+
+
+class Detector:
+    """Search the output of one run. Feed it each chunk, and call `quiet` when a stream has been silent for 200 ms."""
+
+    def __init__(self, plan: Plan, pattern: ProgressPattern | None = None) -> None:
+        """Create a detector. `pattern`: the user's own, which replaces every other source."""
+        self._plan = plan
+        self._pattern = pattern
+        self._streams = dict[int, FrameSplitter]()
+        self._rank = 0
+        self._general = GeneralPatterns()
+        self._track = self._new_track()
+        self._last: ReportedProgress | None = None
+        self._on = plan.enabled or pattern is not None
+        self.source = ""  # where the progress was found, for people: "rsync", "OSC 9;4", "tqdm"; "" if nowhere yet
+
+    @property
+    def found(self) -> Reading:
+        """Return everything known about the progress: the rate, the unit, the phase and the time left, too."""
+        return self._track.last
+
+    def feed(self, stream: int, data: bytes) -> list[ReportedProgress]:
+        """Return the progress in the frames that end in this chunk."""
+        if not self._on:
+            return []
+        splitter = self._streams.get(stream)
+        if splitter is None:
+            splitter = self._streams[stream] = FrameSplitter()
+        return [found for frame in splitter.feed(data) if (found := self._look(stream, frame)) is not None]
+
+    def quiet(self, stream: int) -> list[ReportedProgress]:
+        """Return the progress in the unfinished frame of a stream."""
+        splitter = self._streams.get(stream)
+        frame = splitter.unfinished() if splitter else None
+        found = self._look(stream, frame) if frame else None
+        return [] if found is None else [found]
+
+    def _look(self, stream: int, frame: Frame) -> ReportedProgress | None:
+        """Return the progress in a frame, if it is new."""
+        found = self._search(stream, frame)
+        if found is None or found == self._last:
+            return None
+        self._last = found
+        return found
+
+    def _search(self, stream: int, frame: Frame) -> ReportedProgress | None:
+        if self._pattern is not None:
+            groups = None if frame.osc else self._pattern.groups(frame.plain)
+            return None if groups is None else self._take(_PRESET, "pattern", reading_of(groups))
+        if frame.osc:
+            return self._take_sequence(frame.text)
+        text, preset = frame.plain, self._plan.preset
+        if preset is not None and (reading := preset.read(text, stream == DESCRIPTOR)) is not None:
+            return self._take(_PRESET, preset.name, reading)
+        if self._rank <= _JSON and text.startswith(b"{"):
+            reading = read_json(text, _json_rules())
+            return None if reading is None else self._take(_JSON, "JSON lines", reading)
+        if self._rank <= _GENERAL and (reading := self._general.read(text, frame.redraw)) is not None:
+            return self._take(_GENERAL, self._general.source, reading)
+        return None
+
+    def _take_sequence(self, text: bytes) -> ReportedProgress | None:
+        groups = _OSC.groups(text)
+        if groups is None or groups["state"] in (_REMOVED, _ERROR) or "percent" not in groups:
+            return None
+        return self._take(_SEQUENCE, "OSC 9;4", reading_of(groups))
+
+    def _take(self, rank: int, source: str, reading: Reading) -> ReportedProgress | None:
+        """Take a reading if no better source was found. A worse source may still name the step."""
+        if rank > self._rank and reading.moves:
+            if self._rank:
+                self._track = self._new_track()
+            self._rank, self.source = rank, source
+        if rank < self._rank or not reading.moves:
+            self._track.note(reading)
+            return None
+        return self._track.move(reading)
+
+    def _new_track(self) -> Track:
+        preset = self._plan.preset
+        if self._pattern is not None or preset is None:
+            return Track({})
+        return Track(preset.phases, preset.many, self._plan.total)
+
+
+@cache
+def _json_rules() -> tuple[JsonRule, ...]:
+    preset = Presets().find("json")
+    return preset.json if preset else ()

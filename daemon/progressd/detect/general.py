@@ -1,0 +1,109 @@
+"""Progress in the output of an unknown program: `NN%`, `i/n`, and the bars of tqdm.
+
+A number alone is not evidence: prose contains `50%`. Two frames must look alike and their number must rise. A program
+that redraws a line needs two such frames, other lines need three.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+from progressd.core.progress_pattern import Pattern
+from progressd.detect.presets import reading_of
+from progressd.detect.reading import Reading
+from progressd.detect.track import counter
+
+MAX_SERIES: Final = 64  # kinds of frames that are followed at once
+MAX_PREFIX: Final = 60  # bytes before the number that must be alike
+
+_TQDM: Final = Pattern(
+    r"^(?:(?P<phase>[^|]*?): +)? *(?P<percent>\d{1,3})%\|[^|]*\| *(?P<current>[\d.,]+[kMGTP]?i?B?)/"
+    r"(?P<total>[\d.,]+[kMGTP]?i?B?) \[[\d:]+<(?P<eta>[\d:?]+)(?:, *(?P<rate>[\d.]+ ?[^\],]*))?"
+)
+
+
+class _Kind(NamedTuple):
+    """One way to write progress. `anywhere`: the text before it may change."""
+
+    source: str
+    mark: bytes
+    pattern: Pattern
+    anywhere: bool
+
+
+_COUNT: Final = r"(?P<current>\d[\d,]{0,15})\s?/\s?(?P<total>\d[\d,]{0,15})"
+_KINDS: Final = (
+    _Kind("percentages", b"%", Pattern(r"[\[(]\s*(?P<percent>\d{1,3}(?:\.\d+)?)\s?%\s*[\])]"), True),
+    _Kind("counts", b"/", Pattern(r"[\[(]\s*" + _COUNT + r"(?:\s?[\])]|\s)"), True),
+    _Kind("percentages", b"%", Pattern(r"(?:^|[^\d.,\w])(?P<percent>\d{1,3}(?:[.,]\d+)?)\s?%(?:\W|$)"), False),
+    _Kind("counts", b"/", Pattern(r"(?:^|[^\d.,\w/])" + _COUNT + r"(?:[^\d.,\w/]|$)"), False),
+    _Kind(
+        "counts", b"of", Pattern(r"(?:^|[^\d.,\w/])(?P<current>\d{1,15}) of (?P<total>\d{1,15})(?:[^\d.,\w/]|$)"), False
+    ),
+)
+_DIGITS: Final = re.compile(rb"\d+")
+
+
+class _Series(Struct):
+    value: float
+    total: float | None
+    rises: int = 0
+
+
+class GeneralPatterns:
+    """Follow the numbers of an unknown program, and return those that are its progress."""
+
+    def __init__(self) -> None:
+        self._series = dict[tuple[int, bytes], _Series]()
+        self._accepted: tuple[int, bytes] | None = None
+        self.source = ""
+
+    def read(self, text: bytes, redraw: bool) -> Reading | None:
+        """Return the progress in a frame, or None if there is none or it is not certain yet."""
+        if b"%|" in text and (groups := _TQDM.groups(text)) is not None:
+            self.source = "tqdm"
+            found = reading_of(groups)
+            if (position := counter(found.phase)) is not None:
+                found.item, found.items = position
+            return found
+        if self.source == "tqdm":
+            return None
+        for number, kind in enumerate(_KINDS):
+            if kind.mark in text and (groups := kind.pattern.groups(text)) is not None:
+                found = reading_of(groups)
+                value = found.percent if found.percent is not None else found.current
+                if value is None or value > (100 if found.total is None else found.total) or found.total == 0:
+                    continue
+                prefix = b"" if kind.anywhere else _prefix(text, groups)
+                if self._is_progress((number, prefix), kind, value, found.total, redraw):
+                    return found
+                return None
+        return None
+
+    def _is_progress(
+        self, key: tuple[int, bytes], kind: _Kind, value: float, total: float | None, redraw: bool
+    ) -> bool:
+        if self._accepted is not None:
+            return key == self._accepted
+        series = self._series.pop(key, None)
+        if series is None or series.total != total or value < series.value:
+            series = _Series(value, total)
+        elif value > series.value:
+            series.value = value
+            series.rises += 1
+        if len(self._series) >= MAX_SERIES:
+            self._series.pop(next(iter(self._series)))
+        self._series[key] = series
+        if series.rises >= (1 if redraw else 2):
+            self._accepted = key
+            self.source = kind.source
+            self._series.clear()
+            return True
+        return False
+
+
+def _prefix(text: bytes, groups: dict[str, str]) -> bytes:
+    """Return the text before the number, with its digits as 0."""
+    number = (groups.get("percent") or groups["current"]).encode()
+    return _DIGITS.sub(b"0", text[: text.find(number)][:MAX_PREFIX].strip())

@@ -1,0 +1,31 @@
+"""The values in one frame of a program's output."""
+
+from msgspec import Struct
+
+
+class Reading(Struct):
+    """What one frame says. None and "" mean unknown.
+
+    `current` and `total` are in `unit`s, `rate` in units a second, `eta` in seconds. `item` of `items` is the position
+    of a file or a task that has a percentage of its own. The progress of several `id`s is added up.
+    """
+
+    current: float | None = None
+    total: float | None = None
+    left: float | None = None
+    percent: float | None = None
+    rate: float | None = None
+    eta: float | None = None
+    step: str = ""
+    phase: str = ""
+    unit: str = ""
+    item: float | None = None
+    items: float | None = None
+    id: str = ""
+    resets: bool = False
+    finished: bool = False  # the progress was removed
+
+    @property
+    def moves(self) -> bool:
+        """Return whether the frame says how far the program is."""
+        return self.current is not None or self.percent is not None
