@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import uuid
 from pathlib import PurePath
 from typing import Any
 
@@ -10,11 +9,6 @@ import click
 
 from progressd.cli.options import labels as labels_given
 from progressd.cli.remote import Remote, remote_options
-
-class Nothing:
-    source = ""
-    def feed(self, stream, data): return []
-    def quiet(self, stream): return []
 
 NOT_FOUND = 127  # a shell's exit statuses
 NOT_EXECUTABLE = 126
@@ -39,6 +33,14 @@ NOT_EXECUTABLE = 126
     help="Finds the progress in the output, with the groups current and total, or percent, and step.",
 )
 @click.option(
+    "--as",
+    "preset",
+    metavar="NAME",
+    help="Reads the output as that of this program. With none, the command keeps our own streams.",
+)
+@click.option("--no-adapt", is_flag=True, help="Adds nothing to the command that makes it report more progress.")
+@click.option("--explain", is_flag=True, help="Prints how the progress would be found, and runs nothing.")
+@click.option(
     "--lease",
     type=click.FloatRange(10, 86400),
     default=60.0,
@@ -53,40 +55,52 @@ def run(
     name: str | None,
     labels: dict[str, str],
     pattern: str | None,
+    preset: str | None,
+    no_adapt: bool,
+    explain: bool,
     lease: float,
     remote: Remote,
 ) -> None:
-    """Run a command, and report it as a job.
+    """Run a command, and report it as a job, with the progress that its output shows.
 
-    The command keeps its input, output and exit status. It runs even if no daemon answers. Cancelling the job kills it.
-    Its environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, so that it can report its progress.
+    The command keeps its terminal, its input and output, and its exit status. It runs even if no daemon answers.
+    Cancelling the job kills it. Its environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, so that it can report its progress.
 
     \b
     Examples:
       progressd run -- make -j4
-      progressd run --name backup -p '(?P<percent>[0-9]+)%' -- rsync -a --info=progress2 /srv /backup
+      progressd run --name backup -- rsync -a /srv /backup
+      progressd run -p '(?P<current>[0-9]+) of (?P<total>[0-9]+)' -- ./import.sh
     """
     # Nothing that imports Trio or an HTTP library may be imported before the command has been started.
     from progressd.client.endpoint import checked_url
+    from progressd.client.run import plan as how
     from progressd.client.run import registration as registering
     from progressd.client.run.launch import become_reaper, launch, record_signals
 
     checked_url(remote.url)
+    try:
+        planned = how.plan_run(command, preset, pattern, adapt=not no_adapt)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--progress-pattern") from None
+    if explain:
+        click.echo(how.explanation(planned))
+        return
     before = become_reaper()
     received = record_signals()
-    job_id = str(uuid.uuid4())
+    job_id = registering.new_id()
     registration: dict[str, Any] = {
         "kind": registering.shortened(PurePath(command[0]).name, registering.MAX_KIND),
         "name": registering.shortened(name or registering.name_of(command), registering.MAX_NAME),
         "labels": {**registering.origin_labels(), **labels},
         "lease_seconds": lease,
     }
-    environment = {**os.environ, **remote.environment, "PROGRESSD_JOB_ID": job_id}
+    environment = {**os.environ, **remote.environment, "PROGRESSD_JOB_ID": job_id, **planned.environment}
     known = registering.register_quickly(remote.url, remote.key, job_id, registration)
     started, failure = None, None
     if not received:
         try:
-            started = launch(command, environment, keeps_streams=False)
+            started = launch(planned.command, environment, planned.progress_fd, keeps_streams=planned.keeps_streams)
         except OSError as error:
             failure = error
 
@@ -101,6 +115,9 @@ def run(
         with contextlib.suppress(OSError):  # stderr is broken: the command continues
             click.echo(f"progressd: {said}", err=True)
 
+    def say_unwritten(error: OSError) -> None:
+        say(f"cannot pass on what the command writes: {error.strerror}")
+
     job = CommandJob(lambda: remote.client(timeout=10), job_id, registration, say, received, known)
     if failure is not None:
         trio.run(job.run_nothing, failure_of(f"{command[0]} cannot be started: {failure.strerror}"))
@@ -110,7 +127,7 @@ def run(
         trio.run(job.run_nothing, event_of("status_change", new_status="cancelled"))
         ctx.exit(128 + received[0])
     try:
-        outputs = Outputs(started, Nothing(), lambda error: say(f"cannot pass on what the command writes: {error.strerror}"))
+        outputs = Outputs(started, planned.detection(), say_unwritten)
         ctx.exit(trio.run(job.run, started, outputs, before))
     finally:
         if started.terminal is not None:

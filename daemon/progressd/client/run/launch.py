@@ -75,20 +75,21 @@ class Command:
 
 
 def launch(
-    command: Sequence[str], environment: Mapping[str, str], *, keeps_streams: bool, progress_fd: int | None = None
+    command: Sequence[str], environment: Mapping[str, str], progress_fd: int | None = None, *, keeps_streams: bool = False
 ) -> Command:
     """Start a command. Raises OSError if it cannot be started.
 
     A stream that is a terminal becomes a pseudo-terminal, any other stream a pipe. If the user types at the terminal
     that shows the output, the command gets a session, too: then also its job control and /dev/tty work on the
-    pseudo-terminal. `keeps_streams`: the command gets our own streams instead.
+    pseudo-terminal. `keeps_streams`: the command gets our own streams instead. `progress_fd`: a descriptor of the
+    command that only we read.
     """
     started = Command(command[0])
     streams = dict[int, int]()
     slave = None
     if not keeps_streams:
         slave = _replace_streams(started, streams)
-    if progress_fd is not None and not _is_open(progress_fd):
+    if progress_fd is not None:
         started.sources[progress_fd], streams[progress_fd] = _pipe()
     session = slave is not None and os.isatty(0) and os.isatty(1)
     if session:
@@ -134,7 +135,7 @@ def _replace_streams(started: Command, streams: dict[int, int]) -> int | None:
     """Add pipes and a pseudo-terminal for the output. Return the end of the pseudo-terminal for the command, if any."""
     slave = None
     for number in (1, 2):
-        if not _is_open(number):
+        if not is_open(number):
             continue
         if os.isatty(number):
             if slave is None:
@@ -147,7 +148,8 @@ def _replace_streams(started: Command, streams: dict[int, int]) -> int | None:
     return slave
 
 
-def _is_open(descriptor: int) -> bool:
+def is_open(descriptor: int) -> bool:
+    """Return whether this process has the descriptor."""
     try:
         os.fstat(descriptor)
     except OSError:

@@ -10,10 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from progressd.client.run.launch import Command
+from progressd.client.run.plan import Detection
 from progressd.core.events import ReportedProgress
+
+if TYPE_CHECKING:
+    from progressd.detect.output_filter import OutputFilter
 
 PIPE_TIMEOUT: Final = 1.0  # seconds to wait for other processes with the stream, after the exit of the command
 MAX_PIPE_BYTES: Final = 1024 * 1024  # bytes to read after the exit: the capacity of a pipe
@@ -24,6 +28,7 @@ SAMPLE: Final = 4096  # bytes of that end
 DRAIN: Final = 1.0  # seconds to pass on what a stopped command has written
 STDOUT: Final = 1
 STDERR: Final = 2
+DESCRIPTOR: Final = 3  # how the detector calls a descriptor that only carries progress
 MAX_TAIL: Final = 8192  # last bytes to keep
 
 
@@ -31,7 +36,8 @@ class OutputPump(threading.Thread):
     """Pass on one stream: read from `source`, write to `to`; None: write nothing.
 
     `on_data` gets the output to search, and `on_quiet` is called QUIET seconds after the last byte. `on_error` gets the
-    error of a failed write; a broken pipe is not one, because the command finds it by its next write.
+    error of a failed write; a broken pipe is not one, because the command finds it by its next write. `output_filter`
+    removes what the command writes only because we have asked it to.
     """
 
     def __init__(
@@ -43,6 +49,7 @@ class OutputPump(threading.Thread):
         on_error: Callable[[OSError], None],
         *,
         closes: bool = True,
+        output_filter: "OutputFilter | None" = None,
     ) -> None:
         super().__init__(daemon=True)
         self.tail = b""  # last bytes of the output
@@ -53,6 +60,7 @@ class OutputPump(threading.Thread):
         self._on_quiet = on_quiet
         self._on_error = on_error
         self._closes = closes
+        self._filter = output_filter
         self._ended = False  # the command has exited
         self._seconds_left = PIPE_TIMEOUT
         self._bytes_left = MAX_PIPE_BYTES
@@ -76,10 +84,12 @@ class OutputPump(threading.Thread):
             if self._ended:
                 self._bytes_left -= size
             chunk = memoryview(buffer)[:size]
-            if not self._write(chunk):
+            if not self._write(chunk if self._filter is None else self._filter.feed(bytes(chunk))):
                 break
             self._search(chunk)
         self._on_quiet()
+        if self._filter is not None:
+            self._write(self._filter.end())
         self.idle = True
 
     def _receive(self, buffer: bytearray) -> int:
@@ -104,11 +114,13 @@ class OutputPump(threading.Thread):
             if not ready and not quiet:
                 quiet = True
                 self._on_quiet()
+                if self._filter is not None:
+                    self._write(self._filter.quiet())
             if any(descriptor == self._waker for descriptor, _ in ready):
                 os.eventfd_read(self._waker)
         return 0
 
-    def _write(self, chunk: memoryview) -> bool:
+    def _write(self, chunk: memoryview | bytes) -> bool:
         """Write a chunk. Return whether to go on: if the reader has gone, the next write of the command fails."""
         if self._to is None:
             return True
@@ -148,24 +160,12 @@ class OutputPump(threading.Thread):
                 self._on_data(b"\n" + sample)
 
 
-class Detection(Protocol):
-    """Finds progress in output; see `progressd.detect`."""
-
-    source: str
-
-    def feed(self, stream: int, data: bytes) -> list[ReportedProgress]:
-        """Return the progress that this chunk completes."""
-
-    def quiet(self, stream: int) -> list[ReportedProgress]:
-        """Return the progress in the unfinished line of a stream."""
-
-
 class Outputs:
     """All streams of a command, and the newest progress in them. `on_error`: see OutputPump."""
 
-    def __init__(self, command: Command, detector: Detection, on_error: Callable[[OSError], None]) -> None:
+    def __init__(self, command: Command, detection: Detection, on_error: Callable[[OSError], None]) -> None:
         self.on_progress: Callable[[], None] = _nothing  # called in a thread
-        self.detector = detector
+        self.detector = detection.detector
         self._progress: ReportedProgress | None = None  # not taken yet
         self._lock = threading.Lock()
         self._pumps = {
@@ -176,6 +176,7 @@ class Outputs:
                 partial(self._look, stream),
                 on_error,
                 closes=source != command.master,
+                output_filter=detection.new_filter() if detection.new_filter and stream in (STDOUT, STDERR) else None,
             )
             for stream, source in command.sources.items()
         }
@@ -212,10 +213,12 @@ class Outputs:
             pump.join()
 
     def _search(self, stream: int, data: bytes) -> None:
+        stream = min(stream, DESCRIPTOR)
         with self._lock:
             self._note(self.detector.feed(stream, data))
 
     def _look(self, stream: int) -> None:
+        stream = min(stream, DESCRIPTOR)
         with self._lock:
             self._note(self.detector.quiet(stream))
 
