@@ -1,5 +1,5 @@
 """`python -m progressd` is the command `progressd`."""
 
-from progressd.cli.main import main
+from progressd.cli.entry import main
 
-main(prog_name="progressd")
+main()

@@ -1,0 +1,34 @@
+"""The program `progressd`. `progressd run` begins here, because the import of click takes longer than its command may wait.
+
+Arguments that this path does not fully understand go to the command line, which knows all options and errors.
+"""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command in `sys.argv`."""
+    if sys.argv[1:2] == ["run"]:
+        _run(sys.argv[2:])
+    from progressd.cli.main import main as command_line
+
+    command_line(prog_name="progressd")
+
+
+def _run(arguments: list[str]) -> None:
+    """Run a command and exit. Return if the command line has to handle this."""
+    from progressd.client.run.options import parsed
+
+    options = parsed(arguments, os.environ)
+    if options is None:
+        return
+    from progressd.cli.run_command import prepared, run_command
+    from progressd.client.errors import ClientError
+    from progressd.core.errors import ProgressdError
+
+    try:
+        plan = prepared(options)
+    except (ClientError, ProgressdError):  # the command line prints it
+        return
+    sys.exit(run_command(options, plan))
