@@ -53,6 +53,7 @@ def is_now(text: str) -> bool:
 async def test_a_queued_job_has_its_registration(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     given = {
         "kind": "scan",
+        "name": "Scan of a book",
         "input_filename": "book.pdf",
         "total_steps": 12,
         "options": {"dpi": 300},
@@ -60,9 +61,10 @@ async def test_a_queued_job_has_its_registration(daemon: RunningDaemon, client: 
     }
     await daemon.report(registered(ID, **given))
     body = await job_of(client)
-    assert body.keys() == ALWAYS | {"input_filename"}
+    assert body.keys() == ALWAYS | {"name", "input_filename"}
     assert is_now(body["created_at"])
     assert (body["status"], body["kind"], body["input_filename"]) == ("queued", "scan", "book.pdf")
+    assert body["name"] == "Scan of a book"
     assert (body["options"], body["labels"], body["attempt"]) == ({"dpi": 300}, {"by": "eve"}, 1)
     assert body["progress"] == {"current_step": 0, "total_steps": 12, "step_name": "", "percent": 0}
 
@@ -406,6 +408,8 @@ async def test_a_job_without_an_id_gets_one(client: httpx.AsyncClient, body: byt
         (b'{"options":{"a":' + b"[" * 40 + b"]" * 40 + b"}}", "options"),
         (b'{"options":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}", ""),
         (b'{"labels":{"by":1}}', "labels"),
+        (b'{"name":""}', "name"),
+        (b'{"name":"%b"}' % (b"x" * 256), "name"),
         (b'{"input_filename":"%b"}' % (b"x" * 1001), "input_filename"),
     ],
     ids=lambda value: str(value)[:40],
