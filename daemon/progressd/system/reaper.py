@@ -17,6 +17,7 @@ from progressd.system.process_tree import Tree, running
 
 PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 
+
 class Reaper:
     """Reap adopted children. There is one instance, `reaper`, because a process has one set of children."""
 

@@ -67,7 +67,5 @@ def run(
     """
     from progressd.cli.run_command import prepared, run_command
 
-    options = RunOptions(
-        command, name, labels, pattern, preset, not no_adapt, explain, lease, remote.url, remote.key
-    )
+    options = RunOptions(command, name, labels, pattern, preset, not no_adapt, explain, lease, remote.url, remote.key)
     ctx.exit(run_command(options, prepared(options)))

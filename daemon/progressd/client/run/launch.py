@@ -75,7 +75,11 @@ class Command:
 
 
 def launch(
-    command: Sequence[str], environment: Mapping[str, str], progress_fd: int | None = None, *, keeps_streams: bool = False
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    progress_fd: int | None = None,
+    *,
+    keeps_streams: bool = False,
 ) -> Command:
     """Start a command. Raises OSError if it cannot be started.
 
@@ -236,5 +240,3 @@ def _report_changes(command: int, terminal: int, reporting: int) -> None:
                 os.tcsetpgrp(terminal, os.getpgrp())  # our exit sends SIGHUP to the foreground: not to what runs on
             os.write(reporting, f"exited {os.waitstatus_to_exitcode(status)}\n".encode())
             return
-
-

@@ -17,11 +17,15 @@ MASK: Final = "***"
 TIMEOUT: Final = 10.0  # seconds
 MAX_ANSWER: Final = 65536  # bytes
 
-_SECRET: Final = r"(?:[\w-]*[_-])?(?:passw(?:or)?d|passphrase|pass|pwd|secret|token|credentials?|api[_-]?key|access[_-]?key|auth)"
+_SECRET: Final = (
+    r"(?:[\w-]*[_-])?(?:passw(?:or)?d|passphrase|pass|pwd|secret|token|credentials?|api[_-]?key|access[_-]?key|auth)"
+)
 _SECRET_NAME: Final = re.compile(rf"{_SECRET}(?:[_-](?:key|id|token))?", re.IGNORECASE)
 _ASSIGNMENT: Final = re.compile(r"(-{0,2}[\w.-]+)=(.+)", re.DOTALL)
 _URL_PASSWORD: Final = re.compile(r"(?<=://)([^/?#@\s:]*):[^/?#\s]*(?=@)")
-_HEADER: Final = re.compile(r"((?:proxy-)?authorization|cookie|[\w-]*(?:token|key|secret))\s*:.*", re.IGNORECASE | re.DOTALL)
+_HEADER: Final = re.compile(
+    r"((?:proxy-)?authorization|cookie|[\w-]*(?:token|key|secret))\s*:.*", re.IGNORECASE | re.DOTALL
+)
 _QUERY: Final = re.compile(rf"([?&;]{_SECRET}=)[^&#;\s]+", re.IGNORECASE)
 _PAIRED: Final = {"-u": {"curl"}, "-U": {"curl"}, "--user": {"curl"}, "--proxy-user": {"curl"}}  # USER:PASSWORD
 _ATTACHED: Final = {  # programs whose -p takes the password without a space

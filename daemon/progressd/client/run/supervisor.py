@@ -267,7 +267,9 @@ class CommandJob:
             return event_of("status_change", new_status=JobStatus.CANCELLED)
         assert self._outputs is not None
         lines = last_lines(self._outputs.last_errors(), ERROR_LINES)
-        return failure_of(": ".join([_describe_exit(self._command.program, status), *(["; ".join(lines)] if lines else [])]))
+        return failure_of(
+            ": ".join([_describe_exit(self._command.program, status), *(["; ".join(lines)] if lines else [])])
+        )
 
     def _progress_moved(self) -> None:
         self._moved.set()
