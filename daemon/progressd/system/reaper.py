@@ -63,7 +63,7 @@ class Reaper:
             await trio.lowlevel.wait_readable(descriptor)
         finally:
             os.close(descriptor)
-        _, status = os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, os.WNOHANG)  # it has ended
         self._own.discard(pid)
         self.reap()
         return os.waitstatus_to_exitcode(status)

@@ -181,7 +181,7 @@ def _exec(
             if number in CAUGHT or callable(signal.getsignal(number)):
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        os.execvpe(command[0], command, environment)  # noqa: S606, no shell
+        os.execvpe(command[0], list(command), environment)  # noqa: S606, no shell
     except OSError as error:
         os.write(failing, str(error.errno).encode())
     except ValueError:  # a null byte

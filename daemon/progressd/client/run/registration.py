@@ -17,22 +17,31 @@ MASK: Final = "***"
 TIMEOUT: Final = 10.0  # seconds
 MAX_ANSWER: Final = 65536  # bytes
 
-_SECRET: Final = (
-    r"(?:[\w-]*[_-])?(?:passw(?:or)?d|passphrase|pass|pwd|secret|token|credentials?|api[_-]?key|access[_-]?key|auth)"
+_NAMES: Final = (
+    "passw(?:or)?d|passphrase|pass|pwd|secret|token|credentials?|auth|api[_-]?key|access[_-]?key|secret[_-]?key"
 )
-_SECRET_NAME: Final = re.compile(rf"{_SECRET}(?:[_-](?:key|id|token))?", re.IGNORECASE)
+_HIDDEN: Final = rf"(?:[\w-]*[_-])?(?:{_NAMES})"  # the name of an option, a variable, a header or a parameter
+_HIDDEN_NAME: Final = re.compile(_HIDDEN, re.IGNORECASE)
 _ASSIGNMENT: Final = re.compile(r"(-{0,2}[\w.-]+)=(.+)", re.DOTALL)
-_URL_PASSWORD: Final = re.compile(r"(?<=://)([^/?#@\s:]*):[^/?#\s]*(?=@)")
 _HEADER: Final = re.compile(
-    r"((?:proxy-)?authorization|cookie|[\w-]*(?:token|key|secret))\s*:.*", re.IGNORECASE | re.DOTALL
+    rf"((?:proxy-)?authorization|cookie|{_HIDDEN}|[\w-]+-(?:key|token)):.*", re.IGNORECASE | re.DOTALL
 )
-_QUERY: Final = re.compile(rf"([?&;]{_SECRET}=)[^&#;\s]+", re.IGNORECASE)
-_PAIRED: Final = {"-u": {"curl"}, "-U": {"curl"}, "--user": {"curl"}, "--proxy-user": {"curl"}}  # USER:PASSWORD
-_ATTACHED: Final = {  # programs whose -p takes the password without a space
-    "-p": {"mysql", "mysqldump", "mysqladmin", "mysqlimport", "mysqlcheck", "mariadb", "mariadb-dump", "mariadb-admin"}
-    | {"7z", "7za", "7zr", "7zz", "rar", "unrar"},
+_URL_PASSWORD: Final = re.compile(r"(://[^/?#@\s:]*):[^/?#\s]*(?=@)")
+_PARAMETER: Final = re.compile(rf"([?&;]{_HIDDEN}=)[^&#;\s]+", re.IGNORECASE)
+_IN_SCRIPT: Final = re.compile(rf"((?:^|(?<=\s))(?:-{{0,2}}{_HIDDEN}=|--{_HIDDEN}\s+))\S+", re.IGNORECASE)
+_MYSQL: Final = frozenset({"mysql", "mysqldump", "mysqladmin", "mysqlimport", "mysqlcheck"})
+_ARCHIVERS: Final = frozenset({"7z", "7za", "7zr", "7zz", "rar", "unrar"})
+_MARIADB: Final = frozenset({"mariadb", "mariadb-dump", "mariadb-admin", "mariadb-import", "mariadb-check"})
+_ATTACHED: Final = {"-p": _MYSQL | _MARIADB | _ARCHIVERS | {"sshpass"}}  # options with the secret in the same word
+_SEPARATE: Final = {  # options with the secret in the next word; curl's has the user, too
+    "-p": frozenset({"sshpass", "docker", "podman"}),
+    "-a": frozenset({"redis-cli"}),
+    "-P": frozenset({"zip", "unzip"}),
+    "-u": frozenset({"curl"}),
+    "-U": frozenset({"curl"}),
+    "--user": frozenset({"curl"}),
+    "--proxy-user": frozenset({"curl"}),
 }
-_SEPARATE: Final = {"-p": {"sshpass", "docker", "podman", "redis-cli"}, "-a": {"redis-cli"}, "-P": {"zip", "unzip"}}
 
 
 def new_id() -> str:
@@ -46,19 +55,30 @@ def new_id() -> str:
 
 def name_of(command: Sequence[str]) -> str:
     """Return the command line, with masks in the place of passwords, tokens and other secrets."""
-    words, hide_next = list[str](), False
-    program = ""
+    words, hides_next, program = list[str](), False, ""
     for word in command:
-        if hide_next:
-            words.append(MASK)
-            hide_next = False
-            continue
-        if not program and not _ASSIGNMENT.fullmatch(word) and os.path.basename(word) != "env":
+        if not program and not _ASSIGNMENT.fullmatch(word) and os.path.basename(word) not in ("env", "sudo"):
             program = os.path.basename(word)
-        shown, hide_next = _masked(word, program)
-        words.append(shown)
-    text = " ".join(word if MASK in word else shlex.quote(word) for word in words)
-    return " ".join(text.split())
+        shown, hides_next = (MASK, False) if hides_next else _masked(word, program)
+        words.append(shown if MASK in shown else shlex.quote(shown))
+    return " ".join(" ".join(words).split())
+
+
+def _masked(word: str, program: str) -> tuple[str, bool]:
+    """Return a word without its secrets, and whether the next word is one."""
+    if (found := _ASSIGNMENT.fullmatch(word)) and _HIDDEN_NAME.fullmatch(found[1].lstrip("-")):
+        return f"{found[1]}={MASK}", False
+    if word.startswith("--") and _HIDDEN_NAME.fullmatch(word[2:]):
+        return word, True
+    if program in _SEPARATE.get(word, ()):
+        return word, True
+    if len(word) > len("-p") and program in _ATTACHED.get(word[:2], ()):
+        return f"{word[:2]}{MASK}", False
+    if header := _HEADER.fullmatch(word):
+        return f"{header[1]}: {MASK}", False
+    text = _URL_PASSWORD.sub(rf"\1:{MASK}", word)
+    text = _PARAMETER.sub(rf"\1{MASK}", text)
+    return (_IN_SCRIPT.sub(rf"\1{MASK}", text) if " " in text else text), False
 
 
 def shortened(text: str, length: int) -> str:
