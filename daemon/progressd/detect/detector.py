@@ -20,9 +20,22 @@ STDOUT: Final = 1
 STDERR: Final = 2
 DESCRIPTOR: Final = 3  # the stream of the descriptor that only progressd reads
 
+LARGE: Final = 2048  # bytes of a chunk that a program without a pause writes
+PATIENCE: Final = 16  # large chunks in a row that are looked at; of those that follow, one in SAMPLED
+SAMPLED: Final = 16
+
 _OSC: Final = Pattern(r"\]9;4;(?P<state>\d)(?:;(?P<percent>\d{1,3}))?")
 _GENERAL, _JSON, _PRESET, _SEQUENCE = 1, 2, 3, 4  # the ranks of the sources
 _REMOVED, _ERROR = "0", "2"
+
+
+class _Stream:
+    """The frames of one stream. `skipped`: the last chunk that was not looked at, in a flood of large chunks."""
+
+    def __init__(self) -> None:
+        self.frames = FrameSplitter()
+        self.flood = 0
+        self.skipped = b""
 
 
 class Detector:
@@ -32,7 +45,7 @@ class Detector:
         """Create a detector. `pattern`: the user's own, which replaces every other source."""
         self._plan = plan
         self._pattern = pattern
-        self._streams = dict[int, FrameSplitter]()
+        self._streams = dict[int, _Stream]()
         self._rank = 0
         self._general = GeneralPatterns()
         self._track = self._new_track()
@@ -49,17 +62,33 @@ class Detector:
         """Return the progress in the frames that end in this chunk."""
         if not self._on:
             return []
-        splitter = self._streams.get(stream)
-        if splitter is None:
-            splitter = self._streams[stream] = FrameSplitter()
-        return [found for frame in splitter.feed(data) if (found := self._look(stream, frame)) is not None]
+        output = self._streams.get(stream)
+        if output is None:
+            output = self._streams[stream] = _Stream()
+        output.flood = output.flood + 1 if len(data) >= LARGE else 0
+        if output.flood > PATIENCE and output.flood % SAMPLED:
+            output.skipped = data
+            output.frames.forget()
+            return []
+        return self._look_at_all(stream, output, data)
 
     def quiet(self, stream: int) -> list[ReportedProgress]:
-        """Return the progress in the unfinished frame of a stream."""
-        splitter = self._streams.get(stream)
-        frame = splitter.unfinished() if splitter else None
-        found = self._look(stream, frame) if frame else None
-        return [] if found is None else [found]
+        """Return the progress in the unfinished frame of a stream. Call this at its end, too."""
+        output = self._streams.get(stream)
+        if output is None:
+            return []
+        output.flood = 0
+        found = self._look_at_all(stream, output, b"")
+        frame = output.frames.unfinished()
+        if frame is not None and (last := self._look(stream, frame)) is not None:
+            found.append(last)
+        return found
+
+    def _look_at_all(self, stream: int, output: "_Stream", data: bytes) -> list[ReportedProgress]:
+        frames = output.frames.feed(output.skipped) if output.skipped else []
+        output.skipped = b""
+        frames += output.frames.feed(data)
+        return [found for frame in frames if (found := self._look(stream, frame)) is not None]
 
     def _look(self, stream: int, frame: Frame) -> ReportedProgress | None:
         """Return the progress in a frame, if it is new."""
@@ -81,7 +110,11 @@ class Detector:
         if self._rank <= _JSON and text.startswith(b"{"):
             reading = read_json(text, _json_rules())
             return None if reading is None else self._take(_JSON, "JSON lines", reading)
-        if self._rank <= _GENERAL and (reading := self._general.read(text, frame.redraw)) is not None:
+        if (
+            self._rank <= _GENERAL
+            and not self._plan.adaptation
+            and (reading := self._general.read(text, frame.redraw)) is not None
+        ):
             return self._take(_GENERAL, self._general.source, reading)
         return None
 
@@ -106,7 +139,7 @@ class Detector:
         preset = self._plan.preset
         if self._pattern is not None or preset is None:
             return Track({})
-        return Track(preset.phases, preset.many, self._plan.total)
+        return Track(preset.phases, preset.many and not self._plan.single, self._plan.total)
 
 
 @cache

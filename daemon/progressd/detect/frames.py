@@ -18,8 +18,9 @@ _DIGITS: Final = tuple(b"%d" % digit for digit in range(10))
 _OSC: Final = rb"\x1b\]9;4;[0-9;]{0,16}(?:\x07|\x1b\\)"
 _SEPARATOR: Final = re.compile(rb"(\r?\n|\r|\x08+|\x1b\[[0-9;]{0,16}[ABEFGHdf]|" + _OSC + rb")")
 _ESCAPES: Final = re.compile(
-    rb"\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[()#%][0-9A-Za-z]?|[0-Z\\^-~])?|[\x00-\x08\x0b-\x1a]+"
+    rb"\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[()#%][0-9A-Za-z]?|[0-Z\\^-~])?"
 )
+_CONTROLS: Final = bytes(code for code in range(32) if code not in b"\t\n\r\x1b")
 
 
 class Frame(NamedTuple):
@@ -32,7 +33,8 @@ class Frame(NamedTuple):
     @property
     def plain(self) -> bytes:
         """Return the text without escape sequences and control characters."""
-        return _ESCAPES.sub(b"", self.text)
+        text = _ESCAPES.sub(b"", self.text) if b"\x1b" in self.text else self.text
+        return text.translate(None, _CONTROLS)
 
 
 class FrameSplitter:
@@ -70,6 +72,12 @@ class FrameSplitter:
                 self._redraw = redraw
         self._begin(pieces[-1])
         return frames[-MAX_FRAMES:]
+
+    def forget(self) -> None:
+        """Drop the unfinished frame, because the next chunk does not continue it."""
+        self._head.clear()
+        self._rest = b""
+        self._redraw = False
 
     def unfinished(self) -> Frame | None:
         """Return the unfinished frame, if it is not empty. It stays unfinished."""

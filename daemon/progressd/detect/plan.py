@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import stat
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from msgspec import Struct
 
 from progressd.core.errors import InvalidInput
 from progressd.detect import numbers
-from progressd.detect.presets import Adaptation, Preset, Presets
+from progressd.detect.presets import Adaptation, Preset, Presets, any_match
 
 NONE: Final = "none"  # the name with which nothing is searched for
 
@@ -37,7 +38,7 @@ _CHANGES_USER: Final = frozenset({"doas", "sudo"})  # these close descriptors an
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=")
 _PYTHON: Final = re.compile(r"python[0-9.]*")
 _VERSION: Final = re.compile(r"-?[0-9.]+$")
-_WALK_SECONDS: Final = 0.05  # for the size of the files that tar reads
+_WALK_SECONDS: Final = 0.2  # for the size of the files that tar reads
 _WALK_ENTRIES: Final = 20_000
 
 
@@ -50,6 +51,7 @@ class Plan(Struct, frozen=True):
     adaptation: Adaptation | None = None
     enabled: bool = True
     total: float | None = None  # of the program's own counter, if it does not print one
+    single: bool = False  # the program handles one file
 
     @property
     def added(self) -> str:
@@ -104,14 +106,24 @@ def plan(
         preset = _of_program(command, at, presets)
         if preset is None:
             return Plan(command)
-    total = _total(preset, command[at + 1 :])
-    for adaptation in preset.adapt if adapt else ():
+    for other, globs in preset.instead.items():
+        if any_match(command[at + 1 :], globs):
+            preset = presets.find(other) or preset
+    arguments = command[at + 1 :]
+    total, single = _total(preset, arguments), _is_single(arguments)
+    for adaptation in preset.adapt if adapt and not _is_busybox(command[at]) else ():
         added = adaptation.needs_descriptor or bool(adaptation.environment)
-        if (plain or not added) and adaptation.fits(command[at + 1 :], terminal):
+        if (plain or not added) and adaptation.fits(arguments, terminal):
             place = _place(command, at, adaptation, preset)
             changed = (*command[:place], *adaptation.arguments, *command[place:])
-            return Plan(changed, adaptation.environment, preset, adaptation, total=total)
-    return Plan(command, preset=preset, total=total)
+            return Plan(changed, adaptation.environment, preset, adaptation, total=total, single=single)
+    return Plan(command, preset=preset, total=total, single=single)
+
+
+def _is_busybox(program: str) -> bool:
+    """Return whether a program is part of BusyBox or toybox, which have fewer options."""
+    path = shutil.which(program)
+    return path is not None and os.path.basename(os.path.realpath(path)) in ("busybox", "toybox")
 
 
 def _of_program(command: tuple[str, ...], at: int, presets: Presets) -> Preset | None:
@@ -170,6 +182,12 @@ def _meant(name: str, presets: Presets) -> str:
 
     close = difflib.get_close_matches(name, list(presets), 1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _is_single(arguments: Sequence[str]) -> bool:
+    """Return whether the program copies one file: the arguments are options, this file and the target."""
+    *sources, _ = [one for one in arguments if not one.startswith("-")] or [""]
+    return len(sources) == 1 and os.path.isfile(sources[0])
 
 
 def _total(preset: Preset, arguments: Sequence[str]) -> float | None:

@@ -40,6 +40,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     scale: float = 1  # of one unit of `current` and `total`
     descriptor: bool = False  # only for the descriptor that `adapt` gives to the program
     resets: bool = False  # the frame announces another item, which begins at 0
+    files: bool = False  # `left` of `total` files remain after the current one
 
     def __post_init__(self) -> None:
         if unknown := self.pattern.names - _GROUPS:
@@ -131,9 +132,9 @@ class Adaptation(Struct, frozen=True, forbid_unknown_fields=True):
         options = arguments[: arguments.index("--")] if "--" in arguments else arguments
         if self.at == "end" and len(options) < len(arguments):
             return False
-        if self.needs and not _any_match(options, self.needs):
+        if self.needs and not any_match(options, self.needs):
             return False
-        return not _any_match(options, self.unless)
+        return not any_match(options, self.unless)
 
     def shown(self) -> str:
         """Return a description for the user."""
@@ -147,11 +148,12 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     name: str = ""
     about: str = ""
     same_as: str = ""  # the name of another preset that this one is an alias of
+    instead: dict[str, tuple[str, ...]] = {}  # presets that replace this one if an argument (glob) is given
     subcommands: tuple[str, ...] = ()  # if set, only with one of these
     adapt: tuple[Adaptation, ...] = ()  # the first that fits is used
     rules: tuple[Rule, ...] = ()  # the first that matches a frame is used
     json: tuple[JsonRule, ...] = ()
-    phases: dict[str, Annotated[float, Meta(ge=0)]] = {}  # in order, with the share of each in the whole
+    phases: dict[str, Annotated[float, Meta(ge=0)]] = {}  # in order, each with its share; NAME|NAME: one of these
     many: bool = False  # the program handles many items one by one, each from 0 to 100 %
     needs_terminal: bool = False  # the program reports progress only on a terminal
     total: Literal["", "dd", "tar", "ffmpeg"] = ""  # how to find a total that the program does not print
@@ -180,6 +182,9 @@ def reading_of(groups: Mapping[str, str], rule: Rule | None = None) -> Reading:
             found.unit = found.unit or amount.unit
     if found.left is not None and found.total is not None:
         found.current = max(found.total - found.left, 0)
+        if rule and rule.files:
+            found.item, found.items = found.current, found.total
+            found.current = found.total = None
     if "clock" in groups:
         found.current = numbers.seconds(groups["clock"])
     if "duration" in groups:
@@ -228,7 +233,7 @@ def _json_text(line: Mapping[str, Any], path: str) -> str:
     return str(value) if isinstance(value, str | int) else ""
 
 
-def _any_match(arguments: Sequence[str], globs: Sequence[str]) -> bool:
+def any_match(arguments: Sequence[str], globs: Sequence[str]) -> bool:
     """Return whether a glob matches an argument. An option of one letter is also found in `-abc`."""
     letters = {letter for argument in arguments if re.match("-[A-Za-z]", argument) for letter in argument}
     return any(

@@ -37,7 +37,8 @@ class Track:
         self._known = dict[str, _Phase]()
         begin = 0.0
         for name, share in shares.items():
-            self._known[name.casefold()] = _Phase(begin, share / whole * 100)
+            for one in name.split("|"):
+                self._known[one.casefold()] = _Phase(begin, share / whole * 100)
             begin += share / whole * 100
         self._many = many
         self._phases = dict[str, _Phase]()
