@@ -71,6 +71,7 @@ def test_a_command_keeps_its_input_output_and_status(daemon: ServedDaemon) -> No
     job = newest(daemon)
     assert (job["status"], job["error"]) == ("failed", "sh failed with exit status 3: no")
     assert (job["kind"], job["lease_seconds"]) == ("sh", 60.0)
+    assert job["name"] == "sh -c 'cat; echo no >&2; exit 3'"
     assert (job["labels"]["host"], "user" in job["labels"]) == ("db1", True)
 
 
@@ -98,7 +99,7 @@ def test_a_command_may_report_and_leave_processes(daemon: ServedDaemon) -> None:
     assert alive(int(done.stdout))
     os.kill(int(done.stdout), signal.SIGKILL)
     job = newest(daemon)
-    assert (job["status"], job["kind"], job["progress"]["step_name"]) == ("completed", "sh", "Seven")
+    assert (job["status"], job["name"], job["progress"]["step_name"]) == ("completed", "nightly", "Seven")
     assert job["elapsed_seconds"] > 0
 
 
@@ -126,7 +127,7 @@ def test_a_command_and_a_name_need_not_be_text(daemon: ServedDaemon, tmp_path: P
     assert (job["kind"], job["labels"]["host"]) == ("caf?", "caf?")
     assert job["error"] == f"{tmp_path}/caf? failed with exit status 3"
     assert run(daemon.url, "--name", "\udce9" + "n" * 300, "--", "true").returncode == 0
-    assert newest(daemon)["kind"] == "true"
+    assert newest(daemon)["name"] == "?" + "n" * 253 + "…"
 
 
 def test_a_signal_reaches_the_command(daemon: ServedDaemon) -> None:
@@ -492,7 +493,7 @@ def test_a_restored_daemon_receives_the_whole_job(tmp_path: Path, free_port: int
         with served_daemon(state_dir, port=free_port):
             assert process.wait(PATIENCE) == 4
             assert shown() == [("failed", 3)]
-            assert (newest(daemon)["kind"], newest(daemon)["error"]) == ("long", "sh failed with exit status 4")
+            assert (newest(daemon)["name"], newest(daemon)["error"]) == ("long", "sh failed with exit status 4")
         assert process.stderr is not None
         away = f"progressd: no daemon answers at {daemon.url}; the command continues\n"
         assert process.stderr.read().startswith(away)

@@ -1,4 +1,4 @@
-"""The program `progressd`. `progressd run` begins here, because the import of click takes longer than its command may wait.
+"""The program `progressd`. `progressd run` begins here, because click takes long to import and the command waits.
 
 Arguments that this path does not fully understand go to the command line, which knows all options and errors.
 """

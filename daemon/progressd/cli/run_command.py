@@ -38,6 +38,8 @@ def run_command(options: RunOptions, plan: planning.RunPlan) -> int:
         "labels": {**registering.origin_labels(), **options.labels},
         "lease_seconds": options.lease,
     }
+    if plan.source:
+        registration["options"] = {"progress_from": plan.source}
     remote = {"PROGRESSD_URL": url, **({"PROGRESSD_KEY": options.key} if options.key else {})}
     environment = {**os.environ, **remote, "PROGRESSD_JOB_ID": job_id, **plan.environment}
     known = registering.register_quickly(url, options.key, job_id, registration)
@@ -88,7 +90,10 @@ def _report(
 
     job = CommandJob(client, job_id, registration, say, received, known)
     if started is not None:
-        return trio.run(job.run, started, outputs, older)
+        status = trio.run(job.run, started, outputs, older)
+        if options.verbose:
+            _print(f"progressd: progress from: {outputs.source or 'nowhere'}")
+        return status
     if failure is None:
         trio.run(job.run_nothing, event_of("status_change", new_status="cancelled"))
         return 128 + received[0]

@@ -63,7 +63,10 @@ class Reaper:
             await trio.lowlevel.wait_readable(descriptor)
         finally:
             os.close(descriptor)
-        _, status = os.waitpid(pid, os.WNOHANG)  # it has ended
+        return self._reap_own(pid)
+
+    def _reap_own(self, pid: int) -> int:
+        _, status = os.waitpid(pid, 0)
         self._own.discard(pid)
         self.reap()
         return os.waitstatus_to_exitcode(status)

@@ -33,6 +33,7 @@ from progressd.client.run.options import DEFAULT_LEASE, MAX_LEASE, MIN_LEASE, Ru
 )
 @click.option("--no-adapt", is_flag=True, help="Adds nothing to the command that makes it report more progress.")
 @click.option("--explain", is_flag=True, help="Prints how the progress would be found, and runs nothing.")
+@click.option("--verbose", "-v", is_flag=True, help="At the end, says where the progress was found.")
 @click.option(
     "--lease",
     type=click.FloatRange(MIN_LEASE, MAX_LEASE),
@@ -51,13 +52,15 @@ def run(
     preset: str | None,
     no_adapt: bool,
     explain: bool,
+    verbose: bool,
     lease: float,
     remote: Remote,
 ) -> None:
     """Run a command, and report it as a job, with the progress that its output shows.
 
     The command keeps its terminal, its input and output, and its exit status. It runs even if no daemon answers.
-    Cancelling the job kills it. Its environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, so that it can report its progress.
+    Cancelling the job kills it. Its environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, so that it
+    can report its progress itself.
 
     \b
     Examples:
@@ -67,5 +70,7 @@ def run(
     """
     from progressd.cli.run_command import prepared, run_command
 
-    options = RunOptions(command, name, labels, pattern, preset, not no_adapt, explain, lease, remote.url, remote.key)
+    options = RunOptions(
+        command, name, labels, pattern, preset, not no_adapt, explain, verbose, lease, remote.url, remote.key
+    )
     ctx.exit(run_command(options, prepared(options)))

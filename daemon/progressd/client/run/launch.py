@@ -56,8 +56,9 @@ class Command:
     """A started command.
 
     `pid`: our child, which is the command or its session leader. `sources`: the streams that we read, each with the
-    descriptor to read from: 1 and 2 are passed on, another one only carries progress. `terminal`: the user's, if the command has a pseudo-terminal; its other end is
-    `master`. `report`: reads the status from the session leader; None without one.
+    descriptor to read from: 1 and 2 are passed on, another one only carries progress. `terminal`: the user's, if the
+    command has a pseudo-terminal; its other end is `master`. `report`: reads the status from the session leader; None
+    without one.
     """
 
     def __init__(self, program: str) -> None:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 DEFAULT_LEASE = 60.0  # seconds
 MIN_LEASE, MAX_LEASE = 10, 86400  # seconds
 _VALUES = frozenset({"--name", "--label", "--progress-pattern", "--as", "--lease", "--url", "--key", "--key-file"})
-_FLAGS = frozenset({"--no-adapt", "--explain"})
+_FLAGS = frozenset({"--no-adapt", "--explain", "--verbose"})
+_SHORT = {"-p": "--progress-pattern", "-v": "--verbose"}
 _VARIABLES = {"--url": "PROGRESSD_URL", "--key": "PROGRESSD_KEY", "--key-file": "PROGRESSD_KEY_FILE"}
 
 
@@ -20,6 +21,7 @@ class RunOptions(NamedTuple):
     preset: str | None = None
     adapt: bool = True
     explain: bool = False
+    verbose: bool = False
     lease: float = DEFAULT_LEASE
     url: str | None = None
     key: str | None = None
@@ -33,7 +35,7 @@ def parsed(arguments: Sequence[str], environ: Mapping[str, str]) -> RunOptions |
     labels, rest = dict[str, str](), list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "--":
         option, equals, value = rest.pop(0).partition("=")
-        option = "--progress-pattern" if option == "-p" and not equals else option
+        option = option if equals else _SHORT.get(option, option)
         if option in _FLAGS and not equals:
             given[option] = "yes"
             continue
@@ -61,6 +63,7 @@ def parsed(arguments: Sequence[str], environ: Mapping[str, str]) -> RunOptions |
         given.get("--as"),
         "--no-adapt" not in given,
         "--explain" in given,
+        "--verbose" in given,
         lease,
         given.get("--url"),
         given.get("--key"),

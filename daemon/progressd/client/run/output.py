@@ -29,6 +29,7 @@ DRAIN: Final = 1.0  # seconds to pass on what a stopped command has written
 STDOUT: Final = 1
 STDERR: Final = 2
 DESCRIPTOR: Final = 3  # how the detector calls a descriptor that only carries progress
+ESTIMATE: Final = "the position in the file that it reads (estimate)"
 MAX_TAIL: Final = 8192  # last bytes to keep
 
 
@@ -165,7 +166,9 @@ class Outputs:
 
     def __init__(self, command: Command, detection: Detection, on_error: Callable[[OSError], None]) -> None:
         self.on_progress: Callable[[], None] = _nothing  # called in a thread
-        self.detector = detection.detector
+        self._detector = detection.detector
+        self.estimates = detection.estimates
+        self._estimated = False
         self._progress: ReportedProgress | None = None  # not taken yet
         self._lock = threading.Lock()
         self._pumps = {
@@ -182,6 +185,23 @@ class Outputs:
         }
         for pump in self._pumps.values():
             pump.start()
+
+    @property
+    def source(self) -> str:
+        """What the progress was found in, such as "rsync"; "" if nowhere yet."""
+        return self._detector.source or (ESTIMATE if self._estimated else "")
+
+    @property
+    def has_found(self) -> bool:
+        """Whether the output has shown progress."""
+        return bool(self._detector.source)
+
+    def note_estimate(self, estimate: ReportedProgress) -> None:
+        """Take an estimate, unless the output has shown progress."""
+        with self._lock:
+            if not self._detector.source:
+                self._estimated = True
+                self._note([estimate])
 
     @property
     def has_progress(self) -> bool:
@@ -215,12 +235,12 @@ class Outputs:
     def _search(self, stream: int, data: bytes) -> None:
         stream = min(stream, DESCRIPTOR)
         with self._lock:
-            self._note(self.detector.feed(stream, data))
+            self._note(self._detector.feed(stream, data))
 
     def _look(self, stream: int) -> None:
         stream = min(stream, DESCRIPTOR)
         with self._lock:
-            self._note(self.detector.quiet(stream))
+            self._note(self._detector.quiet(stream))
 
     def _note(self, found: list[ReportedProgress]) -> None:
         if found:

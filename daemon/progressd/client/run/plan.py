@@ -25,6 +25,7 @@ class Detection(NamedTuple):
 
     detector: "Detector"
     new_filter: "Callable[[], OutputFilter] | None"
+    estimates: bool  # whether the position in a file may be used
 
 
 class RunPlan(NamedTuple):
@@ -37,6 +38,13 @@ class RunPlan(NamedTuple):
     progress_fd: int | None = None
     keeps_streams: bool = False
 
+    @property
+    def source(self) -> str:
+        """Return what is known before the start about where the progress will be found; "" for nothing."""
+        if self.pattern is not None:
+            return "pattern"
+        return self.plan.preset.name if self.plan is not None and self.plan.preset is not None else ""
+
     def detection(self) -> Detection:
         """Return the detector and the filter. Call it after the start, because the import takes long."""
         from progressd.detect.detector import Detector
@@ -44,7 +52,11 @@ class RunPlan(NamedTuple):
         from progressd.detect.plan import Plan
 
         plan = self.plan or Plan(tuple(self.command))
-        return Detection(Detector(plan, self.pattern), (lambda: OutputFilter(plan)) if plan.hides else None)
+        return Detection(
+            Detector(plan, self.pattern),
+            (lambda: OutputFilter(plan)) if plan.hides else None,
+            self.pattern is None and plan.enabled,
+        )
 
 
 def plan_run(command: Sequence[str], preset: str | None, pattern: str | None, *, adapt: bool) -> RunPlan:

@@ -17,10 +17,11 @@ MASK: Final = "***"
 TIMEOUT: Final = 10.0  # seconds
 MAX_ANSWER: Final = 65536  # bytes
 
-_NAMES: Final = (
-    "passw(?:or)?d|passphrase|pass|pwd|secret|token|credentials?|auth|api[_-]?key|access[_-]?key|secret[_-]?key"
+# The name of an option, a variable, a header or a parameter that has a secret.
+_HIDDEN: Final = (
+    r"(?!-*no-)(?:[\w-]*(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|secret[_-]?key)"
+    r"|(?:[\w-]*[_-])?(?:pass|pwd|credentials?|auth))"
 )
-_HIDDEN: Final = rf"(?:[\w-]*[_-])?(?:{_NAMES})"  # the name of an option, a variable, a header or a parameter
 _HIDDEN_NAME: Final = re.compile(_HIDDEN, re.IGNORECASE)
 _ASSIGNMENT: Final = re.compile(r"(-{0,2}[\w.-]+)=(.+)", re.DOTALL)
 _HEADER: Final = re.compile(
@@ -34,7 +35,7 @@ _ARCHIVERS: Final = frozenset({"7z", "7za", "7zr", "7zz", "rar", "unrar"})
 _MARIADB: Final = frozenset({"mariadb", "mariadb-dump", "mariadb-admin", "mariadb-import", "mariadb-check"})
 _ATTACHED: Final = {"-p": _MYSQL | _MARIADB | _ARCHIVERS | {"sshpass"}}  # options with the secret in the same word
 _SEPARATE: Final = {  # options with the secret in the next word; curl's has the user, too
-    "-p": frozenset({"sshpass", "docker", "podman"}),
+    "-p": frozenset({"sshpass"}),
     "-a": frozenset({"redis-cli"}),
     "-P": frozenset({"zip", "unzip"}),
     "-u": frozenset({"curl"}),
@@ -60,6 +61,7 @@ def name_of(command: Sequence[str]) -> str:
         if not program and not _ASSIGNMENT.fullmatch(word) and os.path.basename(word) not in ("env", "sudo"):
             program = os.path.basename(word)
         shown, hides_next = (MASK, False) if hides_next else _masked(word, program)
+        hides_next = hides_next or (word == "-p" and "login" in command)  # such as docker's
         words.append(shown if MASK in shown else shlex.quote(shown))
     return " ".join(" ".join(words).split())
 
@@ -85,34 +87,6 @@ def shortened(text: str, length: int) -> str:
     """Return text that UTF-8 can encode and that is at most as long."""
     text = text if len(text) <= length else f"{text[: length - 1]}…"
     return text.encode("utf-8", "replace").decode()
-
-
-def _masked(word: str, program: str) -> tuple[str, bool]:
-    """Return a word without its secrets, and whether the next word is one."""
-    if found := _ASSIGNMENT.fullmatch(word):
-        name, value = found.groups()
-        if _SECRET_NAME.fullmatch(name.lstrip("-")):
-            return f"{name}={MASK}", False
-        return f"{name}={_masked_text(value)}", False
-    if word.startswith("--") and _SECRET_NAME.fullmatch(word[2:]):
-        return word, True
-    if program in _PAIRED.get(word, ()) or program in _SEPARATE.get(word, ()):
-        return word, True
-    if len(word) > 2 and program in _ATTACHED.get(word[:2], ()):
-        return f"{word[:2]}{MASK}", False
-    if len(word) > 2 and program == "sshpass" and word.startswith("-p"):
-        return f"-p{MASK}", False
-    if header := _HEADER.fullmatch(word):
-        return f"{header[1]}: {MASK}", False
-    return _masked_text(word), False
-
-
-def _masked_text(text: str) -> str:
-    text = _URL_PASSWORD.sub(rf"\1:{MASK}", text)
-    text = _QUERY.sub(rf"\1{MASK}", text)
-    if any(character.isspace() for character in text):  # a script, such as after sh -c
-        text = re.sub(rf"(?<![\w-])((?:--)?{_SECRET}[= ])(?!-)\S+", rf"\1{MASK}", text, flags=re.IGNORECASE)
-    return text
 
 
 def origin_labels() -> dict[str, str]:

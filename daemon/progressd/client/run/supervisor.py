@@ -14,6 +14,7 @@ import trio
 from progressd.client import values
 from progressd.client.errors import APIError, ClientError, ResponseTimeout
 from progressd.client.run.launch import TO_BACKGROUND, TO_FOREGROUND, TYPED, Command, passed_on
+from progressd.client.run.offset import FileOffsets
 from progressd.client.run.output import Outputs
 from progressd.client.run.terminal import typed_signals
 from progressd.core.events import ReportedProgress
@@ -33,6 +34,8 @@ END_TIMEOUT: Final = 60.0  # seconds to report the end to an unreachable daemon,
 KILL_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 MOMENT: Final = 0.2  # seconds that a command has to exit by itself if it was interrupted together with us
 FOREGROUND_INTERVAL: Final = 0.25  # seconds between checks whether a shell has put us into the foreground
+ESTIMATE_DELAY: Final = 2.0  # seconds until the position in a file is searched
+ESTIMATE_INTERVAL: Final = 1.0  # seconds
 MAX_KEYS: Final = 4096  # bytes to read from a terminal at once
 ERROR_LINES: Final = 3  # of standard error, in the error of the job
 UNKNOWN: Final = 404  # HTTP status: the job does not exist
@@ -119,6 +122,8 @@ class CommandJob:
             nursery.start_soon(self._keep_reporting)
             nursery.start_soon(self._watch_for_cancellation)
             nursery.start_soon(self._stop_when_cancelled)
+            if outputs.estimates:
+                nursery.start_soon(self._estimate, outputs)
             outputs.on_progress = lambda: _run_soon(token, self._progress_moved)
             status = await self._exit_status(outputs)
             self._gone.set()
@@ -270,6 +275,15 @@ class CommandJob:
         return failure_of(
             ": ".join([_describe_exit(self._command.program, status), *(["; ".join(lines)] if lines else [])])
         )
+
+    async def _estimate(self, outputs: Outputs) -> None:
+        """Report the position in the file that the command reads, until its output shows progress."""
+        await trio.sleep(ESTIMATE_DELAY)
+        offsets = FileOffsets(self._command.pid)
+        while not outputs.has_found:
+            if (found := await trio.to_thread.run_sync(offsets.look)) is not None:
+                outputs.note_estimate(found)
+            await trio.sleep(ESTIMATE_INTERVAL)
 
     def _progress_moved(self) -> None:
         self._moved.set()
