@@ -61,7 +61,8 @@ class CommandJob:
         self._make_client = client
         self._made: RestClient | None = None
         self._registration = {**registration, "id": job_id}
-        self._say = say
+        self._print = say
+        self._unsaid: list[str | ClientError] | None = None  # messages for later; None: print them at once
         self._received = received
         self._calling = trio.CapacityLimiter(1)
         self._known = bool(known)  # the daemon knows the job
@@ -90,6 +91,8 @@ class CommandJob:
     async def run(self, command: Command, outputs: Outputs, before: Sequence[int]) -> int:
         """Report the command until its end, and return a shell's exit status. `before`: our older children."""
         self._command = command
+        if command.terminal is not None:  # a message would disturb what the command shows there
+            self._unsaid = []
         self._outputs = outputs
         reaper.own(command.pid)
         self._tree = adopt(before)
@@ -102,9 +105,22 @@ class CommandJob:
             await self._end_rest(status)
             if command.terminal is not None:
                 command.terminal.restore()
+            self._say_all()
             await self._end(self._last(status))
             listening.cancel_scope.cancel()
         return status if status >= 0 else 128 - status
+
+    def _say(self, what: str | ClientError) -> None:
+        if self._unsaid is None:
+            self._print(what)
+        else:
+            self._unsaid.append(what)
+
+    def _say_all(self) -> None:
+        """Print the messages that had to wait for the end of the command."""
+        unsaid, self._unsaid = self._unsaid, None
+        for what in unsaid or ():
+            self._print(what)
 
     async def run_nothing(self, event: Mapping[str, Any]) -> None:
         """Report the end of a command that was not started."""
