@@ -111,6 +111,51 @@ def test_output_is_searched_for_progress_and_passed_on(daemon: ServedDaemon) -> 
     assert (progress["total_steps"], progress["current_step"] in (2, 3)) == (4, True)
 
 
+@pytest.mark.parametrize("frame", ["\\r2/5", "\\n2/5\\r", "\\033[2K\\r2/5"])
+def test_progress_is_seen_while_the_command_waits(frame: str, daemon: ServedDaemon) -> None:
+    with running(daemon.url, "--", "sh", "-c", f"echo ready; printf '\\r1/5'; sleep 0.3; printf '{frame}'; sleep 1000"):
+        until(lambda: newest(daemon)["progress"]["percent"] == 40)
+
+
+def test_the_position_in_a_file_is_an_estimate(daemon: ServedDaemon, tmp_path: Path) -> None:
+    with open(tmp_path / "data", "wb") as data:
+        data.truncate(1 << 30)
+    reads = "import sys, time\nprint('ready', flush=True)\nwhile sys.stdin.buffer.read(1 << 18): time.sleep(0.05)"
+    with open(tmp_path / "data", "rb") as data:
+        words = command(daemon.url, "-v", "--", sys.executable, "-c", reads)
+        with subprocess.Popen(words, stdin=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            until(lambda: newest(daemon)["progress"]["step_name"] == "Reading data (estimate)")
+            process.terminate()
+            said = process.communicate(timeout=PATIENCE)[1]
+    assert newest(daemon)["progress"]["total_steps"] == 1 << 30
+    assert said == "progressd: progress from: the position in the file that it reads (estimate)\n"
+
+
+def test_the_last_lines_of_stderr_are_in_the_error(daemon: ServedDaemon) -> None:
+    script = "echo no >&2; printf '\\033[31mlink_stat \"/x\" failed\\033[0m\\n  detail\\nrsync error\\n' >&2; exit 23"
+    run(daemon.url, "--", "sh", "-c", script)
+    assert newest(daemon)["error"] == 'sh failed with exit status 23: no; link_stat "/x" failed; rsync error'
+
+
+def test_a_preset_is_explained_and_noted(daemon: ServedDaemon, tmp_path: Path) -> None:
+    told = run(NOBODY, "--explain", "--", "rsync", "-a", "a", "b")
+    assert (told.returncode, told.stdout.splitlines()[0]) == (0, "progress from: rsync")
+    assert run(NOBODY, "--explain", "--no-adapt", "--", "rsync", "-a", "a", "b").stdout == "progress from: rsync\n"
+    assert "no preset" in run(NOBODY, "--explain", "--", "./backup.sh").stdout
+    assert run(daemon.url, "-v", "--as", "rsync", "--", "true").stderr == "progressd: progress from: nowhere\n"
+    assert newest(daemon)["options"] == {"progress_from": "rsync"}
+    assert "xyz" in run(NOBODY, "--as", "xyz", "--", "true").stderr
+
+
+def test_a_command_may_keep_our_streams(daemon: ServedDaemon) -> None:
+    with subprocess.Popen(
+        command(daemon.url, "--as", "none", "--", "readlink", "/proc/self/fd/1"), stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        ours = os.readlink(f"/proc/self/fd/{process.stdout.fileno()}")
+        assert process.stdout.read().decode() == f"{ours}\n"
+
+
 def test_a_command_that_cannot_start_fails_the_job(daemon: ServedDaemon) -> None:
     done = run(daemon.url, "/no/such/program")
     assert (done.returncode, done.stderr) == (127, "progressd: /no/such/program: No such file or directory\n")
