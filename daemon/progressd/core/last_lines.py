@@ -3,6 +3,7 @@
 import re
 from typing import Final
 
+RULES: Final = "=-_*#~ "  # characters of rules around headings
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")  # ECMA-48
 
 
@@ -15,7 +16,7 @@ def last_lines(written: bytes, count: int = 1) -> list[str]:
     found: list[str] = []
     for line in reversed(_ESCAPES.sub("", written.decode(errors="replace")).split("\n")):
         shown = next((part for part in reversed(line.split("\r")) if not part.isspace() and part), "")
-        words = " ".join("".join(one if one.isprintable() else " " for one in shown).split())
+        words = " ".join("".join(one if one.isprintable() else " " for one in shown).split()).strip(RULES)
         if words and not (found and shown[0].isspace()):
             found.insert(0, words)
             if len(found) == count:

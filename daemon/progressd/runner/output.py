@@ -8,25 +8,20 @@ import structlog
 
 from progressd.core.errors import InvalidInput
 from progressd.core.events import CompletedEvent, ErrorEvent, PreviewEvent, ProgressEvent, ReportedResult
+from progressd.core.last_lines import last_lines
 from progressd.core.progress_pattern import ProgressPattern
 from progressd.engine.ingest import Ingest
 from progressd.producers.ndjson import LineTooLong, NumberedLine, Turn, read_event
 
 MAX_SUMMARY: Final = 300  # characters
 
-_ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # terminal colours etc.
 _DIRECTORIES: Final = re.compile(r"""(?<![\w:/.])/(?:[^\s/:'"]+/)*(?=[^\s/])""")  # does not match the file name
 
 
 def summary(stderr: bytes) -> str:
     """Return the last line that contains text, shortened and without directories; "" if there is none."""
-    for line in reversed(stderr.splitlines()):
-        text = _ESCAPES.sub("", line.decode(errors="replace"))
-        words = " ".join("".join(one if one.isprintable() else " " for one in text).split())
-        if words:
-            words = _DIRECTORIES.sub("", words)
-            return words if len(words) <= MAX_SUMMARY else words[: MAX_SUMMARY - 1] + "…"
-    return ""
+    words = _DIRECTORIES.sub("", "".join(last_lines(stderr)))
+    return words if len(words) <= MAX_SUMMARY else words[: MAX_SUMMARY - 1] + "…"
 
 
 Reported: TypeAlias = ProgressEvent | PreviewEvent
