@@ -7,6 +7,10 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.messages import encode
+from progressd.core.progress_pattern import ProgressPattern
+from progressd.detect.detector import STDERR, STDOUT, Detector
+from progressd.detect.frames import MAX_FRAMES
+from progressd.detect.plan import Plan
 from progressd.producers.ndjson import TURN_LINES, NumberedLine
 from progressd.runner.output import MAX_SUMMARY, OutputParser, summary
 from progressd.store.sqlite import SQLiteStore
@@ -25,6 +29,11 @@ async def spine(store: SQLiteStore) -> AsyncIterator[Spine]:
         yield spine
 
 
+def parser(spine: Spine, pattern: str | None = None) -> OutputParser:
+    found = ProgressPattern(pattern) if pattern else None
+    return OutputParser(ID, spine.ingest, Detector(Plan(("x",)), found), always=pattern is not None)
+
+
 def numbered(*lines: bytes) -> list[NumberedLine]:
     return list(enumerate(lines, 1))
 
@@ -35,19 +44,37 @@ async def step_of(spine: Spine) -> int:
 
 @pytest.mark.parametrize("pattern", [None, STEPS])
 async def test_invalid_events_are_logged_once_a_job(spine: Spine, pattern: str | None) -> None:
-    output = OutputParser(ID, spine.ingest, pattern)
+    output = parser(spine, pattern)
     with capture_logs() as logs:
         for _ in range(3):
             await output.on_stdout(numbered(LOG_LINE, b'{"type":"dance"}', b"{", encode(progress(3))))
-            await output.on_stderr(numbered(b"99999999999999999999999/1"))
+            await output.on_chunk(STDERR, b"99999999999999999999999/x\n")
     assert [(one["log_level"], one["job_id"]) for one in logs if "not an event" in one["event"]] == [("warning", ID)]
     assert len(logs) == 1
     assert await step_of(spine) == 3
 
 
 async def test_the_pattern_searches_invalid_events(spine: Spine) -> None:
-    await OutputParser(ID, spine.ingest, STEPS).on_stdout(numbered(LOG_LINE))
+    await parser(spine, STEPS).on_chunk(STDOUT, LOG_LINE + b"\n")
     assert await step_of(spine) == 5
+
+
+async def test_a_program_that_reports_progress_is_not_searched(spine: Spine) -> None:
+    output = parser(spine)
+    await output.on_chunk(STDOUT, b"[1/9]\n[2/9]\n")
+    assert await step_of(spine) == 2
+    await output.on_stdout(numbered(encode(progress(3))))
+    await output.on_chunk(STDOUT, b"[4/9]\n")
+    await output.on_chunk(STDOUT, b"")
+    assert await step_of(spine) == 3
+
+
+async def test_an_unfinished_line_is_searched_when_the_output_is_quiet(spine: Spine) -> None:
+    output = parser(spine)
+    await output.on_chunk(STDERR, b"\r1/9 a\r2/9 a")
+    assert await step_of(spine) == 0
+    await output.on_chunk(STDERR, b"")
+    assert await step_of(spine) == 2
 
 
 @pytest.mark.parametrize("pattern", [None, STEPS])
@@ -61,14 +88,33 @@ async def test_many_lines_leave_turns_to_other_tasks(spine: Spine, pattern: str 
             await trio.lowlevel.checkpoint()
             turns += 1
 
-    output, lines = OutputParser(ID, spine.ingest, pattern), numbered(*[line] * 20 * TURN_LINES)
-    for take in (output.on_stdout, output.on_stderr) if pattern else (output.on_stdout,):
+    output, lines = parser(spine, pattern), numbered(*[line] * 20 * TURN_LINES)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        await output.on_stdout(lines)
+        nursery.cancel_scope.cancel()
+    assert turns >= 19
+
+
+@pytest.mark.parametrize("pattern", [None, STEPS])
+@pytest.mark.parametrize("line", [LOG_LINE, b"text 1", b"5/12"])
+async def test_a_search_leaves_a_turn_to_other_tasks(spine: Spine, pattern: str | None, line: bytes) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        while not turns:
+            await trio.lowlevel.checkpoint()
         turns = 0
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(other)
-            await take(lines)
-            nursery.cancel_scope.cancel()
-        assert turns >= 19
+        await parser(spine, pattern).on_chunk(STDERR, (line + b"\n") * MAX_FRAMES)
+        nursery.cancel_scope.cancel()
+    assert turns >= 1
 
 
 @pytest.mark.parametrize(

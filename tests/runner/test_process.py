@@ -15,6 +15,7 @@ import progressd
 import pytest
 import trio
 import trio.testing
+from progressd.detect.detector import STDERR, STDOUT
 from progressd.producers.ndjson import LineTooLong, NumberedLine
 from progressd.runner import exec_limited
 from progressd.runner import process as module
@@ -51,6 +52,20 @@ class Lines:
         return [line for _, line in self.lines if isinstance(line, bytes)]
 
 
+class Chunks:
+    """Collect both outputs, as bytes."""
+
+    def __init__(self) -> None:
+        self.outputs = {STDOUT: b"", STDERR: b""}
+        self.pauses = list[int]()
+
+    async def __call__(self, stream: int, chunk: bytes) -> None:
+        self.outputs[stream] += chunk
+        if not chunk:
+            self.pauses.append(stream)
+        await trio.lowlevel.checkpoint()
+
+
 def python(program: str) -> list[str]:
     return [sys.executable, "-uc", program]
 
@@ -66,12 +81,12 @@ async def start(
     return await ChildProcess.start(command, cwd or Path("/"), environment, grace, LIMITS.arguments())
 
 
-async def run(command: Sequence[str]) -> tuple[int, Lines, Lines, ChildProcess]:
-    """Run a command; return its exit status, both outputs, and the child."""
-    out, err = Lines(), Lines()
+async def run(command: Sequence[str]) -> tuple[int, Lines, Chunks, ChildProcess]:
+    """Run a command; return its exit status, its lines on stdout, its outputs, and the child."""
+    out, chunks = Lines(), Chunks()
     with trio.fail_after(PATIENCE):
         child = await start(command)
-        return await child.run(out, err), out, err, child
+        return await child.run(out, chunks), out, chunks, child
 
 
 async def run_and_cancel(child: ChildProcess) -> tuple[Lines, float]:
@@ -79,25 +94,33 @@ async def run_and_cancel(child: ChildProcess) -> tuple[Lines, float]:
     out = Lines()
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(child.run, out, Lines())
+            nursery.start_soon(child.run, out, Chunks())
             await out.begun.wait()
             started = trio.current_time()
             nursery.cancel_scope.cancel()
     return out, trio.current_time() - started
 
 
-async def test_both_outputs_are_split_into_lines() -> None:
-    status, out, err, child = await run(shell("echo one; echo; echo complaint >&2; printf three"))
+async def test_stdout_is_split_into_lines() -> None:
+    status, out, chunks, child = await run(shell("echo one; echo; echo complaint >&2; printf three"))
     assert status == 0
     assert out.lines == [(1, b"one"), (3, b"three")]
-    assert err.lines == [(1, b"complaint")]
+    assert chunks.outputs == {STDOUT: b"one\n\nthree", STDERR: b"complaint\n"}
+    assert sorted(chunks.pauses) == [STDOUT, STDERR]
     assert child.stderr == b"complaint\n"
 
 
 async def test_a_carriage_return_ends_a_line() -> None:
-    _, out, err, _ = await run(shell(r"printf '10%%\r20%%\r\n30%%'; printf ' 1/2\r 2/2\n' >&2"))
+    _, out, chunks, child = await run(shell(r"printf '10%%\r20%%\r\n30%%'; printf ' 1/2\r 2/2\n' >&2"))
     assert out.texts == [b"10%", b"20%", b"30%"]
-    assert err.texts == [b" 1/2", b" 2/2"]
+    assert chunks.outputs[STDERR] == b" 1/2\r 2/2\n"
+    assert child.stderr == b" 1/2\n 2/2\n"
+
+
+async def test_a_silent_output_is_reported_once() -> None:
+    _, _, chunks, _ = await run(shell("printf 1/2; exec 2>&-; sleep 0.7; printf 2/2"))
+    assert chunks.outputs[STDOUT] == b"1/22/2"
+    assert chunks.pauses.count(STDOUT) == 2
 
 
 @pytest.mark.parametrize(("command", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", -signal.SIGTERM)])
@@ -144,7 +167,7 @@ from pathlib import Path
 from progressd.runner import exec_limited
 from progressd.runner.process import ChildProcess
 
-async def nothing(lines): pass
+async def nothing(*given): pass
 
 async def main():
     child = await ChildProcess.start(["sh", "-c", "exit 7"], Path("/"), {"PATH": "/usr/bin:/bin"}, 1)
@@ -202,7 +225,7 @@ async def test_environment_and_arguments_are_passed_unchanged(environment: dict[
         ["/bin/sh", "-c", "/usr/bin/tr '\\0' '\\n' < /proc/$$/environ; echo $1", "", "\udcfe"], None, environment
     )
     with trio.fail_after(PATIENCE):
-        assert await child.run(out, Lines()) == 0
+        assert await child.run(out, Chunks()) == 0
     assert sorted(out.texts) == sorted([*(os.fsencode(f"{k}={v}") for k, v in environment.items()), b"\xfe"])
 
 
@@ -211,7 +234,7 @@ async def test_a_program_has_its_directory_and_no_input(tmp_path: Path) -> None:
     program = "import os, sys; print(os.getcwd()); print(dict(os.environ)); print(repr(sys.stdin.read()))"
     child = await start(python(program), tmp_path, {"LC_CTYPE": "C.UTF-8", "COLOUR": "green"})
     with trio.fail_after(PATIENCE):
-        assert await child.run(out, Lines()) == 0
+        assert await child.run(out, Chunks()) == 0
     assert out.texts == [str(tmp_path).encode(), b"{'LC_CTYPE': 'C.UTF-8', 'COLOUR': 'green'}", b"''"]
 
 
@@ -246,7 +269,7 @@ async def test_output_is_complete_with_a_slow_reader(monkeypatch: pytest.MonkeyP
     )
     child = await start(python(program))
     with trio.fail_after(PATIENCE):
-        assert await child.run(slow, Lines()) == 0
+        assert await child.run(slow, Chunks()) == 0
     assert texts[-1] == b'{"type": "error"}'
 
 
@@ -262,8 +285,8 @@ async def test_lines_may_have_a_megabyte() -> None:
 
 async def test_the_end_of_stderr_is_kept() -> None:
     program = "import sys\nfor n in range(100_000): sys.stderr.write(f'line {n}\\n')\n"
-    _, _, err, child = await run([sys.executable, "-c", program])
-    assert len(err.lines) == 100_000
+    _, _, chunks, child = await run([sys.executable, "-c", program])
+    assert chunks.outputs[STDERR].count(b"\n") == 100_000
     assert len(child.stderr) == MAX_STDERR
     assert child.stderr.endswith(b"\nline 99998\nline 99999\n")
 
@@ -276,7 +299,7 @@ async def test_stderr_costs_no_more_than_stdout() -> None:
         child = await start(python(f"import os\nfor _ in range(4): os.write({descriptor}, b'x\\n' * 125_000)"))
         with trio.fail_after(PATIENCE):
             before = time.thread_time()
-            await child.run(Lines(), Lines())
+            await child.run(Lines(), Chunks())
             return time.thread_time() - before
 
     assert await cost(2) < 3 * await cost(1)
@@ -330,7 +353,7 @@ async def test_an_exit_ends_processes_outside_the_group(tmp_path: Path) -> None:
     programs = " ".join(leaving(way, tmp_path / way) for way in ways)
     child = await start(shell(f"{programs} exit 4"), None, marked())
     with trio.fail_after(PATIENCE):
-        assert await child.run(out, Lines()) == 4
+        assert await child.run(out, Chunks()) == 4
     assert len(out.texts) == len(ways)
     assert not any(alive(int(text)) for text in out.texts)
 
@@ -352,7 +375,7 @@ async def on_lines(lines):
         Path("/proc/sys/kernel/ns_last_pid").write_text(str(child.pid - 1))
         foreign = subprocess.Popen(["sleep", "1000"], start_new_session=True)
 
-async def nothing(lines): pass
+async def nothing(*given): pass
 
 async def main():
     global child
@@ -397,6 +420,6 @@ async def test_an_error_of_the_reader_ends_the_child() -> None:
 
     child = await start(shell("echo $$; sleep 1000"))
     with trio.fail_after(PATIENCE), pytest.raises(ExceptionGroup) as raised:
-        await child.run(on_line, Lines())
+        await child.run(on_line, Chunks())
     assert raised.group_contains(ValueError, match="broken")
     assert not alive(int(out.texts[0]))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import trio
 from progressd.producers.ndjson import NumberedLine
 from progressd.runner.process import EXEC_LIMITED, ChildProcess
 from progressd.runner.rlimits import ResourceLimits
@@ -104,9 +105,10 @@ def test_a_child_gets_at_most_the_limits_of_the_daemon() -> None:
         "resource.setrlimit(resource.RLIMIT_NOFILE, (80, 90))\n"
         "Path('/proc/self/oom_score_adj').write_text('700')\n"
         "async def seen(lines):\n    for _, line in lines: print(line.decode())\n"
+        "async def nothing(stream, chunk): pass\n"
         "async def main():\n"
         f"    command = [sys.executable, '-c', {'import resource; ' + shown!r}]\n"
-        "    await (await Child.start(command, Path('/'), {}, 1, ['NOFILE:100:100'])).run(seen, seen)\n"
+        "    await (await Child.start(command, Path('/'), {}, 1, ['NOFILE:100:100'])).run(seen, nothing)\n"
         "trio.run(main)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -128,10 +130,13 @@ async def test_a_limit_that_cannot_be_set_is_logged() -> None:
     async def on_lines(lines: Sequence[NumberedLine]) -> None:
         seen.extend(line for _, line in lines if isinstance(line, bytes))
 
+    async def on_chunk(stream: int, chunk: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
     limits = ["NOFILE:50:40", "FSIZE:512:512"]  # the soft limit exceeds the hard one
     with capture_logs() as logs:
         child = await ChildProcess.start(["sh", "-c", "ulimit -f"], Path("/"), os.environ, 1, limits)
-    assert await child.run(on_lines, on_lines) == 0
+    assert await child.run(on_lines, on_chunk) == 0
     assert seen == [b"1"]
     assert [(entry["log_level"], entry["limit"], entry["error"]) for entry in logs] == [
         ("warning", "RLIMIT_NOFILE", "Operation not permitted")

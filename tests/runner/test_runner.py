@@ -122,18 +122,29 @@ PATTERNS = [
     (PERCENT, "echo 41.9%", (0, 0, "", 41)),
     (PERCENT, "echo 250%", (0, 0, "", 100)),
     (PERCENT, "echo 007.5%", (0, 0, "", 7)),
-    (PERCENT, "echo 17%; echo inf%", (0, 0, "", 100)),
+    (PERCENT, "echo 17%; echo inf%", (0, 0, "", 17)),
     (PERCENT, "echo 17%; echo nan%; echo lots%; echo -5%; echo 1.2.3%", (0, 0, "", 17)),
     (PERCENT, """printf '\\37717%%\\n'""", (0, 0, "", 17)),
     (BARS, """echo 1/4; echo '{"type":"progress","data":{"current_step":2,"total_steps":4}}'""", (2, 4, "", 50)),
     (None, "echo 5/12; echo 5/12 >&2", (0, 0, "", 0)),
+    (None, "echo '[1/12] a'; echo '[5/12] b'", (5, 12, "", 41)),
+    (None, r"printf '\r10%% done\r41%% done' >&2; sleep 0", (0, 0, "", 41)),
+    (None, r"printf '\033]9;4;1;41\007'", (0, 0, "", 41)),
+    ("preset none", "echo '[1/12] a'; echo '[5/12] b'", (0, 0, "", 0)),
+    ("preset rsync", r"printf '\r  491,520  41%%  400.36kB/s    0:00:01  '", (491520, 0, "", 41)),
+    ("preset no-such", "echo '[1/12] a'; echo '[5/12] b'", (5, 12, "", 41)),
     (None, """echo '{"type":"progress","data":{"current_step":2,"total_steps":4}}' >&2""", (0, 0, "", 0)),
 ]
 
 
 async def test_progress_is_found_by_event_or_pattern(tmp_path: Path) -> None:
     pipelines = {
-        str(number): shell(program, progress_pattern=pattern) for number, (pattern, program, _) in enumerate(PATTERNS)
+        str(number): (
+            shell(program, preset=pattern.removeprefix("preset "))
+            if pattern and pattern.startswith("preset ")
+            else shell(program, progress_pattern=pattern)
+        )
+        for number, (pattern, program, _) in enumerate(PATTERNS)
     }
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
         jobs = [await submit(daemon, name) for name in pipelines]

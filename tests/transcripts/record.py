@@ -19,7 +19,7 @@ from pathlib import Path
 from progressd.detect.plan import plan
 from progressd.detect.presets import Presets
 
-COLUMNS = 120
+COLUMNS = int(os.environ.get("COLUMNS", "120"))
 
 
 def record(name: str, terminal: bool, command: list[str]) -> int:

@@ -18,8 +18,9 @@ from progressd.core.sizes import readable_size
 from progressd.core.status import JobStatus
 
 MAX_NAME: Final = 1000  # characters
+MAX_COUNT: Final = 2**53  # JavaScript numbers are exact up to this limit
 
-Count = Annotated[int, Meta(ge=0, le=2**53)]  # JavaScript numbers are exact up to this limit
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Label = Annotated[str, Meta(max_length=200)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=50)]
 Name = Annotated[str, Meta(max_length=MAX_NAME)]

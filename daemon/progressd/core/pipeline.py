@@ -124,7 +124,15 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
         Meta(
             description="For a program that does not write progressd's JSON lines: a regular expression (RE2's) "
             "that finds the progress in the first 1024 bytes of a line of its output, by the named groups `current` "
-            "and `total`, or `percent`, and `step`."
+            "and `total`, or `percent`, or `fraction` (0 to 1), and `step`, `phase`, `rate` and `eta`. It replaces the "
+            "preset."
+        ),
+    ] = None
+    preset: Annotated[
+        str | None,
+        Meta(
+            description="The preset that finds the progress in the output, such as `ffmpeg`; `none` for no search. "
+            "`progressd presets` lists them. Default: the preset of the program, if there is one."
         ),
     ] = None
     timeout: Annotated[

@@ -4,6 +4,7 @@ The sources, best first: OSC 9;4, the preset of the program, lines of JSON with 
 source replaces a worse one as soon as it appears.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
@@ -37,6 +38,12 @@ class _Stream:
         self.flood = 0
         self.skipped = b""
 
+    def take(self, data: bytes) -> list[Frame]:
+        """Return the frames of the skipped chunk and of this one."""
+        frames = self.frames.feed(self.skipped) if self.skipped else []
+        self.skipped = b""
+        return frames + self.frames.feed(data)
+
 
 class Detector:
     """Search the output of one run. Feed it each chunk, and call `quiet` when a stream has been silent for 200 ms."""
@@ -60,8 +67,12 @@ class Detector:
 
     def feed(self, stream: int, data: bytes) -> list[ReportedProgress]:
         """Return the progress in the frames that end in this chunk."""
+        return [found for _, found in self.frames(stream, data) if found is not None]
+
+    def frames(self, stream: int, data: bytes) -> Iterator[tuple[Frame, ReportedProgress | None]]:
+        """Yield the frames that end in this chunk, each with its progress if it is new."""
         if not self._on:
-            return []
+            return
         output = self._streams.get(stream)
         if output is None:
             output = self._streams[stream] = _Stream()
@@ -69,8 +80,9 @@ class Detector:
         if output.flood > PATIENCE and output.flood % SAMPLED:
             output.skipped = data
             output.frames.forget()
-            return []
-        return self._look_at_all(stream, output, data)
+            return
+        for frame in output.take(data):
+            yield frame, self._look(stream, frame)
 
     def quiet(self, stream: int) -> list[ReportedProgress]:
         """Return the progress in the unfinished frame of a stream. Call this at its end, too."""
@@ -78,16 +90,9 @@ class Detector:
         if output is None:
             return []
         output.flood = 0
-        found = self._look_at_all(stream, output, b"")
-        frame = output.frames.unfinished()
-        if frame is not None and (last := self._look(stream, frame)) is not None:
-            found.append(last)
-        return found
-
-    def _look_at_all(self, stream: int, output: "_Stream", data: bytes) -> list[ReportedProgress]:
-        frames = output.frames.feed(output.skipped) if output.skipped else []
-        output.skipped = b""
-        frames += output.frames.feed(data)
+        frames = output.take(b"")
+        if (last := output.frames.unfinished()) is not None:
+            frames.append(last)
         return [found for frame in frames if (found := self._look(stream, frame)) is not None]
 
     def _look(self, stream: int, frame: Frame) -> ReportedProgress | None:
@@ -139,7 +144,8 @@ class Detector:
         preset = self._plan.preset
         if self._pattern is not None or preset is None:
             return Track({})
-        return Track(preset.phases, preset.many and not self._plan.single, self._plan.total)
+        many = preset.many and not self._plan.single
+        return Track(preset.phases, many, self._plan.total, preset.labels)
 
 
 @cache

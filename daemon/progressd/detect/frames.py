@@ -55,7 +55,9 @@ class FrameSplitter:
             chunk = chunk[max(chunk.rfind(b"\n") - 1, 0) :]
         if len(chunk) > MAX_FED:
             chunk = self._skip(chunk)
-        pieces = _SEPARATOR.split(self._rest + chunk)
+        data = self._rest + chunk
+        half = b"\r" if data.endswith(b"\r") else b""  # it may be the first half of CR LF
+        pieces = _SEPARATOR.split(data.removesuffix(half))
         frames: list[Frame] = []
         for text, separator in zip(pieces[0:-1:2], pieces[1::2], strict=True):
             osc = separator.startswith(b"\x1b]")
@@ -70,7 +72,7 @@ class FrameSplitter:
                 frames.append(Frame(separator, redraw=True, osc=True))
             else:
                 self._redraw = redraw
-        self._begin(pieces[-1])
+        self._begin(pieces[-1] + half)
         return frames[-MAX_FRAMES:]
 
     def forget(self) -> None:

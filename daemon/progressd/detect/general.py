@@ -1,7 +1,7 @@
 """Progress in the output of an unknown program: `NN%`, `i/n`, and the bars of tqdm.
 
-A number alone is not evidence: prose contains `50%`. Two frames must look alike and their number must rise. A program
-that redraws a line needs two such frames, other lines need three.
+A number alone is not evidence: prose contains `50%`. The number must rise in frames that look alike. Two such frames
+are enough if the program redraws a line, or if the line begins with the number in brackets. Otherwise three are needed.
 """
 
 import re
@@ -34,7 +34,7 @@ class _Kind(NamedTuple):
 
 _COUNT: Final = r"(?P<current>\d[\d,]{0,15})\s?/\s?(?P<total>\d[\d,]{0,15})"
 _KINDS: Final = (
-    _Kind("percentages", b"%", Pattern(r"[\[(]\s*(?P<percent>\d{1,3}(?:\.\d+)?)\s?%\s*[\])]"), True),
+    _Kind("percentages", b"%", Pattern(r"[\[(]\s*(?P<percent>\d{1,3}(?:[.,]\d+)?)\s?%\s*[\])]"), True),
     _Kind("counts", b"/", Pattern(r"[\[(]\s*" + _COUNT + r"(?:\s?[\])]|\s)"), True),
     _Kind("percentages", b"%", Pattern(r"(?:^|[^\d.,\w])(?P<percent>\d{1,3}(?:[.,]\d+)?)\s?%(?:\W|$)"), False),
     _Kind("counts", b"/", Pattern(r"(?:^|[^\d.,\w/])" + _COUNT + r"(?:[^\d.,\w/]|$)"), False),
@@ -76,14 +76,13 @@ class GeneralPatterns:
                 if value is None or value > (100 if found.total is None else found.total) or found.total == 0:
                     continue
                 prefix = b"" if kind.anywhere else _prefix(text, groups)
-                if self._is_progress((number, prefix), kind, value, found.total, redraw):
+                certain = redraw or (kind.anywhere and text.lstrip()[:1] in b"[(")
+                if self._is_progress((number, prefix), kind, value, found.total, 1 if certain else 2):
                     return found
                 return None
         return None
 
-    def _is_progress(
-        self, key: tuple[int, bytes], kind: _Kind, value: float, total: float | None, redraw: bool
-    ) -> bool:
+    def _is_progress(self, key: tuple[int, bytes], kind: _Kind, value: float, total: float | None, rises: int) -> bool:
         if self._accepted is not None:
             return key == self._accepted
         series = self._series.pop(key, None)
@@ -95,7 +94,7 @@ class GeneralPatterns:
         if len(self._series) >= MAX_SERIES:
             self._series.pop(next(iter(self._series)))
         self._series[key] = series
-        if series.rises >= (1 if redraw else 2):
+        if series.rises >= rises:
             self._accepted = key
             self.source = kind.source
             self._series.clear()

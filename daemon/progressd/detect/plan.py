@@ -86,6 +86,7 @@ def plan(
     adapt: bool = True,
     name: str | None = None,
     terminal: bool = False,
+    descriptors: bool = True,
 ) -> Plan:
     """Return the plan for a command. Raises InvalidInput if the preset is unknown or invalid.
 
@@ -93,28 +94,33 @@ def plan(
         adapt: Whether the command may be changed where its user sees no difference.
         name: The preset to use, or "none". None: the preset of the program.
         terminal: Whether the output of the command is a terminal.
+        descriptors: Whether the command can have a descriptor for its progress.
     """
     command = tuple(command)
     if name == NONE:
         return Plan(command, enabled=False)
     at, plain = _program(command)
+    arguments = command[at + 1 :]
+    preset = own = _of_program(command, at, presets)
     if name is not None:
         preset = presets.find(name)
         if preset is None:
             raise InvalidInput(f"there is no preset {name!r}{_meant(name, presets)} (progressd presets lists them)")
-    else:
-        preset = _of_program(command, at, presets)
-        if preset is None:
-            return Plan(command)
+    if preset is None:
+        return Plan(command)
+    adapt = adapt and preset == own and not _is_busybox(command[at])
     for other, globs in preset.instead.items():
-        if any_match(command[at + 1 :], globs):
+        if any_match(arguments, globs):
             preset = presets.find(other) or preset
-    arguments = command[at + 1 :]
     total, single = _total(preset, arguments), _is_single(arguments)
-    for adaptation in preset.adapt if adapt and not _is_busybox(command[at]) else ():
-        added = adaptation.needs_descriptor or bool(adaptation.environment)
-        if (plain or not added) and adaptation.fits(arguments, terminal):
-            place = _place(command, at, adaptation, preset)
+    subcommand = _subcommand(command, at, preset)
+    for adaptation in preset.adapt if adapt else ():
+        if adaptation.needs_descriptor and not (plain and descriptors):
+            continue
+        if adaptation.environment and not plain:
+            continue
+        if adaptation.fits(arguments, "" if subcommand is None else command[subcommand], terminal):
+            place = {"program": at + 1, "end": len(command)}.get(adaptation.at, (subcommand or at) + 1)
             changed = (*command[:place], *adaptation.arguments, *command[place:])
             return Plan(changed, adaptation.environment, preset, adaptation, total=total, single=single)
     return Plan(command, preset=preset, total=total, single=single)
@@ -135,20 +141,11 @@ def _of_program(command: tuple[str, ...], at: int, presets: Presets) -> Preset |
 
 
 def _subcommand(command: tuple[str, ...], at: int, preset: Preset) -> int | None:
-    """Return the place of the first argument that is a subcommand of the preset."""
-    places = range(at + 1, len(command))
-    return next((place for place in places if command[place] in preset.subcommands), None)
-
-
-def _place(command: tuple[str, ...], at: int, adaptation: Adaptation, preset: Preset) -> int:
-    """Return where to insert the arguments."""
-    match adaptation.at:
-        case "end":
-            return len(command)
-        case "subcommand":
-            place = _subcommand(command, at, preset)
-            return (at if place is None else place) + 1
-    return at + 1
+    """Return the place of the first argument that is no option, if it is a subcommand of the preset."""
+    place = at + 1
+    while place < len(command) and command[place].startswith("-"):
+        place += 2 if command[place] in preset.options else 1
+    return place if place < len(command) and command[place] in preset.subcommands else None
 
 
 def _program(command: tuple[str, ...]) -> tuple[int, bool]:

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from progressd.core.errors import InvalidInput
+from progressd.core.events import MAX_COUNT
 from progressd.core.progress_pattern import Pattern
 from progressd.detect import numbers
 from progressd.detect.reading import Reading
@@ -24,6 +25,8 @@ from progressd.detect.reading import Reading
 BUILT_IN: Final = Path(__file__).with_name("presets")
 SYSTEM: Final = Path("/etc/progressd/presets")
 
+_PLAIN: Final = re.compile("[0-9.,]+")
+_SUFFIX: Final = re.compile("[A-Za-z ]+$")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _GROUPS: Final = frozenset(
     {"current", "total", "left", "percent", "fraction", "clock", "duration", "step", "phase", "rate", "eta"}
@@ -38,8 +41,10 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     unit: str = ""
     phase: str = ""  # the phase of the frames that match
     scale: float = 1  # of one unit of `current` and `total`
+    percent: float | None = None  # of the frames that match, if they have no number
     descriptor: bool = False  # only for the descriptor that `adapt` gives to the program
     resets: bool = False  # the frame announces another item, which begins at 0
+    grows: bool = False  # the total is final only if it does not change
     files: bool = False  # `left` of `total` files remain after the current one
 
     def __post_init__(self) -> None:
@@ -109,7 +114,7 @@ class Adaptation(Struct, frozen=True, forbid_unknown_fields=True):
     at: Literal["program", "subcommand", "end"] = "program"  # the arguments are inserted after it
     environment: dict[str, str] = {}
     terminal: bool | None = None  # only with the output on a terminal (true), or only without one (false)
-    needs: tuple[str, ...] = ()  # arguments (globs), one of which the command must have
+    subcommands: tuple[str, ...] = ()  # if set, only with one of these
     unless: tuple[str, ...] = ()  # arguments (globs) with which nothing is changed; -v means -av, too
     hide: str = ""  # a regular expression for the frames that the change adds to the output
     hide_redraws: bool = True  # only hide frames that the program redraws
@@ -125,14 +130,14 @@ class Adaptation(Struct, frozen=True, forbid_unknown_fields=True):
         if self.hide:
             Pattern(self.hide)
 
-    def fits(self, arguments: Sequence[str], terminal: bool) -> bool:
+    def fits(self, arguments: Sequence[str], subcommand: str, terminal: bool) -> bool:
         """Return whether the change is possible for a command with these arguments."""
         if self.terminal is not None and self.terminal != terminal:
             return False
         options = arguments[: arguments.index("--")] if "--" in arguments else arguments
         if self.at == "end" and len(options) < len(arguments):
             return False
-        if self.needs and not any_match(options, self.needs):
+        if self.subcommands and subcommand not in self.subcommands:
             return False
         return not any_match(options, self.unless)
 
@@ -150,10 +155,12 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     same_as: str = ""  # the name of another preset that this one is an alias of
     instead: dict[str, tuple[str, ...]] = {}  # presets that replace this one if an argument (glob) is given
     subcommands: tuple[str, ...] = ()  # if set, only with one of these
+    options: tuple[str, ...] = ()  # options before the subcommand that take a value
     adapt: tuple[Adaptation, ...] = ()  # the first that fits is used
     rules: tuple[Rule, ...] = ()  # the first that matches a frame is used
     json: tuple[JsonRule, ...] = ()
     phases: dict[str, Annotated[float, Meta(ge=0)]] = {}  # in order, each with its share; NAME|NAME: one of these
+    labels: dict[str, str] = {}  # the names of phases for people
     many: bool = False  # the program handles many items one by one, each from 0 to 100 %
     needs_terminal: bool = False  # the program reports progress only on a terminal
     total: Literal["", "dd", "tar", "ffmpeg"] = ""  # how to find a total that the program does not print
@@ -173,13 +180,18 @@ def reading_of(groups: Mapping[str, str], rule: Rule | None = None) -> Reading:
     found = Reading(step=groups.get("step", "").strip(), phase=groups.get("phase", "").strip(), id=groups.get("id", ""))
     scale = rule.scale if rule else 1
     if rule:
-        found.unit = rule.unit
+        found.unit, found.percent = rule.unit, rule.percent
         found.phase = found.phase or rule.phase
-        found.resets = rule.resets
+        found.resets, found.grows = rule.resets, rule.grows
+    if _PLAIN.fullmatch(groups.get("current", "")) and (suffix := _SUFFIX.search(groups.get("total", ""))):
+        groups = {**groups, "current": groups["current"] + suffix[0]}  # such as 2.3/16.9 MB
     for name in ("current", "total", "left"):
-        if name in groups and (amount := numbers.quantity(groups[name])) is not None:
+        amount = numbers.quantity(groups[name]) if name in groups else None
+        if amount is not None and amount.value * scale <= MAX_COUNT:
             setattr(found, name, amount.value * scale)
             found.unit = found.unit or amount.unit
+    if "current" in groups and found.current is None:
+        found.total = None  # of a frame without progress
     if found.left is not None and found.total is not None:
         found.current = max(found.total - found.left, 0)
         if rule and rule.files:
@@ -266,7 +278,8 @@ class Presets:
         files = {path.stem: path for each in reversed(self._directories) for path in each.glob("*.toml")}
         return (name for name in sorted(files) if (preset := self.find(name)) is not None and preset.name == name)
 
-    def _load(self, name: str) -> Preset | None:
+    def _load(self, name: str, *, alias: bool = False) -> Preset | None:
+        """Read a preset. `alias`: another preset has its name in `same_as`."""
         if _NAME.fullmatch(name) is None:
             return None
         for directory in self._directories:
@@ -279,7 +292,10 @@ class Presets:
                 raise InvalidInput(f"cannot read the preset {path}: {error.strerror}") from None
             except (ValueError, RecursionError) as error:
                 raise InvalidInput(f"the preset {path} is invalid: {error}") from None
-            if preset.same_as and preset.same_as != name:
-                return self.find(preset.same_as)
-            return msgspec.structs.replace(preset, name=name)
+            if not preset.same_as:
+                return msgspec.structs.replace(preset, name=name)
+            target = None if alias else self._load(preset.same_as, alias=True)
+            if target is None:
+                raise InvalidInput(f"the preset {path} is invalid: same_as must name a preset that is not an alias")
+            return target
         return None

@@ -22,8 +22,8 @@ class Reading(Struct):
     item: float | None = None
     items: float | None = None
     id: str = ""
-    resets: bool = False
-    finished: bool = False  # the progress was removed
+    resets: bool = False  # the next progress is of another item
+    grows: bool = False  # the total is final only if it does not change
 
     @property
     def moves(self) -> bool:

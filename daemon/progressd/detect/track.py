@@ -6,10 +6,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from progressd.core.events import MAX_NAME, ReportedProgress
+from progressd.core.events import MAX_COUNT, MAX_NAME, ReportedProgress
 from progressd.detect.reading import Reading
 
-MAX_COUNT: Final = 2**53  # the largest count of an event
 MAX_PHASES: Final = 64  # phases and ids that are kept
 FINISHED: Final = 90.0  # % at which a phase may be followed by another
 RESTARTED: Final = 10.0  # % below which a phase may have begun again
@@ -32,7 +31,14 @@ class Track:
     that the percentage can always rise. Without known phases, the first one is the whole, unless there are `many`.
     """
 
-    def __init__(self, shares: Mapping[str, float], many: bool = False, total: float | None = None) -> None:
+    def __init__(
+        self,
+        shares: Mapping[str, float],
+        many: bool = False,
+        total: float | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self._labels = labels or {}
         whole = sum(shares.values()) or 1
         self._known = dict[str, _Phase]()
         begin = 0.0
@@ -73,7 +79,7 @@ class Track:
             self._add(reading)
         if reading.total is None:
             reading.total = self._total
-        own = _percent(reading)
+        own = None if reading.grows and reading.total != self.last.total else _percent(reading)
         phase = self._phase_of(reading, own)
         if own is not None:
             phase.reached = max(phase.reached, min(own, 100.0))
@@ -85,7 +91,7 @@ class Track:
             self._percent = max(self._percent or 0.0, min(whole, 100.0))
         last = self.last
         last.current, last.total, last.percent = reading.current, reading.total, self._percent
-        last.phase = reading.phase or last.phase
+        last.phase = self._labels.get(reading.phase, reading.phase) or last.phase
         name = last.phase
         if self._step and self._step != name:
             name = f"{name}: {self._step}" if name else self._step
@@ -155,7 +161,7 @@ def _percent(reading: Reading) -> float | None:
     counted = None
     if reading.current is not None and reading.total:
         counted = reading.current / reading.total * 100
-    if reading.percent is None or reading.percent > 100:
+    if reading.percent is None:
         return counted
     return counted if counted is not None and abs(counted - reading.percent) <= 1 else reading.percent
 

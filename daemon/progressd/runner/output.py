@@ -1,7 +1,7 @@
-"""The output of a pipeline: events, progress matched by a pattern, and the last line of standard error."""
+"""The output of a pipeline: events, progress that is found in other text, and the last line of standard error."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
 import structlog
@@ -9,7 +9,7 @@ import structlog
 from progressd.core.errors import InvalidInput
 from progressd.core.events import CompletedEvent, ErrorEvent, PreviewEvent, ProgressEvent, ReportedResult
 from progressd.core.last_lines import last_lines
-from progressd.core.progress_pattern import ProgressPattern
+from progressd.detect.detector import Detector
 from progressd.engine.ingest import Ingest
 from progressd.producers.ndjson import LineTooLong, NumberedLine, Turn, read_event
 
@@ -30,32 +30,39 @@ log = structlog.get_logger(__name__)
 
 
 class OutputParser:
-    """Submit the progress of a job. Keep its result or error until the program has exited."""
+    """Submit the progress of a job. Keep its result or error until the program has exited.
 
-    def __init__(self, job_id: str, ingest: Ingest, progress_pattern: str | None) -> None:
+    As soon as the program reports progress itself, its other output is no longer searched, unless `always` is true.
+    """
+
+    def __init__(self, job_id: str, ingest: Ingest, detector: Detector, *, always: bool = False) -> None:
         self._job_id = job_id
         self._ingest = ingest
-        self._pattern = ProgressPattern(progress_pattern) if progress_pattern else None
+        self._detector = detector
+        self._always = always
+        self._reports = False  # the program reports progress itself
         self.result = ReportedResult()
         self.error: str | None = None
         self._warned = False
 
     async def on_stdout(self, lines: Sequence[NumberedLine]) -> None:
-        """Handle lines of standard output: events, or text for the pattern."""
-        await self._submit(lines, self._event)
+        """Handle lines of standard output that are events. Let other tasks run in between."""
+        await self._submit(self._event(line) for _, line in lines)
 
-    async def on_stderr(self, lines: Sequence[NumberedLine]) -> None:
-        """Handle lines of standard error: text for the pattern."""
-        if self._pattern is not None:
-            await self._submit(lines, self._match)
+    async def on_chunk(self, stream: int, chunk: bytes) -> None:
+        """Search output for progress. An empty chunk means that the stream is quiet."""
+        if self._reports and not self._always:
+            return
+        if chunk:
+            found = (progress for _, progress in self._detector.frames(stream, chunk))
+        else:
+            found = (progress for progress in self._detector.quiet(stream))
+        await self._submit(ProgressEvent(self._job_id, one) if one is not None else None for one in found)
 
-    async def _submit(
-        self, lines: Sequence[NumberedLine], read: Callable[[bytes | LineTooLong], Reported | None]
-    ) -> None:
-        """Submit the events in these lines. Let other tasks run in between."""
+    async def _submit(self, reported: Iterable[Reported | None]) -> None:
         turn, events = Turn(), list[Reported]()
-        for _, line in lines:
-            if (event := read(line)) is not None:
+        for event in reported:
+            if event is not None:
                 events.append(event)
             turn.count(1)
             if turn.over:
@@ -65,30 +72,23 @@ class OutputParser:
 
     def _event(self, line: bytes | LineTooLong) -> Reported | None:
         if isinstance(line, LineTooLong) or not line.lstrip().startswith(b"{"):
-            return self._match(line)
+            return None
         try:
             event = read_event(line, self._job_id)
         except InvalidInput as error:
             self._warn(error)
-            return self._match(line)
+            return None
         match event:
             case CompletedEvent():
                 self.result = event.data
             case ErrorEvent():
                 self.error = event.data.message
-            case ProgressEvent() | PreviewEvent():
+            case ProgressEvent():
+                self._reports = True
+                return event
+            case PreviewEvent():
                 return event
         return None
-
-    def _match(self, line: bytes | LineTooLong) -> ProgressEvent | None:
-        if self._pattern is None or isinstance(line, LineTooLong):
-            return None
-        try:
-            found = self._pattern.find(line)
-        except InvalidInput as error:
-            self._warn(error)
-            return None
-        return ProgressEvent(self._job_id, found) if found is not None else None
 
     def _warn(self, error: InvalidInput) -> None:
         """Log only the first invalid event of a job, because a program may write millions."""

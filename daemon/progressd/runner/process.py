@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 import structlog
 import trio
 
+from progressd.detect.detector import STDERR, STDOUT
 from progressd.producers.ndjson import LineSplitter, NumberedLine
 from progressd.runner import exec_limited
 from progressd.runner.orphans import JOB, MARK
@@ -23,6 +24,7 @@ from progressd.system.transient import is_transient
 
 MAX_STDERR: Final = 65536  # last bytes of standard error to keep
 MAX_LINE: Final = 1024 * 1024  # bytes of a line of output
+QUIET: Final = 0.2  # seconds without output after which an unfinished line is searched for progress
 RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
 
 # Read once, because an upgrade removes the file and then replaces it.
@@ -33,6 +35,7 @@ _PROGRAM: Final = (  # tracebacks show the file name instead of the source as on
 EXEC_LIMITED: Final = (sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM)
 
 OnLines: TypeAlias = Callable[[Sequence[NumberedLine]], Awaitable[None]]
+OnChunk: TypeAlias = Callable[[int, bytes], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
@@ -87,16 +90,20 @@ class ChildProcess:
                 raise
             return child
 
-    async def run(self, on_stdout: OnLines, on_stderr: OnLines) -> int:
-        """Read the output until the child has exited. Return the exit status, negative for a signal."""
+    async def run(self, on_stdout: OnLines, on_chunk: OnChunk) -> int:
+        """Read the output until the child has exited. Return the exit status, negative for a signal.
+
+        `on_stdout` receives the lines of standard output, and `on_chunk` all output. A chunk is empty if the stream has
+        ended or was silent for QUIET seconds.
+        """
         process = self._process
         assert process.stdout is not None
         assert process.stderr is not None
         stdout, stderr = ProgramOutput(process.stdout), ProgramOutput(process.stderr)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read, stdout, on_stdout)
-                nursery.start_soon(self._read_stderr, stderr, on_stderr)
+                nursery.start_soon(self._read_stdout, stdout, on_stdout, on_chunk)
+                nursery.start_soon(self._read_stderr, stderr, on_chunk)
                 await self._wait_for_exit()
                 for output in (stdout, stderr):
                     output.has_ended()
@@ -105,19 +112,19 @@ class ChildProcess:
         assert process.returncode is not None
         return process.returncode
 
-    async def _read_stderr(self, output: ProgramOutput, on_lines: OnLines) -> None:
-        async def keep(lines: Sequence[NumberedLine]) -> None:
-            text = b"".join([line + b"\n" for _, line in lines if isinstance(line, bytes)])
-            self.stderr = (self.stderr + text)[-MAX_STDERR:]
-            await on_lines(lines)
-
-        await self._read(output, keep)
-
-    async def _read(self, output: ProgramOutput, on_lines: OnLines) -> None:
+    async def _read_stdout(self, output: ProgramOutput, on_lines: OnLines, on_chunk: OnChunk) -> None:
         splitter = LineSplitter(MAX_LINE)
-        while chunk := await output.receive():
-            await on_lines(splitter.feed(chunk.replace(b"\r", b"\n")))  # progress bars use carriage returns
+        while chunk := await _next_chunk(output, STDOUT, on_chunk):
+            await on_chunk(STDOUT, chunk)  # first, so that an event in the chunk replaces the progress of other text
+            await on_lines(splitter.feed(chunk.replace(b"\r", b"\n")))
+        await on_chunk(STDOUT, b"")
         await on_lines(splitter.end())
+
+    async def _read_stderr(self, output: ProgramOutput, on_chunk: OnChunk) -> None:
+        while chunk := await _next_chunk(output, STDERR, on_chunk):
+            self.stderr = (self.stderr + chunk.replace(b"\r", b"\n"))[-MAX_STDERR:]
+            await on_chunk(STDERR, chunk)
+        await on_chunk(STDERR, b"")
 
     async def _wait_for_exit(self) -> None:
         """Wait until the program has exited. Do not reap it yet, because that would free its process id."""
@@ -157,6 +164,14 @@ class ChildProcess:
             with suppress(ProcessLookupError, PermissionError):  # this call works even without free resources
                 os.killpg(self.pid, signal.SIGTERM)
             await trio.sleep(RETRY_INTERVAL)
+
+
+async def _next_chunk(output: ProgramOutput, stream: int, on_chunk: OnChunk) -> bytes:
+    """Return the next chunk of an output, or b"" at its end. Report a silence of QUIET seconds."""
+    with trio.move_on_after(QUIET):
+        return await output.receive()
+    await on_chunk(stream, b"")
+    return await output.receive()
 
 
 def _known(session: int, marks: Set[bytes], processes: Sequence[Process]) -> Mapping[int, str]:

@@ -16,12 +16,16 @@ import trio
 from msgspec.structs import replace
 
 from progressd.config.settings import Settings
-from progressd.core.errors import Conflict, NotFound, StoreFailed
+from progressd.core.errors import Conflict, InvalidInput, NotFound, StoreFailed
 from progressd.core.events import CompletedEvent, ErrorEvent, ReportedResult, RequeueEvent, RunnerEvent, StartEvent
 from progressd.core.job import Job
 from progressd.core.messages import ErrorData
 from progressd.core.pipeline import Pipeline
+from progressd.core.progress_pattern import ProgressPattern
 from progressd.core.status import JobStatus
+from progressd.detect.detector import Detector
+from progressd.detect.plan import Plan, plan
+from progressd.detect.presets import SYSTEM, Presets
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
 from progressd.files.job_files import JobFiles
@@ -170,6 +174,7 @@ class Runner:
         if pipeline is None:
             return self._failed(job, f"the pipeline {job.pipeline} is no longer configured")
         limits = ResourceLimits.of(pipeline, self._settings.runner)
+        pipeline, detector = _with_preset(pipeline, job)
         async with AsyncExitStack() as started:
             try:
                 child, result = await self._start(job, pipeline, limits, started)
@@ -178,7 +183,7 @@ class Runner:
                 program = Path(pipeline.command[0]).name
                 why = error.strerror or "see the daemon's log"
                 return self._failed(job, f"cannot start {program}, the program of the pipeline {job.pipeline}: {why}")
-            return await self._run_pipeline(job, pipeline, limits, result, child)
+            return await self._run_pipeline(job, pipeline, limits, result, child, detector)
 
     async def _start(
         self, job: Job, pipeline: Pipeline, limits: ResourceLimits, started: AsyncExitStack
@@ -208,9 +213,15 @@ class Runner:
                 raise Conflict(f"job {job.id} was ended before its pipeline was started")
 
     async def _run_pipeline(
-        self, job: Job, pipeline: Pipeline, limits: ResourceLimits, result: Path, child: ChildProcess
+        self,
+        job: Job,
+        pipeline: Pipeline,
+        limits: ResourceLimits,
+        result: Path,
+        child: ChildProcess,
+        detector: Detector,
     ) -> CompletedEvent | ErrorEvent:
-        output = OutputParser(job.id, self._ingest, pipeline.progress_pattern)
+        output = OutputParser(job.id, self._ingest, detector, always=pipeline.progress_pattern is not None)
         timeout = pipeline.timeout or self._settings.runner.job_timeout
         try:
             with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
@@ -247,7 +258,7 @@ class Runner:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(stop_when_ended)
-            status = await child.run(output.on_stdout, output.on_stderr)
+            status = await child.run(output.on_stdout, output.on_chunk)
             nursery.cancel_scope.cancel()
             return status
         raise Conflict(f"job {job.id} was ended while it ran")
@@ -296,3 +307,16 @@ class Runner:
     def _error(self, job: Job, message: str) -> ErrorEvent:
         left = self._left.get(job.id)
         return ErrorEvent(job.id, ErrorData(f"{message}; cannot end its processes {left}" if left else message))
+
+
+def _with_preset(pipeline: Pipeline, job: Job) -> tuple[Pipeline, Detector]:
+    """Return the pipeline with the arguments and variables of its preset, and a detector for its output."""
+    pattern = None if pipeline.progress_pattern is None else ProgressPattern(pipeline.progress_pattern)
+    adapt = pattern is None
+    try:
+        found = plan(pipeline.command, Presets([SYSTEM]), adapt=adapt, name=pipeline.preset, descriptors=False)
+    except InvalidInput as error:
+        log.error("cannot use preset", job_id=job.id, pipeline=job.pipeline, error=str(error))
+        found = Plan(pipeline.command)
+    environment = {**found.environment, **pipeline.environment}
+    return replace(pipeline, command=found.command, environment=environment), Detector(found, pattern)
