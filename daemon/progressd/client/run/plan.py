@@ -29,7 +29,7 @@ class Detection(NamedTuple):
 
 
 class RunPlan(NamedTuple):
-    """A plan of `progressd.detect`, with what only `progressd run` needs. `plan`: None if no preset fits."""
+    """A plan of `progressd.detect`, with what only `progressd run` needs. `plan`: None to make it after the start."""
 
     plan: "Plan | None"
     command: Sequence[str]
@@ -40,74 +40,80 @@ class RunPlan(NamedTuple):
 
     @property
     def source(self) -> str:
-        """Return what is known before the start about where the progress will be found; "" for nothing."""
+        """Return where the progress will be found, as far as that is known before the start; "" for unknown."""
         if self.pattern is not None:
             return "pattern"
-        return self.plan.preset.name if self.plan is not None and self.plan.preset is not None else ""
+        if self.plan is not None and self.plan.preset is not None:
+            return self.plan.preset.name
+        return ""
 
     def detection(self) -> Detection:
         """Return the detector and the filter. Call it after the start, because the import takes long."""
         from progressd.detect.detector import Detector
         from progressd.detect.output_filter import OutputFilter
-        from progressd.detect.plan import Plan
 
-        plan = self.plan or Plan(tuple(self.command))
-        return Detection(
-            Detector(plan, self.pattern),
-            (lambda: OutputFilter(plan)) if plan.hides else None,
-            self.pattern is None and plan.enabled,
-        )
+        plan = self.plan or _plan(self.command, NONE if self.keeps_streams else None, adapt=False)
+        new_filter = (lambda: OutputFilter(plan)) if plan.hides else None
+        return Detection(Detector(plan, self.pattern), new_filter, self.pattern is None and not self.keeps_streams)
 
 
 def plan_run(command: Sequence[str], preset: str | None, pattern: str | None, *, adapt: bool) -> RunPlan:
     """Return the plan. Raises InvalidInput for an unknown preset or an invalid pattern."""
-    if preset is None and pattern is None and not _may_have_preset(command):
-        return RunPlan(None, command)
+    if pattern is None and (preset == NONE or (preset is None and not (adapt and _may_adapt(command)))):
+        return RunPlan(None, command, keeps_streams=preset == NONE)
     from progressd.core.progress_pattern import ProgressPattern
-    from progressd.detect.plan import plan
-    from progressd.detect.presets import Presets
 
     try:
         compiled = None if pattern is None else ProgressPattern(pattern)
     except ValueError as error:
         raise InvalidInput(f"--progress-pattern: {error}") from None
-    planned = plan(
-        command,
-        Presets.of_user(os.environ),
-        adapt=adapt and pattern is None,
-        name=preset,
-        terminal=os.isatty(STDERR),
-    )
+    planned = _plan(command, preset, adapt=adapt and pattern is None)
     descriptor = None
     if planned.progress_fd:
         descriptor = FIRST_PROGRESS_FD
         while is_open(descriptor):
             descriptor += 1
     changed = planned.command if descriptor is None else planned.arguments(descriptor)
-    return RunPlan(planned, changed, planned.environment, compiled, descriptor, preset == NONE and pattern is None)
+    return RunPlan(planned, changed, planned.environment, compiled, descriptor)
 
 
-def _may_have_preset(command: Sequence[str]) -> bool:
-    """Return whether a word of the command has the name of a preset: reading presets takes long."""
+def _plan(command: Sequence[str], preset: str | None, *, adapt: bool) -> "Plan":
+    from progressd.detect.plan import plan
+    from progressd.detect.presets import Presets
+
+    terminal = os.isatty(STDERR)
+    return plan(command, Presets.of_user(os.environ), adapt=adapt, name=preset, terminal=terminal)
+
+
+def _may_adapt(command: Sequence[str]) -> bool:
+    """Return whether a preset may change the command: only then it is read before the start, because that takes long.
+
+    A preset that is invalid is reported, too.
+    """
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.environ.get("HOME") or "/", ".config")
-    names = set[str]()
-    for directory in (BUILT_IN, SYSTEM, os.path.join(home, "progressd", "presets")):
+    words = {os.path.basename(word) for word in command}
+    names = {word for word in words | {word.rstrip("0123456789.-") for word in words} if word}
+    for directory in (os.path.join(home, "progressd", "presets"), SYSTEM, BUILT_IN):
         try:
-            names.update(os.path.splitext(name)[0] for name in os.listdir(directory))
+            found = names.intersection(os.path.splitext(name)[0] for name in os.listdir(directory))
+            for name in found:
+                with open(os.path.join(directory, f"{name}.toml"), "rb") as file:
+                    text = file.read()
+                if directory != BUILT_IN or b"[[adapt]]" in text or b"same_as" in text:
+                    return True
         except OSError:
             continue
-    words = {os.path.basename(word) for word in command}
-    return not names.isdisjoint(words | {word.rstrip("0123456789.-") for word in words})
+    return False
 
 
 def explanation(planned: RunPlan) -> str:
     """Return what a run would do, for people."""
-    plan = planned.plan
     if planned.pattern is not None:
         return "progress from: the pattern of --progress-pattern"
     if planned.keeps_streams:
         return "progress from: what the command reports itself; its output is not read"
-    if plan is None or plan.preset is None:
+    plan = planned.plan or _plan(planned.command, None, adapt=False)
+    if plan.preset is None:
         return "progress from: what the output shows, such as 42% or 3/12; no preset knows this command"
     lines = [f"progress from: {plan.preset.name}"]
     if plan.added:
