@@ -17,6 +17,8 @@ need sqlite3 sqlite3
 need nginx nginx
 need caddy caddy
 need apache2 apache2-bin
+need rsync rsync
+need git git
 
 [ -n "$missing" ] || exit 0
 

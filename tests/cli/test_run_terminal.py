@@ -124,6 +124,26 @@ def test_a_terminal_shows_what_it_shows_without_us(command: list[str]) -> None:
     assert status_with_us == status
 
 
+@pytest.mark.parametrize("options", ["-a", "-av"])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_rsync_writes_what_it_writes_without_us(options: str, terminal: bool, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(3):
+        (source / f"file{number}").write_bytes(bytes(300_000 * number))
+    varying = re.compile(rb"copy\d+|[\d,.]+ bytes/sec|progressd: .*")
+
+    def written(*before: str) -> bytes:
+        command = [*before, "rsync", options, f"{source}/", str(tmp_path / f"copy{len(before)}")]
+        if terminal:
+            output = shown(command)[0]
+        else:
+            output = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True).stdout
+        return varying.sub(b"", output).strip()
+
+    assert written(*run(NOBODY, "--")) == written()
+
+
 def test_keys_reach_the_command() -> None:
     with in_terminal(run(NOBODY, "--", "sh", "-c", "cat | tr a-z A-Z")) as (process, terminal):
         terminal.type(b"one\x7f\x7fff\n")
