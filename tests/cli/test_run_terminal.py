@@ -13,6 +13,7 @@ import termios
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 from support.serving import PATIENCE, ServedDaemon
 from support.waiting import alive, until
@@ -269,3 +270,40 @@ def test_a_process_that_the_command_leaves_runs_on(tmp_path: Path) -> None:
     script = f"(sleep 0.5; touch {tmp_path}/done) >/dev/null 2>&1 </dev/null & echo left"
     assert shown(run(NOBODY, "--", "sh", "-c", script))[0].startswith(b"left\r\n")
     until((tmp_path / "done").exists)
+
+
+def test_a_cancellation_ends_a_command_with_a_terminal(daemon: ServedDaemon) -> None:
+    with shell() as terminal:
+        before = terminal.settings()
+        terminal.type(f"{RUN} {daemon.url} -- sh -c 'echo $PROGRESSD_JOB_ID be\"\"gun; exec sleep 1000'\n".encode())
+        [job] = re.findall(r"(\S+) begun", terminal.read(rb"begun\r\n").decode())
+        httpx.delete(f"{daemon.url}/api/jobs/{job}", trust_env=False, timeout=PATIENCE).raise_for_status()
+        terminal.read(f"progressd: job {job} was cancelled: stopping the command\r\n% $".encode())
+        assert terminal.settings() == before
+
+
+def test_a_closed_terminal_ends_the_command(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    script = f"echo $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 1000"
+    words = ["setsid", "--ctty", *run(NOBODY, "--", "sh", "-c", script)]
+    with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        until((tmp_path / "pid").exists)
+        os.close(ours)
+        assert process.wait(PATIENCE) == 128 + signal.SIGHUP
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_a_command_that_cannot_start_leaves_the_terminal_as_it_was() -> None:
+    with shell() as terminal:
+        before = terminal.settings()
+        terminal.type(f"{RUN} {NOBODY} -- /no/such; echo status $?\n".encode())
+        output = terminal.read(rb"status 127\r\n% $")
+        assert b"progressd: /no/such: No such file or directory\r\n" in output
+        assert terminal.settings() == before
+
+
+def test_a_closed_input_stays_closed() -> None:
+    script = 'exec <&-; exec "$@"'
+    words = ["sh", "-c", script, "sh", *run(NOBODY, "--", "sh", "-c", "ls -l /proc/self/fd | grep -c ' 0 -> /dev/pts'")]
+    assert shown(words)[0].startswith(b"0\r\n")

@@ -6,11 +6,16 @@ Arguments that this path does not fully understand go to the command line, which
 import os
 import sys
 
+INTERRUPTED = 130  # a shell's exit status after SIGINT
+
 
 def main() -> None:
     """Run the command in `sys.argv`."""
     if sys.argv[1:2] == ["run"]:
-        _run(sys.argv[2:])
+        try:
+            _run(sys.argv[2:])
+        except KeyboardInterrupt:  # before the command has been started; later, it is passed on
+            sys.exit(INTERRUPTED)
     from progressd.cli.main import main as command_line
 
     command_line(prog_name="progressd")

@@ -12,9 +12,8 @@ import termios
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
-from progressd.client.run.terminal import Terminal
+from progressd.client.run.terminal import Terminal, moved_up
 
-FIRST_FREE: Final = 10  # our descriptors begin here, so that none is a standard stream or a descriptor of the command
 TO_FOREGROUND: Final = signal.SIGRTMIN  # signals for the session leader
 TO_BACKGROUND: Final = signal.SIGRTMIN + 1
 TYPED: Final = frozenset({signal.SIGINT, signal.SIGQUIT})  # signals from a terminal to its foreground process group
@@ -91,12 +90,13 @@ def launch(
     """
     started = Command(command[0])
     streams = dict[int, int]()
+    types = os.isatty(0) and os.isatty(1)  # the user, at the terminal that shows the output
     slave = None
     if not keeps_streams:
         slave = _replace_streams(started, streams)
     if progress_fd is not None:
         started.sources[progress_fd], streams[progress_fd] = _pipe()
-    session = slave is not None and os.isatty(0) and os.isatty(1)
+    session = slave is not None and types
     if session:
         assert slave is not None
         assert started.terminal is not None
@@ -164,10 +164,7 @@ def is_open(descriptor: int) -> bool:
 
 def _pipe() -> tuple[int, int]:
     """Return a pipe whose ends other programs do not inherit."""
-    pair = os.pipe()
-    reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE) for end in pair)
-    for end in pair:
-        os.close(end)
+    reading, writing = map(moved_up, os.pipe())
     return reading, writing
 
 

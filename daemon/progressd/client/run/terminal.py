@@ -9,10 +9,18 @@ import tty
 from typing import Any, Final
 
 SIZE: Final = struct.Struct("HHHH")  # rows, columns, and pixels (ioctl_tty(2))
+FIRST_FREE: Final = 10  # our descriptors begin here
 OFLAG: Final = 1  # index of the output modes in the settings (termios(3))
 LFLAG: Final = 3
 CC: Final = 6
 DISCARD: Final = b"\0"  # the value of a control character that is switched off
+
+
+def moved_up(descriptor: int) -> int:
+    """Return another number for a descriptor, which no command expects: one that was closed may be free again."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
+    os.close(descriptor)
+    return moved
 
 
 class Terminal:
@@ -24,9 +32,9 @@ class Terminal:
         self._entered = False  # `enter_foreground` was called
         try:  # with a file description of our own, O_NONBLOCK affects no other program
             flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
-            self.descriptor = os.open(os.ttyname(descriptor), flags)
+            self.descriptor = moved_up(os.open(os.ttyname(descriptor), flags))
         except OSError:  # such as in a container: its /dev/pts has no such terminal
-            self.descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+            self.descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
 
     def in_foreground(self) -> bool:
         """Return whether this process group may read from the terminal."""
@@ -65,10 +73,7 @@ class Terminal:
 
     def new_pty(self) -> tuple[int, int]:
         """Return both ends of a pseudo-terminal with the size and settings of this terminal, which processes output."""
-        pair = os.openpty()
-        master, slave = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in pair)
-        for end in pair:
-            os.close(end)
+        master, slave = map(moved_up, os.openpty())
         termios.tcsetattr(slave, termios.TCSANOW, self._saved)
         self.enter_background(master)
         self.copy_size(master)
