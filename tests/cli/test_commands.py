@@ -14,6 +14,7 @@ COMMANDS = [
     "serve",
     "submit",
     "run",
+    "presets",
     "emit",
     "watch",
     "jobs",

@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "serve": "serve",
     "submit": "submit",
     "run": "run",
+    "presets": "presets",
     "emit": "emit",
     "watch": "watch",
     "jobs": "jobs",

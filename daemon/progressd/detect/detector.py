@@ -13,7 +13,7 @@ from progressd.core.progress_pattern import Pattern, ProgressPattern
 from progressd.detect.frames import Frame, FrameSplitter
 from progressd.detect.general import GeneralPatterns
 from progressd.detect.plan import Plan
-from progressd.detect.presets import JsonRule, Presets, read_json, reading_of
+from progressd.detect.presets import JsonRule, Preset, Presets, read_json, reading_of
 from progressd.detect.reading import Reading
 from progressd.detect.track import Track
 
@@ -24,6 +24,8 @@ DESCRIPTOR: Final = 3  # the stream of the descriptor that only progressd reads
 LARGE: Final = 2048  # bytes of a chunk that a program without a pause writes
 PATIENCE: Final = 16  # large chunks in a row that are looked at; of those that follow, one in SAMPLED
 SAMPLED: Final = 16
+
+ANYWHERE: Final = ("git", "rsync", "yt-dlp")  # presets for the output of any program, such as a script
 
 _OSC: Final = Pattern(r"\]9;4;(?P<state>\d)(?:;(?P<percent>\d{1,3}))?")
 _GENERAL, _JSON, _PRESET, _SEQUENCE = 1, 2, 3, 4  # the ranks of the sources
@@ -51,6 +53,7 @@ class Detector:
     def __init__(self, plan: Plan, pattern: ProgressPattern | None = None) -> None:
         """Create a detector. `pattern`: the user's own, which replaces every other source."""
         self._plan = plan
+        self._preset = plan.preset
         self._pattern = pattern
         self._streams = dict[int, _Stream]()
         self._rank = 0
@@ -109,9 +112,11 @@ class Detector:
             return None if groups is None else self._take(_PRESET, "pattern", reading_of(groups))
         if frame.osc:
             return self._take_sequence(frame.text)
-        text, preset = frame.plain, self._plan.preset
-        if preset is not None and (reading := preset.read(text, stream == DESCRIPTOR)) is not None:
-            return self._take(_PRESET, preset.name, reading)
+        text = frame.plain
+        if self._preset is None and b"%" in text:
+            self._preset = _preset_of(text)
+        if self._preset is not None and (reading := self._preset.read(text, stream == DESCRIPTOR)) is not None:
+            return self._take(_PRESET, self._preset.name, reading)
         if self._rank <= _JSON and text.startswith(b"{"):
             reading = read_json(text, _json_rules())
             return None if reading is None else self._take(_JSON, "JSON lines", reading)
@@ -132,20 +137,37 @@ class Detector:
     def _take(self, rank: int, source: str, reading: Reading) -> ReportedProgress | None:
         """Take a reading if no better source was found. A worse source may still name the step."""
         if rank > self._rank and reading.moves:
-            if self._rank:
+            if self._rank or self._preset is not self._plan.preset:
                 self._track = self._new_track()
-            self._rank, self.source = rank, source
+            self._rank = rank
+        if rank == self._rank and reading.moves:
+            self.source = source
         if rank < self._rank or not reading.moves:
             self._track.note(reading)
             return None
         return self._track.move(reading)
 
     def _new_track(self) -> Track:
-        preset = self._plan.preset
+        preset = self._preset
         if self._pattern is not None or preset is None:
             return Track({})
         many = preset.many and not self._plan.single
         return Track(preset.phases, many, self._plan.total, preset.labels)
+
+
+@cache
+def _presets_anywhere() -> list[Preset]:
+    presets = Presets()
+    return [preset for name in ANYWHERE if (preset := presets.find(name)) is not None]
+
+
+def _preset_of(text: bytes) -> Preset | None:
+    """Return the preset of the program that has written a frame, if no other program writes such a frame."""
+    for preset in _presets_anywhere():
+        reading = preset.read(text, False)
+        if reading is not None and reading.moves and (not preset.phases or preset.knows(reading.phase)):
+            return preset
+    return None
 
 
 @cache

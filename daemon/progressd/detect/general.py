@@ -15,6 +15,7 @@ from progressd.detect.reading import Reading
 from progressd.detect.track import counter
 
 MAX_SERIES: Final = 64  # kinds of frames that are followed at once
+FINISHED: Final = 0.9  # of the total, after which other frames may be the progress
 MAX_PREFIX: Final = 60  # bytes before the number that must be alike
 
 _TQDM: Final = Pattern(
@@ -42,7 +43,7 @@ _KINDS: Final = (
         "counts", b"of", Pattern(r"(?:^|[^\d.,\w/])(?P<current>\d{1,15}) of (?P<total>\d{1,15})(?:[^\d.,\w/]|$)"), False
     ),
 )
-_DIGITS: Final = re.compile(rb"\d+")
+_NUMBERS: Final = re.compile(rb"[\d.,:]+ ?(?:[kKMGTP]?i?B\b)?")
 
 
 class _Series(Struct):
@@ -56,7 +57,7 @@ class GeneralPatterns:
 
     def __init__(self) -> None:
         self._series = dict[tuple[int, bytes], _Series]()
-        self._accepted: tuple[int, bytes] | None = None
+        self._accepted: tuple[tuple[int, bytes], _Series] | None = None
         self.source = ""
 
     def read(self, text: bytes, redraw: bool) -> Reading | None:
@@ -77,32 +78,37 @@ class GeneralPatterns:
                     continue
                 prefix = b"" if kind.anywhere else _prefix(text, groups)
                 certain = redraw or (kind.anywhere and text.lstrip()[:1] in b"[(")
-                if self._is_progress((number, prefix), kind, value, found.total, 1 if certain else 2):
-                    return found
-                return None
+                return self._follow((number, prefix), kind, found, 1 if certain else 2)
         return None
 
-    def _is_progress(self, key: tuple[int, bytes], kind: _Kind, value: float, total: float | None, rises: int) -> bool:
-        if self._accepted is not None:
-            return key == self._accepted
+    def _follow(self, key: tuple[int, bytes], kind: _Kind, found: Reading, rises: int) -> Reading | None:
+        """Return the reading if its series is the progress. Another one may follow when that is FINISHED."""
+        value = found.current if found.percent is None else found.percent
+        assert value is not None
+        accepted = self._accepted
+        if accepted is not None and key == accepted[0]:
+            accepted[1].value = value
+            accepted[1].total = found.total
+            return found
         series = self._series.pop(key, None)
-        if series is None or series.total != total or value < series.value:
-            series = _Series(value, total)
+        if series is None or series.total != found.total or value < series.value:
+            series = _Series(value, found.total)
         elif value > series.value:
             series.value = value
             series.rises += 1
         if len(self._series) >= MAX_SERIES:
             self._series.pop(next(iter(self._series)))
         self._series[key] = series
-        if series.rises >= rises:
-            self._accepted = key
-            self.source = kind.source
-            self._series.clear()
-            return True
-        return False
+        if series.rises < rises or (accepted is not None and accepted[1].value < FINISHED * (accepted[1].total or 100)):
+            return None
+        found.resets = accepted is not None
+        self._accepted = (key, series)
+        self._series.clear()
+        self.source = kind.source
+        return found
 
 
 def _prefix(text: bytes, groups: dict[str, str]) -> bytes:
-    """Return the text before the number, with its digits as 0."""
+    """Return the text before the number, with all numbers as 0."""
     number = (groups.get("percent") or groups["current"]).encode()
-    return _DIGITS.sub(b"0", text[: text.find(number)][:MAX_PREFIX].strip())
+    return _NUMBERS.sub(b"0", text[: text.find(number)][:MAX_PREFIX].strip())

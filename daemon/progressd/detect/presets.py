@@ -165,6 +165,10 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     needs_terminal: bool = False  # the program reports progress only on a terminal
     total: Literal["", "dd", "tar", "ffmpeg"] = ""  # how to find a total that the program does not print
 
+    def knows(self, phase: str) -> bool:
+        """Return whether a phase has a share."""
+        return phase.casefold() in {one for name in self.phases for one in name.casefold().split("|")}
+
     def read(self, text: bytes, descriptor: bool) -> Reading | None:
         """Return the values in a frame, or None if no rule matches."""
         if self.json and text.startswith(b"{"):
@@ -277,6 +281,12 @@ class Presets:
         """Yield the names of all presets, sorted, without aliases."""
         files = {path.stem: path for each in reversed(self._directories) for path in each.glob("*.toml")}
         return (name for name in sorted(files) if (preset := self.find(name)) is not None and preset.name == name)
+
+    def path(self, name: str) -> Path | None:
+        """Return the file of a preset, or of the preset that an alias names. None if there is no such preset."""
+        preset = self.find(name)
+        files = [directory / f"{preset.name}.toml" for directory in self._directories] if preset else []
+        return next((file for file in files if file.is_file()), None)
 
     def _load(self, name: str, *, alias: bool = False) -> Preset | None:
         """Read a preset. `alias`: another preset has its name in `same_as`."""
