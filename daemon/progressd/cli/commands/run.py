@@ -69,8 +69,13 @@ def run(
       progressd run -p '(?P<current>[0-9]+) of (?P<total>[0-9]+)' -- ./import.sh
     """
     from progressd.cli.run_command import prepared, run_command
+    from progressd.core.errors import InvalidInput
 
     options = RunOptions(
         command, name, labels, pattern, preset, not no_adapt, explain, verbose, lease, remote.url, remote.key
     )
-    ctx.exit(run_command(options, prepared(options)))
+    try:
+        plan = prepared(options)
+    except InvalidInput as error:  # an unknown preset, or an invalid pattern
+        raise click.UsageError(str(error)) from None
+    ctx.exit(run_command(options, plan))
