@@ -18,15 +18,15 @@ need sqlite3 sqlite3
 need nginx nginx
 need caddy caddy
 need apache2 apache2-bin
+need rsync rsync
+need git git
 if [ "${1-}" = tools ]; then
-    need rsync rsync
     need zstd zstd
     need qemu-img qemu-utils
     need rclone rclone
     need ffmpeg ffmpeg
     need gpg gnupg
     need e2fsck e2fsprogs
-    need git git
 fi
 
 [ -n "$missing" ] || exit 0

@@ -36,6 +36,12 @@ WELL = received("server_status", status="healthy")
     ("message", "line"),
     [
         (CREATED, f"{JOB} job_created pdf a.pdf"),
+        (
+            received(
+                "job_created", kind="rsync", name="rsync -a /a /b", status="queued", created_at="2026-03-01T00:00:00Z"
+            ),
+            f"{JOB} job_created rsync rsync -a /a /b",
+        ),
         (STARTED, f"{JOB} status_change queued -> processing"),
         (MOVED, f"{JOB} progress 41% 5/12 AI Upscaling, 1 min 5 s left"),
         (COMPLETED, f"{JOB} completed in 45 s, 12 pages: {URL}/api/x"),

@@ -62,6 +62,29 @@ def test_commands_of_a_client_need_no_server_packages(arguments: list[str], daem
     assert name != "run" or not modules & {"asyncio", "rich", "progressd.config"}
 
 
+def test_a_command_starts_before_the_long_imports(daemon: ServedDaemon) -> None:
+    launch = "from progressd.client.run import launch as module\nreal = module.launch\n"
+    launch += (
+        "def launch(*words, **more):\n    print(*sys.modules)\n    return real(*words, **more)\nmodule.launch = launch"
+    )
+    program = f"import sys\nsys.argv = ['progressd', 'run', '--url', {daemon.url!r}, '--', 'true']\n"
+    done = python(f"{program}{launch}\nfrom progressd.cli.entry import main\nmain()")
+    assert (done.returncode, done.stderr) == (0, "")
+    before = set(done.stdout.split())
+    assert "progressd.client.run.registration" in before
+    assert not before & {
+        *HEAVY,
+        "click",
+        "email",
+        "http",
+        "inspect",
+        "msgspec",
+        "progressd.detect",
+        "threading",
+        "uuid",
+    }
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["emit", "--help"]])
 def test_a_command_imports_no_other_command(arguments: list[str]) -> None:
     modules = loaded(command(*arguments))

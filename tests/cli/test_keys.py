@@ -142,7 +142,7 @@ def test_a_command_inherits_the_key(locked: Locked, tmp_path: Path) -> None:
     done = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     answer = httpx.get(
-        f"{locked.url}/api/jobs?kind=told", headers=keys.bearer(locked.key), trust_env=False, timeout=PATIENCE
+        f"{locked.url}/api/jobs?kind=sh", headers=keys.bearer(locked.key), trust_env=False, timeout=PATIENCE
     )
     [job] = answer.json()["jobs"]
     assert (job["status"], job["progress"]["step_name"]) == ("completed", "Seven")

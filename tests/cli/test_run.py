@@ -69,8 +69,10 @@ def test_a_command_keeps_its_input_output_and_status(daemon: ServedDaemon) -> No
     done = run(daemon.url, "--label", "host=db1", "--", "sh", "-c", "cat; echo no >&2; exit 3", given="text\n")
     assert (done.returncode, done.stdout, done.stderr) == (3, "text\n", "no\n")
     job = newest(daemon)
-    assert (job["status"], job["error"]) == ("failed", "sh failed with exit status 3")
-    assert (job["kind"], job["labels"], job["lease_seconds"]) == ("sh", {"host": "db1"}, 60.0)
+    assert (job["status"], job["error"]) == ("failed", "sh failed with exit status 3: no")
+    assert (job["kind"], job["lease_seconds"]) == ("sh", 60.0)
+    assert job["name"] == "sh -c 'cat; echo no >&2; exit 3'"
+    assert (job["labels"]["host"], "user" in job["labels"]) == ("db1", True)
 
 
 @pytest.mark.parametrize("pattern", [(), ("-p", "(?P<percent>[0-9]+)%")])
@@ -97,7 +99,7 @@ def test_a_command_may_report_and_leave_processes(daemon: ServedDaemon) -> None:
     assert alive(int(done.stdout))
     os.kill(int(done.stdout), signal.SIGKILL)
     job = newest(daemon)
-    assert (job["status"], job["kind"], job["progress"]["step_name"]) == ("completed", "nightly", "Seven")
+    assert (job["status"], job["name"], job["progress"]["step_name"]) == ("completed", "nightly", "Seven")
     assert job["elapsed_seconds"] > 0
 
 
@@ -107,6 +109,51 @@ def test_output_is_searched_for_progress_and_passed_on(daemon: ServedDaemon) -> 
     assert (done.returncode, done.stdout, done.stderr) == (0, "1/4 one\n3/4 three\n", "2/4 two")  # \r is \n in text
     progress = newest(daemon)["progress"]
     assert (progress["total_steps"], progress["current_step"] in (2, 3)) == (4, True)
+
+
+@pytest.mark.parametrize("frame", ["\\r2/5", "\\n2/5\\r", "\\033[2K\\r2/5"])
+def test_progress_is_seen_while_the_command_waits(frame: str, daemon: ServedDaemon) -> None:
+    with running(daemon.url, "--", "sh", "-c", f"echo ready; printf '\\r1/5'; sleep 0.3; printf '{frame}'; sleep 1000"):
+        until(lambda: newest(daemon)["progress"]["percent"] == 40)
+
+
+def test_the_position_in_a_file_is_an_estimate(daemon: ServedDaemon, tmp_path: Path) -> None:
+    with open(tmp_path / "data", "wb") as data:
+        data.truncate(1 << 30)
+    reads = "import sys, time\nprint('ready', flush=True)\nwhile sys.stdin.buffer.read(1 << 18): time.sleep(0.05)"
+    with open(tmp_path / "data", "rb") as data:
+        words = command(daemon.url, "-v", "--", sys.executable, "-c", reads)
+        with subprocess.Popen(words, stdin=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            until(lambda: newest(daemon)["progress"]["step_name"] == "Reading data (estimate)")
+            process.terminate()
+            said = process.communicate(timeout=PATIENCE)[1]
+    assert newest(daemon)["progress"]["total_steps"] == 1 << 30
+    assert said == "progressd: progress from: the position in the file that it reads (estimate)\n"
+
+
+def test_the_last_lines_of_stderr_are_in_the_error(daemon: ServedDaemon) -> None:
+    script = "echo no >&2; printf '\\033[31mlink_stat \"/x\" failed\\033[0m\\n  detail\\nrsync error\\n' >&2; exit 23"
+    run(daemon.url, "--", "sh", "-c", script)
+    assert newest(daemon)["error"] == 'sh failed with exit status 23: no; link_stat "/x" failed; rsync error'
+
+
+def test_a_preset_is_explained_and_noted(daemon: ServedDaemon, tmp_path: Path) -> None:
+    told = run(NOBODY, "--explain", "--", "rsync", "-a", "a", "b")
+    assert (told.returncode, told.stdout.splitlines()[0]) == (0, "progress from: rsync")
+    assert run(NOBODY, "--explain", "--no-adapt", "--", "rsync", "-a", "a", "b").stdout == "progress from: rsync\n"
+    assert "no preset" in run(NOBODY, "--explain", "--", "./backup.sh").stdout
+    assert run(daemon.url, "-v", "--as", "rsync", "--", "true").stderr == "progressd: progress from: nowhere\n"
+    assert newest(daemon)["options"] == {"progress_from": "rsync"}
+    assert "xyz" in run(NOBODY, "--as", "xyz", "--", "true").stderr
+
+
+def test_a_command_may_keep_our_streams(daemon: ServedDaemon) -> None:
+    with subprocess.Popen(
+        command(daemon.url, "--as", "none", "--", "readlink", "/proc/self/fd/1"), stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        ours = os.readlink(f"/proc/self/fd/{process.stdout.fileno()}")
+        assert process.stdout.read().decode() == f"{ours}\n"
 
 
 def test_a_command_that_cannot_start_fails_the_job(daemon: ServedDaemon) -> None:
@@ -122,10 +169,10 @@ def test_a_command_and_a_name_need_not_be_text(daemon: ServedDaemon, tmp_path: P
     done = run(daemon.url, "--label", "host=caf\udce9", "--", str(program))
     assert (done.returncode, done.stdout) == (3, "done\n")
     job = newest(daemon)
-    assert (job["kind"], job["labels"]) == ("caf?", {"host": "caf?"})
+    assert (job["kind"], job["labels"]["host"]) == ("caf?", "caf?")
     assert job["error"] == f"{tmp_path}/caf? failed with exit status 3"
     assert run(daemon.url, "--name", "\udce9" + "n" * 300, "--", "true").returncode == 0
-    assert newest(daemon)["kind"] == "?" + "n" * 198 + "…"
+    assert newest(daemon)["name"] == "?" + "n" * 253 + "…"
 
 
 def test_a_signal_reaches_the_command(daemon: ServedDaemon) -> None:
@@ -170,17 +217,18 @@ def test_sigquit_goes_to_the_command(daemon: ServedDaemon) -> None:
 
 def test_an_interrupt_at_the_end_cancels_the_job(daemon: ServedDaemon) -> None:
     late = """
-import signal, trio
+import signal
 from progressd.cli.main import main
+from progressd.system.reaper import Reaper
 
-ended = trio.Process.wait
+ended = Reaper.status_of
 
-async def wait(process):
-    status = await ended(process)
+async def status_of(reaper, pid):
+    status = await ended(reaper, pid)
     signal.raise_signal(signal.SIGINT)
     return status
 
-trio.Process.wait = wait
+Reaper.status_of = status_of
 main()
 """
     call = [sys.executable, "-c", late, *command(daemon.url, "--", "sh", "-c", "exit 7")[3:]]
@@ -206,8 +254,8 @@ def test_a_broken_pipe_reaches_the_command(daemon: ServedDaemon) -> None:
 def test_a_slow_reader_receives_all_output(tmp_path: Path) -> None:
     lines = [
         "from progressd.cli.main import main",
-        "from progressd.system import process_output",
-        "process_output.PIPE_TIMEOUT = 0",
+        "from progressd.client.run import output",
+        "output.PIPE_TIMEOUT = 0",
         "main()",
     ]
     impatient = "\n".join(lines)
@@ -421,7 +469,7 @@ def test_a_signal_prevents_the_start(number: signal.Signals, tmp_path: Path, dae
     daemon.process.send_signal(signal.SIGSTOP)
     try:
         with subprocess.Popen(command(daemon.url, "--", "touch", f"{tmp_path}/began")) as process:
-            until(lambda: hears(process.pid, signal.SIGCHLD) and hears(process.pid, signal.SIGTERM))
+            until(lambda: hears(process.pid, signal.SIGTERM))
             process.send_signal(number)
             daemon.process.send_signal(signal.SIGCONT)
             assert process.wait(PATIENCE) == 128 + number
@@ -490,7 +538,7 @@ def test_a_restored_daemon_receives_the_whole_job(tmp_path: Path, free_port: int
         with served_daemon(state_dir, port=free_port):
             assert process.wait(PATIENCE) == 4
             assert shown() == [("failed", 3)]
-            assert (newest(daemon)["kind"], newest(daemon)["error"]) == ("long", "sh failed with exit status 4")
+            assert (newest(daemon)["name"], newest(daemon)["error"]) == ("long", "sh failed with exit status 4")
         assert process.stderr is not None
         away = f"progressd: no daemon answers at {daemon.url}; the command continues\n"
         assert process.stderr.read().startswith(away)

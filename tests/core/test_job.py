@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,6 +91,13 @@ def test_a_registered_job_is_queued() -> None:
     )
     assert messages == (JobCreated(ID, JobCreatedData("scan", QUEUED, NOW, "book.pdf", {"by": "eve"})),)
     assert durable
+
+
+def test_a_job_may_have_a_name() -> None:
+    job, (created,), _ = apply(None, RegisterEvent(ID, Registration("rsync", name="rsync -a /a /b")), NOW)
+    assert isinstance(created, JobCreated)
+    assert (job.name, created.data.name) == ("rsync -a /a /b", "rsync -a /a /b")
+    assert b'"name"' not in msgspec.json.encode(apply(None, REGISTER, NOW).messages[0])
 
 
 def test_a_submitted_job_belongs_to_its_pipeline() -> None:

@@ -53,6 +53,7 @@ def is_now(text: str) -> bool:
 async def test_a_job_has_its_fields_in_each_state(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     given = {
         "kind": "scan",
+        "name": "Scan of a book",
         "input_filename": "book.pdf",
         "total_steps": 12,
         "options": {"dpi": 300},
@@ -60,7 +61,7 @@ async def test_a_job_has_its_fields_in_each_state(daemon: RunningDaemon, client:
     }
     await daemon.report(registered(ID, **given))
     queued = await job_of(client)
-    assert queued.keys() == ALWAYS | {"input_filename"}
+    assert queued.keys() == ALWAYS | {"name", "input_filename"}
     assert is_now(queued["created_at"])
     assert {name: queued[name] for name in given if name != "total_steps"} == {
         name: value for name, value in given.items() if name != "total_steps"
@@ -357,6 +358,8 @@ async def test_an_invalid_job_is_rejected(client: httpx.AsyncClient) -> None:
         (b'{"options":{"a":' + b"[" * 40 + b"]" * 40 + b"}}", "options"),
         (b'{"options":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}", ""),
         (b'{"labels":{"by":1}}', "labels"),
+        (b'{"name":""}', "name"),
+        (b'{"name":"%b"}' % (b"x" * 256), "name"),
         (b'{"input_filename":"%b"}' % (b"x" * 1001), "input_filename"),
     ]:
         response = await client.post("/api/jobs", content=body)

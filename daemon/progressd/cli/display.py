@@ -119,7 +119,7 @@ class BarDisplay(Display):
                     self._progress.remove_task(bar)
                 self._bars.clear()
             case JobCreated(job_id, data):
-                self._names[job_id] = text.printable(data.input_filename or data.kind)
+                self._names[job_id] = text.printable(data.name or data.input_filename or data.kind)
                 self._bar(job_id)
             case ProgressMessage(job_id, data):
                 moved = text.percent(data.percent, data.total_steps)

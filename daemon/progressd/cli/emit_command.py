@@ -23,7 +23,6 @@ MAX_STEP = 1000  # characters
 MAX_SENTENCE = 10_000  # characters
 MAX_ANSWER = 65536  # bytes
 END_OF_ANSWER = (b"}", b"}\n")  # the daemon also closes the connection of an HTTP request
-INTERRUPTED = 130  # a shell's exit status after SIGINT
 ID_LENGTH = 36  # characters
 FLAGS = ("--completed",)
 OPTIONS = ("--job", "--step", "--total", "--percent", "--failed", "--url", "--key", "--key-file", "--socket")
@@ -44,8 +43,6 @@ def emit(arguments: "Sequence[str]", environ: "Mapping[str, str]") -> None:
     try:
         if report(arguments, environ):
             sys.exit()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
     except _TimedOut as error:
         from progressd.system.log_output import stderr_is_journal
 

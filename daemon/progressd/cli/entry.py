@@ -1,18 +1,27 @@
-"""The program `progressd`. A plain `emit` begins here, because the import of click takes too long for it.
+"""The program `progressd`. Plain `emit` and `run` begin here, because click takes too long to import for them.
 
-Arguments that this path does not fully understand go to the command line, which knows all options and errors.
+Arguments that these paths do not fully understand go to the command line, which knows all options and errors.
 """
 
 import os
 import sys
 
+INTERRUPTED = 130  # a shell's exit status after SIGINT
+
 
 def main() -> None:
     """Run the command in `sys.argv`."""
-    if sys.argv[1:2] == ["emit"]:
-        from progressd.cli.emit_command import emit
+    try:
+        if sys.argv[1:2] == ["emit"]:
+            from progressd.cli.emit_command import emit
 
-        emit(sys.argv[2:], os.environ)
+            emit(sys.argv[2:], os.environ)
+        elif sys.argv[1:2] == ["run"]:
+            from progressd.cli.run_command import run
+
+            run(sys.argv[2:], os.environ)
+    except KeyboardInterrupt:  # before a command has been started; later, `run` passes it on
+        sys.exit(INTERRUPTED)
     from progressd.cli.main import main as command_line
 
     command_line(prog_name="progressd")

@@ -89,6 +89,7 @@ def completing(*statuses: JobStatus | None) -> Callable[[click.Context, click.Pa
     """Return a function that completes the ids of the newest jobs with one of these statuses; None: with any."""
 
     def complete(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from progressd.cli.text import name
         from progressd.client.errors import ClientError
 
         try:
@@ -97,7 +98,7 @@ def completing(*statuses: JobStatus | None) -> Callable[[click.Context, click.Pa
         except ClientError:
             return []
         return [
-            CompletionItem(job["id"], help=f"{job['status']} {job.get('input_filename', job['kind'])}")
+            CompletionItem(job["id"], help=f"{job['status']} {name(job)}")
             for job in jobs
             if job["id"].startswith(incomplete)
         ]

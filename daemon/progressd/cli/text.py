@@ -49,7 +49,7 @@ def describe(message: Message, url: str) -> str:
     """Return the content of a message as text."""
     match message:
         case JobCreated(_, data):
-            return printable(f"{data.kind} {data.input_filename or ''}")
+            return printable(f"{data.kind} {data.name or data.input_filename or ''}")
         case StatusChange(_, data):
             return f"{data.old_status} -> {data.new_status}"
         case Progress(_, data):
@@ -116,7 +116,7 @@ def result_url(path: str, url: str) -> str:
 
 def name(job: dict[str, Any]) -> str:
     """Return the name of a job of the REST API."""
-    return printable(job.get("input_filename") or job["kind"])
+    return printable(job.get("name") or job.get("input_filename") or job["kind"])
 
 
 def outcome(job: dict[str, Any]) -> str:

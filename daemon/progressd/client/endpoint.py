@@ -1,13 +1,13 @@
 """The address and key of a daemon, and the delay between two connection attempts."""
 
-import random
-from base64 import b64encode
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from progressd import __version__
 from progressd.client.errors import InvalidKey, InvalidURL
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 MIN_DELAY: Final = 0.5  # seconds
@@ -54,12 +54,14 @@ def request_headers(url: str, key: str | None) -> dict[str, str]:
     if key is not None:
         headers["Authorization"] = f"Bearer {_checked_key(key, 'the key')}"
     elif parts.username is not None:
+        from base64 import b64encode
+
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
     return headers
 
 
-def read_key(path: Path) -> str:
+def read_key(path: "Path") -> str:
     """Return the key in a file, without surrounding white space. Raises InvalidKey."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -72,6 +74,8 @@ def read_key(path: Path) -> str:
 
 def backoff(failures: int, max_delay: float = MAX_DELAY) -> float:
     """Return the seconds to wait after `failures` failures in a row, randomized so that clients spread out."""
+    import random
+
     delay = min(max_delay, MIN_DELAY * 2 ** min(failures, 16))
     return random.uniform(delay / 2, delay)  # noqa: S311, not a secret
 

@@ -12,10 +12,6 @@ ClientError
 
 from typing import Any, Final
 
-import msgspec
-
-from progressd.core.json import UNDECODABLE
-
 TOO_MANY_REQUESTS: Final = 429  # RFC 6585 §4
 
 
@@ -65,6 +61,10 @@ class APIError(ClientError):
     @classmethod
     def from_response(cls, status: int, body: bytes, retry_after: str | None, url: str) -> "APIError":
         """Read the error from a response: from `message` in its JSON, or else from `error`."""
+        import msgspec  # not above: these errors are imported before a command may start
+
+        from progressd.core.json import UNDECODABLE
+
         try:
             decoded: Any = msgspec.json.decode(body)
         except UNDECODABLE:

@@ -26,6 +26,7 @@ Name = Annotated[str, Meta(max_length=MAX_NAME)]
 MAX_OPTIONS_BYTES: Final = 65536  # bytes of JSON; jobs that are watched, listed or run are in memory
 LARGE: Final = 4 * MAX_OPTIONS_BYTES  # bytes of JSON; allowed options with ASCII escapes may be six times the limit
 MIN_LEASE: Final = 1  # second; the daemon checks a silent job once per lease
+MAX_JOB_NAME: Final = 255  # characters
 MAX_LEASE: Final = 30 * 86400  # seconds
 MAX_ELAPSED: Final = 36500 * 86400  # seconds, a century; statistics sum them, as they sum pages
 MAX_PAGES: Final = 10**9
@@ -127,7 +128,7 @@ def _inside(value: object) -> Iterable[object]:
 
 
 class Registration(Struct, frozen=True):
-    """A job before it starts. `total_steps`: 0 if unknown.
+    """A job before it starts. `total_steps`: 0 if unknown. `name`: for people; `kind` groups similar jobs.
 
     `lease_seconds`: if the producer is silent for longer, the job stalls; after three times as long the job fails.
     Raises InvalidInput for options that are too large.
@@ -139,6 +140,7 @@ class Registration(Struct, frozen=True):
     options: dict[str, object] = {}
     labels: Labels = {}
     lease_seconds: Annotated[float, Meta(ge=MIN_LEASE, le=MAX_LEASE)] | None = None
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_JOB_NAME)] | None = None
 
     def __post_init__(self) -> None:
         if self.options and len(_encode(self.options)) > MAX_OPTIONS_BYTES:

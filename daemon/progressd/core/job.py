@@ -64,6 +64,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     progress: ProgressData = ProgressData(0, 0, "", 0)
     options: dict[str, object] = {}
     labels: dict[str, str] = {}
+    name: str | None = None
     pipeline: str | None = None  # pipeline of the job; None for the job of a producer
     input_filename: str | None = None
     started_at: datetime | None = None
@@ -162,10 +163,11 @@ def _register(event: RegisterEvent | SubmitEvent, now: datetime) -> Applied:
         priority=event.priority if isinstance(event, SubmitEvent) else Priority.NORMAL,
         fingerprint=event.fingerprint if isinstance(event, SubmitEvent) else None,
         owner=event.owner if isinstance(event, SubmitEvent) else None,
+        name=given.name,
         input_filename=given.input_filename,
         lease_seconds=given.lease_seconds,
     )
-    created = JobCreatedData(job.kind, job.status, now, job.input_filename, job.labels, job.pipeline)
+    created = JobCreatedData(job.kind, job.status, now, job.input_filename, job.labels, job.pipeline, job.name)
     return Applied(job, (JobCreated(job.id, created),), True)
 
 

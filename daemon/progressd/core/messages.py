@@ -138,6 +138,7 @@ class JobCreatedData(Struct, frozen=True, omit_defaults=True):
     input_filename: str | None = None
     labels: dict[str, str] = {}
     pipeline: str | None = None  # set if the daemon runs the job
+    name: str | None = None
 
 
 class JobCreated(Struct, frozen=True, tag_field="type", tag="job_created"):

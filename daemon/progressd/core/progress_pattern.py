@@ -6,13 +6,14 @@ in 100 letters.
 
 import re
 from collections.abc import Set
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 import re2
 
 from progressd.core.errors import InvalidInput
-from progressd.core.events import MAX_NAME, ReportedProgress
+
+if TYPE_CHECKING:
+    from progressd.core.events import ReportedProgress
 
 MAX_SEARCHED: Final = 1024  # bytes from the beginning of a line
 MAX_PROGRAM: Final = 2000  # instructions of RE2 for a pattern; at this limit, searching 1 KiB takes at most 60 ms
@@ -82,8 +83,12 @@ class ProgressPattern(Pattern):
         if unknown := self.names - _NAMES:
             raise ValueError(f"(?P<{min(unknown)}>…) is not one of {', '.join(sorted(_NAMES))}")
 
-    def find(self, line: bytes) -> ReportedProgress | None:
+    def find(self, line: bytes) -> "ReportedProgress | None":
         """Return the progress at the beginning of a line, if any. Raises InvalidInput if the values are not numbers."""
+        import msgspec  # not above: a command waits while its preset is read
+
+        from progressd.core.events import MAX_NAME, ReportedProgress
+
         named = self.groups(line)
         if named is None:
             return None

@@ -1,6 +1,5 @@
 """Plan how to find the progress of a command: its preset, and what to add to the command."""
 
-import difflib
 import os
 import re
 import shutil
@@ -178,6 +177,8 @@ def _program(command: tuple[str, ...]) -> tuple[int, bool]:
 
 
 def _meant(name: str, presets: Presets) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, list(presets), 1)
     return f"; did you mean {close[0]}?" if close else ""
 

@@ -296,9 +296,11 @@ class Presets:
             path = directory / f"{name}.toml"
             try:
                 preset = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Preset)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
+                if not os.access(directory, os.X_OK):  # such as the home directory of another user, after su
+                    continue
                 raise InvalidInput(f"cannot read the preset {path}: {error.strerror}") from None
             except (ValueError, RecursionError) as error:
                 raise InvalidInput(f"the preset {path} is invalid: {error}") from None

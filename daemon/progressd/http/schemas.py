@@ -33,6 +33,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     job_id: str
     status: JobStatus
     kind: str
+    name: str | UnsetType = UNSET
     pipeline: str | UnsetType = UNSET  # if the daemon runs the job
     options: dict[str, object]
     progress: ProgressData
@@ -59,6 +60,7 @@ def job_view(job: Job, store_id: str, base: BasePath) -> JobView:
         job_id=job.id,
         status=job.status,
         kind=job.kind,
+        name=_known(job.name),
         pipeline=_known(job.pipeline),
         options=job.options,
         progress=_progress(job),

@@ -15,25 +15,20 @@ from progressd.core.events import (
     ReportedProgress,
     ReportedResult,
 )
+from progressd.core.last_lines import last_lines
 from progressd.detect.detector import Detector
 from progressd.engine.ingest import Ingest
 from progressd.producers.ndjson import LineTooLong, NumberedLine, Turn, read_event
 
 MAX_SUMMARY: Final = 300  # characters
 
-_ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # terminal colours etc.
 _DIRECTORIES: Final = re.compile(r"""(?<![\w:/.])/(?:[^\s/:'"]+/)*(?=[^\s/])""")  # does not match the file name
 
 
 def summary(stderr: bytes) -> str:
     """Return the last line that contains text, shortened and without directories; "" if there is none."""
-    for line in reversed(stderr.splitlines()):
-        text = _ESCAPES.sub("", line.decode(errors="replace"))
-        words = " ".join("".join(one if one.isprintable() else " " for one in text).split())
-        if words:
-            words = _DIRECTORIES.sub("", words)
-            return words if len(words) <= MAX_SUMMARY else words[: MAX_SUMMARY - 1] + "…"
-    return ""
+    words = _DIRECTORIES.sub("", "".join(last_lines(stderr)))
+    return words if len(words) <= MAX_SUMMARY else words[: MAX_SUMMARY - 1] + "…"
 
 
 Reported: TypeAlias = ProgressEvent | PreviewEvent

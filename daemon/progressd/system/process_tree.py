@@ -6,7 +6,7 @@ are read-only in the sandbox of the service, and not available outside systemd. 
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals, pidfd_send_signal
 from typing import Final, NamedTuple, TypeAlias
@@ -58,20 +58,20 @@ Known: TypeAlias = Callable[[Sequence[Process]], Mapping[int, str]]
 class SignalSender:
     """Send one signal to each process, once."""
 
-    def __init__(self, number: Signals, but_group: int | None = None) -> None:
+    def __init__(self, number: Signals, but_groups: Collection[int] = ()) -> None:
         self.number = number
-        self._but_group = but_group
-        self._sent = set[Identity]()
+        self._but_groups = but_groups
+        self.sent = set[Identity]()
         self.forbidden = dict[Identity, Process]()
 
     def cleaning_up(self, members: Iterable[Process]) -> set[int]:
         """Return the members that got SIGTERM and still run. Their new children get no SIGTERM."""
-        return {one.pid for one in members if one.identity in self._sent} if self.number is SIGTERM else set()
+        return {one.pid for one in members if one.identity in self.sent} if self.number is SIGTERM else set()
 
     def send(self, process: Process, descriptor: int) -> bool:
         """Send the signal. Return whether to wait for the process to end: not if SIGKILL was not permitted."""
-        if process.identity not in self._sent and process.group != self._but_group:
-            self._sent.add(process.identity)
+        if process.identity not in self.sent and process.group not in self._but_groups:
+            self.sent.add(process.identity)
             try:
                 pidfd_send_signal(descriptor, self.number)
             except ProcessLookupError:
@@ -99,9 +99,9 @@ class Tree:
         """Return the label of a found process."""
         return self._found[process.identity]
 
-    async def send(self, number: Signals, *, but_group: int | None = None) -> list[Process]:
-        """Signal all processes, except one process group. Return processes without permission. Raises OSError."""
-        sender = SignalSender(number, but_group)
+    async def send(self, number: Signals, *, but_groups: Collection[int] = ()) -> list[Process]:
+        """Signal all processes, except those in some groups. Return processes without permission. Raises OSError."""
+        sender = SignalSender(number, but_groups)
         await trio.to_thread.run_sync(self._search, sender)
         return list(sender.forbidden.values())
 

@@ -7,7 +7,7 @@ until its parent reaps it. A process that adopts must start its own children wit
 import ctypes
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -52,6 +52,25 @@ class Reaper:
         self.reap()
         return status
 
+    def own(self, pid: int) -> None:
+        """Do not reap this child, which was started in another way. `status_of` does."""
+        self._own.add(pid)
+
+    async def status_of(self, pid: int) -> int:
+        """Wait for the end of such a child, and return its exit status; negative for a signal."""
+        descriptor = os.pidfd_open(pid)
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
+        return self._reap_own(pid)
+
+    def _reap_own(self, pid: int) -> int:
+        _, status = os.waitpid(pid, 0)
+        self._own.discard(pid)
+        self.reap()
+        return os.waitstatus_to_exitcode(status)
+
     def reap(self) -> None:
         """Reap adopted children up to the first own child. `exit_status` of that child reaps the rest."""
         with suppress(ChildProcessError):
@@ -65,13 +84,14 @@ class Reaper:
 reaper: Final = Reaper()
 
 
-def adopt() -> Tree:
+def adopt(older: Collection[int] | None = None) -> Tree:
     """Adopt and reap descendants that lose their parent, until Trio stops.
 
-    Return the tree of all descendants, except those that already exist.
+    Return the tree of all descendants, except the `older` children; None: those that already exist.
     """
     own = os.getpid()
-    before = {process.identity for process in running() if process.parent == own}
+    children = [process for process in running() if process.parent == own]
+    before = {process.identity for process in children if older is None or process.pid in older}
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # on failure, nothing is adopted
     trio.lowlevel.spawn_system_task(reaper.run)
     return Tree(lambda all_: {one.pid: "" for one in all_ if one.parent == own and one.identity not in before})

@@ -13,7 +13,7 @@ const template = document.getElementById('job-card');
 /** @typedef {import('./jobs.js').Job | import('./uploads.js').Upload} Entry */
 
 /** @param {Entry} entry */
-export const nameOf = (entry) => entry.input_filename || entry.kind || 'Untitled job';
+export const nameOf = (entry) => entry.name || entry.input_filename || entry.kind || 'Untitled job';
 
 export class JobCard {
   #entry = null;

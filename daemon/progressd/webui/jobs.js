@@ -10,6 +10,7 @@ import { now } from './clock.js';
  * @property {string} [kind]
  * @property {string} [pipeline] the pipeline that the daemon runs; absent if an external producer reports the job
  * @property {string} [batch_id] the batch that it belongs to
+ * @property {string} [name]
  * @property {string} [input_filename]
  * @property {{current_step: number, total_steps: number, step_name: string, percent: number}} [progress]
  * @property {string} [output_path] the path or URL of the result, if any

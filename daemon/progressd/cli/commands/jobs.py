@@ -20,7 +20,7 @@ GAP: Final = "  "
 
 @click.group(invoke_without_command=True)
 @click.option("--status", type=click.Choice([str(status) for status in JobStatus]), help="Only jobs with this status.")
-@click.option("--kind", metavar="KIND", help="Only jobs of this kind, such as pdf or the name given to progressd run.")
+@click.option("--kind", metavar="KIND", help="Only jobs of this kind, such as pdf or rsync.")
 @click.option("--label", metavar="NAME=VALUE", callback=label, help="Only jobs with this label.")
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="The maximum number of jobs."

@@ -1,19 +1,22 @@
 """`progressd run`: run a command as a job."""
 
-import contextlib
-from pathlib import PurePath
-
 import click
 
 from progressd.cli.options import labels as labels_given
 from progressd.cli.remote import Remote, remote_options
+from progressd.client.run.options import DEFAULT_LEASE, MAX_LEASE, MIN_LEASE, RunOptions
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--name", metavar="NAME", help="The name of the job.  [default: the command]")
+@click.option("--name", metavar="NAME", help="The name of the job.  [default: the command, without secrets]")
 @click.option(
-    "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=labels_given, help="A label of the job."
+    "--label",
+    "labels",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=labels_given,
+    help="A label of the job, beside host and user.",
 )
 @click.option(
     "--progress-pattern",
@@ -23,9 +26,18 @@ from progressd.cli.remote import Remote, remote_options
     help="Finds the progress in the output, with the groups current and total, or percent, and step.",
 )
 @click.option(
+    "--as",
+    "preset",
+    metavar="NAME",
+    help="Reads the output as that of this program. With none, the command keeps our own streams.",
+)
+@click.option("--no-adapt", is_flag=True, help="Adds nothing to the command that makes it report more progress.")
+@click.option("--explain", is_flag=True, help="Prints how the progress would be found, and runs nothing.")
+@click.option("--verbose", "-v", is_flag=True, help="At the end, says where the progress was found.")
+@click.option(
     "--lease",
-    type=click.FloatRange(10, 86400),
-    default=60.0,
+    type=click.FloatRange(MIN_LEASE, MAX_LEASE),
+    default=DEFAULT_LEASE,
     show_default=True,
     help="Seconds without contact until the job is shown as stalled. After three times as long, it fails.",
 )
@@ -37,42 +49,33 @@ def run(
     name: str | None,
     labels: dict[str, str],
     pattern: str | None,
+    preset: str | None,
+    no_adapt: bool,
+    explain: bool,
+    verbose: bool,
     lease: float,
     remote: Remote,
 ) -> None:
-    """Run a command, and report it as a job.
+    """Run a command, and report it as a job, with the progress that its output shows.
 
-    The command keeps its input, output and exit status. It runs even if no daemon answers. Cancelling the job kills it.
-    Its environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, so that it can report its progress.
+    The command keeps its terminal, its input and output, and its exit status. It runs even if no daemon answers.
+    Cancelling the job kills it. Its environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, so that it
+    can report its progress itself.
 
     \b
     Examples:
       progressd run -- make -j4
-      progressd run --name backup -p '(?P<percent>[0-9]+)%' -- rsync -a --info=progress2 /srv /backup
+      progressd run --name backup -- rsync -a /srv /backup
+      progressd run -p '(?P<current>[0-9]+) of (?P<total>[0-9]+)' -- ./import.sh
     """
-    import trio
+    from progressd.cli.run_command import prepared, run_command
+    from progressd.core.errors import InvalidInput
 
-    from progressd.cli.remote import error_sentence
-    from progressd.client import values
-    from progressd.client.run import CommandJob
-    from progressd.core.progress_pattern import ProgressPattern
-
+    options = RunOptions(
+        command, name, labels, pattern, preset, not no_adapt, explain, verbose, lease, remote.url, remote.key
+    )
     try:
-        finder = None if pattern is None else ProgressPattern(pattern)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--progress-pattern") from None
-    kind = values.text(name or PurePath(command[0]).name, values.MAX_NAME)
-    registration = {"kind": kind, "labels": labels, "lease_seconds": lease}
-
-    def say(what: str | Exception) -> None:
-        said = what if isinstance(what, str) else f"{error_sentence(what, remote)}; the command continues"
-        with contextlib.suppress(OSError):  # stderr is broken: the command continues
-            click.echo(f"progressd: {said}", err=True)
-
-    with remote.client(timeout=10) as client:
-        wrapped = CommandJob(client, registration, remote.environment, finder, say)
-        try:
-            ctx.exit(trio.run(wrapped.run, command))
-        except OSError as error:
-            say(f"{command[0]}: {error.strerror}")
-            ctx.exit(127 if isinstance(error, FileNotFoundError) else 126)
+        plan = prepared(options)
+    except InvalidInput as error:  # an unknown preset, or an invalid pattern
+        raise click.UsageError(str(error)) from None
+    ctx.exit(run_command(options, plan))

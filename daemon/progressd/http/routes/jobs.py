@@ -168,7 +168,7 @@ async def retry(job_id: str) -> Response:
         raise Conflict(f"job {job.id} is not run by the daemon: only its producer can retry it")
     again = str(uuid.uuid4())
     registration = Registration(
-        kind=job.kind, input_filename=job.input_filename, options=job.options, labels=job.labels
+        kind=job.kind, name=job.name, input_filename=job.input_filename, options=job.options, labels=job.labels
     )
     event = SubmitEvent(again, registration, job.pipeline, priority=job.priority, owner=context.owner)
     async with context.app.files.copied_input(job.id, again):

@@ -1,0 +1,240 @@
+"""Start a command, in a terminal of its own where the user has one. This module imports little: the command waits.
+
+While this process has one thread, it forks without risk. `launch` must not be called later.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import termios
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NoReturn
+
+from progressd.client.run.terminal import Terminal, moved_up
+
+TO_FOREGROUND: Final = signal.SIGRTMIN  # signals for the session leader
+TO_BACKGROUND: Final = signal.SIGRTMIN + 1
+TYPED: Final = frozenset({signal.SIGINT, signal.SIGQUIT})  # signals from a terminal to its foreground process group
+PASSED_ON: Final = (*TYPED, signal.SIGHUP, signal.SIGTERM)  # signals that are passed on to the command
+CAUGHT: Final = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them
+PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
+UNSTARTED: Final = 127
+
+Streams = Mapping[int, int]
+"""The descriptors of a new program, each with a descriptor of this process that becomes it."""
+
+
+def become_reaper() -> list[int]:
+    """Adopt descendants that lose their parent. Return the children that this process already has."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # on failure, nothing is adopted
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []
+
+
+def record_signals() -> list[int]:
+    """Return a list to which each signal for the command is added, except those ignored, as under nohup(1)."""
+    received = list[int]()
+    for number in passed_on():
+        signal.signal(number, lambda number, _: received.append(number))
+    return received
+
+
+def passed_on() -> list[int]:
+    """Return the signals that are passed on: the command ignores those that were ignored at the start."""
+    return [number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+class Command:
+    """A started command.
+
+    `pid`: our child, which is the command or its session leader. `sources`: the streams that we read, each with the
+    descriptor to read from: 1 and 2 are passed on, another one only carries progress. `terminal`: the user's, if the
+    command has a pseudo-terminal; its other end is `master`. `report`: reads the status from the session leader; None
+    without one.
+    """
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+        self.pid = 0
+        self.sources: dict[int, int] = {}
+        self.terminal: Terminal | None = None
+        self.master: int | None = None
+        self.report: int | None = None
+
+    @property
+    def has_session(self) -> bool:
+        """Whether the command has a session and a controlling terminal of its own."""
+        return self.report is not None
+
+
+def launch(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    progress_fd: int | None = None,
+    *,
+    keeps_streams: bool = False,
+) -> Command:
+    """Start a command. Raises OSError if it cannot be started.
+
+    A stream that is a terminal becomes a pseudo-terminal, any other stream a pipe. If the user types at the terminal
+    that shows the output, the command gets a session, too: then also its job control and /dev/tty work on the
+    pseudo-terminal. `keeps_streams`: the command gets our own streams instead. `progress_fd`: a descriptor of the
+    command that only we read.
+    """
+    started = Command(command[0])
+    streams = dict[int, int]()
+    types = os.isatty(0) and os.isatty(1)  # the user, at the terminal that shows the output
+    slave = None
+    if not keeps_streams:
+        slave = _replace_streams(started, streams)
+    if progress_fd is not None:
+        started.sources[progress_fd], streams[progress_fd] = _pipe()
+    session = slave is not None and types
+    if session:
+        assert slave is not None
+        assert started.terminal is not None
+        streams[0] = slave
+        started.report, reporting = _pipe()
+        foreground = started.terminal.in_foreground()
+        assert started.master is not None
+        if foreground:
+            started.terminal.enter_foreground(started.master)
+    failed, failing = _pipe()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+    def run() -> NoReturn:
+        _exec(command, environment, streams, blocked, failing)
+
+    try:
+        started.pid = os.fork()
+        if started.pid == 0:
+            if session:
+                assert slave is not None
+                assert started.terminal is not None
+                assert started.report is not None
+                ours = {*started.sources.values(), started.report, started.terminal.descriptor, failed}
+                _lead_session(run, slave, foreground, reporting, {*streams.values(), failing, *ours} - {slave})
+            run()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    for descriptor in {*streams.values(), failing, *([reporting] if session else [])}:
+        os.close(descriptor)
+    with open(failed, "rb") as failure:
+        text = failure.read()
+    if text:
+        os.waitpid(started.pid, 0)
+        if started.terminal is not None:
+            started.terminal.restore()
+        raise OSError(int(text), os.strerror(int(text)), command[0])
+    return started
+
+
+def _replace_streams(started: Command, streams: dict[int, int]) -> int | None:
+    """Add pipes and a pseudo-terminal for the output. Return the end of the pseudo-terminal for the command, if any."""
+    slave = None
+    for number in (1, 2):
+        if not is_open(number):
+            continue
+        if os.isatty(number):
+            if slave is None:
+                started.terminal = Terminal(number)
+                started.master, slave = started.terminal.new_pty()
+                started.sources[number] = started.master
+            streams[number] = slave
+        else:
+            started.sources[number], streams[number] = _pipe()
+    return slave
+
+
+def is_open(descriptor: int) -> bool:
+    """Return whether this process has the descriptor."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _pipe() -> tuple[int, int]:
+    """Return a pipe whose ends other programs do not inherit."""
+    reading, writing = map(moved_up, os.pipe())
+    return reading, writing
+
+
+def _exec(
+    command: Sequence[str], environment: Mapping[str, str], streams: Streams, blocked: set[int], failing: int
+) -> NoReturn:
+    """Become the command. Report a failure."""
+    try:
+        for target, source in streams.items():
+            os.dup2(source, target)
+        for number in (*CAUGHT, *PASSED_ON):
+            if number in CAUGHT or callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.execvpe(command[0], list(command), environment)  # noqa: S606, no shell
+    except OSError as error:
+        os.write(failing, str(error.errno).encode())
+    except ValueError:  # a null byte
+        os.write(failing, str(errno.EINVAL).encode())
+    finally:
+        os._exit(UNSTARTED)
+
+
+def _lead_session(
+    run: Callable[[], NoReturn], slave: int, foreground: bool, reporting: int, unused: set[int]
+) -> NoReturn:
+    """Lead the session of the command, and report to `reporting` when it stops or exits.
+
+    The kernel stops a process on Ctrl-Z only if its parent is in the same session, but in another process group.
+    """
+    try:
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        command = os.fork()
+        if command == 0:
+            os.setpgid(0, 0)
+            if foreground:
+                os.tcsetpgrp(slave, os.getpid())
+            run()
+        for descriptor in unused:
+            os.close(descriptor)
+        _report_changes(command, slave, reporting)
+    finally:
+        os._exit(0)
+
+
+def _report_changes(command: int, terminal: int, reporting: int) -> None:
+    """Report until the command exits. All signals are blocked."""
+    group = command  # the group that was in the foreground
+    while True:
+        got = signal.sigwaitinfo({signal.SIGCHLD, signal.SIGHUP, TO_FOREGROUND, TO_BACKGROUND})
+        if got.si_signo == signal.SIGHUP and got.si_code > 0:  # the kernel's: `progressd run` was killed
+            os.killpg(command, signal.SIGHUP)
+            return
+        with contextlib.suppress(OSError):
+            if got.si_signo == TO_BACKGROUND:
+                if (now := os.tcgetpgrp(terminal)) != os.getpgrp():
+                    group = now
+                os.tcsetpgrp(terminal, os.getpgrp())
+            if got.si_signo == TO_FOREGROUND:
+                os.tcsetpgrp(terminal, group)
+            if got.si_signo in (TO_FOREGROUND, TO_BACKGROUND):
+                os.killpg(command, signal.SIGCONT)
+        while (found := os.waitpid(command, os.WNOHANG | os.WUNTRACED)) != (0, 0):
+            _, status = found
+            if os.WIFSTOPPED(status):
+                os.write(reporting, b"stopped\n")
+                continue
+            with contextlib.suppress(OSError):
+                os.tcsetpgrp(terminal, os.getpgrp())  # our exit sends SIGHUP to the foreground: not to what runs on
+            os.write(reporting, f"exited {os.waitstatus_to_exitcode(status)}\n".encode())
+            return

@@ -1,0 +1,252 @@
+"""Pass on what a command writes, byte for byte, and hand a part of it to the detection of progress.
+
+A thread reads each stream: a write to a terminal or a pipe of the user may block, and these may not be set
+non-blocking, because other programs share them.
+"""
+
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from progressd.client.run.launch import Command
+from progressd.client.run.plan import Detection
+from progressd.core.events import ReportedProgress
+
+if TYPE_CHECKING:
+    from progressd.detect.output_filter import OutputFilter
+
+PIPE_TIMEOUT: Final = 1.0  # seconds to wait for other processes with the stream, after the exit of the command
+MAX_PIPE_BYTES: Final = 1024 * 1024  # bytes to read after the exit: the capacity of a pipe
+CHUNK: Final = 65536  # bytes; larger chunks are slower, because they leave the cache of the processor
+QUIET: Final = 0.2  # seconds without output, after which an unfinished line is complete
+SEARCHED: Final = 256 * 1024  # bytes a second that are searched for progress; of more, only the end of each chunk
+SAMPLE: Final = 4096  # bytes of that end
+DRAIN: Final = 1.0  # seconds to pass on what a stopped command has written
+STDOUT: Final = 1
+STDERR: Final = 2
+DESCRIPTOR: Final = 3  # how the detector calls a descriptor that only carries progress
+ESTIMATE: Final = "the position in the file that it reads (estimate)"
+MAX_TAIL: Final = 8192  # last bytes to keep
+
+
+class OutputPump(threading.Thread):
+    """Pass on one stream: read from `source`, write to `to`; None: write nothing.
+
+    `on_data` gets the output to search, and `on_quiet` is called QUIET seconds after the last byte. `on_error` gets the
+    error of a failed write; a broken pipe is not one, because the command finds it by its next write. `output_filter`
+    removes what the command writes only because we have asked it to.
+    """
+
+    def __init__(
+        self,
+        source: int,
+        to: int | None,
+        on_data: Callable[[bytes], None],
+        on_quiet: Callable[[], None],
+        on_error: Callable[[OSError], None],
+        *,
+        closes: bool = True,
+        output_filter: "OutputFilter | None" = None,
+    ) -> None:
+        super().__init__(daemon=True)
+        self.tail = b""  # last bytes of the output
+        self.idle = False  # all output has been passed on, for now
+        self._source = source
+        self._to = to
+        self._on_data = on_data
+        self._on_quiet = on_quiet
+        self._on_error = on_error
+        self._closes = closes
+        self._filter = output_filter
+        self._ended = False  # the command has exited
+        self._seconds_left = PIPE_TIMEOUT
+        self._bytes_left = MAX_PIPE_BYTES
+        self._budget = float(SEARCHED)
+        self._budget_at = time.monotonic()
+        self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(source, select.POLLIN)
+        self._poll.register(self._waker, select.POLLIN)
+        os.set_blocking(source, False)
+
+    def has_ended(self) -> None:
+        """Note that the command has exited. The thread ends when no other process has the stream, or soon."""
+        self._ended = True
+        os.eventfd_write(self._waker, 1)
+
+    def run(self) -> None:
+        """Pass on the output to its end."""
+        buffer = bytearray(CHUNK)
+        while (size := self._receive(buffer)) > 0:
+            if self._ended:
+                self._bytes_left -= size
+            chunk = memoryview(buffer)[:size]
+            if not self._write(chunk if self._filter is None else self._filter.feed(bytes(chunk))):
+                break
+            self._search(chunk)
+        self._on_quiet()
+        if self._filter is not None:
+            self._write(self._filter.end())
+        self.idle = True
+
+    def _receive(self, buffer: bytearray) -> int:
+        """Return the number of bytes read; 0 at the end, or if only other processes can still write."""
+        quiet = False
+        while self._bytes_left > 0:
+            try:
+                return os.readv(self._source, [buffer])
+            except BlockingIOError:
+                pass
+            except OSError:  # EIO: all processes have closed the terminal
+                return 0
+            if self._ended and self._seconds_left <= 0:
+                return 0
+            seconds = self._seconds_left if self._ended else None if quiet else QUIET
+            self.idle = True
+            began = time.monotonic()
+            ready = self._poll.poll(None if seconds is None else seconds * 1000)
+            self.idle = False
+            if self._ended:
+                self._seconds_left -= time.monotonic() - began
+            if not ready and not quiet:
+                quiet = True
+                self._on_quiet()
+                if self._filter is not None:
+                    self._write(self._filter.quiet())
+            if any(descriptor == self._waker for descriptor, _ in ready):
+                os.eventfd_read(self._waker)
+        return 0
+
+    def _write(self, chunk: memoryview | bytes) -> bool:
+        """Write a chunk. Return whether to go on: if the reader has gone, the next write of the command fails."""
+        if self._to is None:
+            return True
+        try:
+            while chunk:
+                try:
+                    chunk = chunk[os.write(self._to, chunk) :]
+                except BlockingIOError:  # another process has set O_NONBLOCK
+                    writable = select.poll()
+                    writable.register(self._to, select.POLLOUT)
+                    writable.poll()
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self._on_error(error)
+            if not self._closes:  # a terminal: the command writes on, and nobody sees it
+                self._to = None
+                return True
+            self._poll.unregister(self._source)
+            os.close(self._source)
+            return False
+        return True
+
+    def _search(self, chunk: memoryview) -> None:
+        """Keep the last bytes, and pass on as many as may be searched: detection may not slow the output down."""
+        size = len(chunk)
+        self.tail = (self.tail + bytes(chunk[-MAX_TAIL:]))[-MAX_TAIL:]
+        now = time.monotonic()
+        self._budget = min(SEARCHED, self._budget + (now - self._budget_at) * SEARCHED)
+        self._budget_at = now
+        if size <= self._budget:
+            self._budget -= size
+            self._on_data(bytes(chunk))
+        else:
+            sample = bytes(chunk[-SAMPLE:])
+            if self._budget >= len(sample):
+                self._budget -= len(sample)
+                self._on_data(b"\n" + sample)
+
+
+class Outputs:
+    """All streams of a command, and the newest progress in them. `on_error`: see OutputPump."""
+
+    def __init__(self, command: Command, detection: Detection, on_error: Callable[[OSError], None]) -> None:
+        self.on_progress: Callable[[], None] = _nothing  # called in a thread
+        self._detector = detection.detector
+        self.estimates = detection.estimates
+        self._estimated = False
+        self._progress: ReportedProgress | None = None  # not taken yet
+        self._lock = threading.Lock()
+        self._pumps = {
+            stream: OutputPump(
+                source,
+                stream if stream in (STDOUT, STDERR) else None,
+                partial(self._search, stream),
+                partial(self._look, stream),
+                on_error,
+                closes=source != command.master,
+                output_filter=detection.new_filter() if detection.new_filter and stream in (STDOUT, STDERR) else None,
+            )
+            for stream, source in command.sources.items()
+        }
+        for pump in self._pumps.values():
+            pump.start()
+
+    @property
+    def source(self) -> str:
+        """What the progress was found in, such as "rsync"; "" if nowhere yet."""
+        return self._detector.source or (ESTIMATE if self._estimated else "")
+
+    @property
+    def has_found(self) -> bool:
+        """Whether the output has shown progress."""
+        return bool(self._detector.source)
+
+    def note_estimate(self, estimate: ReportedProgress) -> None:
+        """Take an estimate, unless the output has shown progress."""
+        with self._lock:
+            if not self._detector.source:
+                self._estimated = True
+                self._note([estimate])
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether there is progress to take."""
+        return self._progress is not None
+
+    def take_progress(self) -> ReportedProgress | None:
+        """Return the newest progress once."""
+        with self._lock:
+            progress, self._progress = self._progress, None
+        return progress
+
+    def last_errors(self) -> bytes:
+        """Return the end of standard error, or of the terminal that it shares with standard output."""
+        pump = self._pumps.get(STDERR) or self._pumps.get(STDOUT)
+        return pump.tail if pump is not None else b""
+
+    def drain(self) -> None:
+        """Wait until the output of a stopped command has been passed on. Blocks."""
+        until = time.monotonic() + DRAIN
+        while time.monotonic() < until and not all(pump.idle for pump in self._pumps.values()):
+            time.sleep(0.01)
+
+    def finish(self) -> None:
+        """Pass on the rest after the exit of the command. Blocks."""
+        for pump in self._pumps.values():
+            pump.has_ended()
+        for pump in self._pumps.values():
+            pump.join()
+
+    def _search(self, stream: int, data: bytes) -> None:
+        stream = min(stream, DESCRIPTOR)
+        with self._lock:
+            self._note(self._detector.feed(stream, data))
+
+    def _look(self, stream: int) -> None:
+        stream = min(stream, DESCRIPTOR)
+        with self._lock:
+            self._note(self._detector.quiet(stream))
+
+    def _note(self, found: list[ReportedProgress]) -> None:
+        if found:
+            self._progress = found[-1]
+            self.on_progress()
+
+
+def _nothing() -> None:
+    pass
