@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -105,7 +104,7 @@ def test_only_this_user_may_enter_and_nothing_is_left() -> None:
 def test_a_path_that_is_too_long_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    monkeypatch.setenv("TMPDIR", str(deep))
     with pytest.raises(OSError, match="too long"):
         NotifySocket()
     assert list(deep.iterdir()) == []

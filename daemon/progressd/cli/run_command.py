@@ -15,6 +15,7 @@ from progressd.client.run import registration as registering
 from progressd.client.run.launch import Command, become_reaper, launch, record_signals
 from progressd.client.run.options import RunOptions, parsed
 from progressd.core.errors import ProgressdError
+from progressd.system.private_socket import PrivateSocket
 
 NOT_FOUND: Final = 127  # a shell's exit statuses
 NOT_EXECUTABLE: Final = 126
@@ -56,7 +57,9 @@ def run_command(options: RunOptions, plan: planning.RunPlan) -> int:
     if plan.source:
         registration["options"] = {"progress_from": plan.source}
     remote = {"PROGRESSD_URL": url, **({"PROGRESSD_KEY": options.key} if options.key else {})}
-    environment = {**os.environ, **remote, "PROGRESSD_JOB_ID": job_id, **plan.environment}
+    notify = _notify_socket()
+    notifies = {} if notify is None else {"NOTIFY_SOCKET": notify.path}
+    environment = {**os.environ, **remote, **notifies, "PROGRESSD_JOB_ID": job_id, **plan.environment}
     known = registering.register_quickly(url, options.key, job_id, registration)
     started, failure = None, None
     if not received:
@@ -65,10 +68,22 @@ def run_command(options: RunOptions, plan: planning.RunPlan) -> int:
         except OSError as error:
             failure = error
     try:
-        return _report(options, url, job_id, registration, received, known, older, plan, started, failure)
+        return _report(options, url, job_id, registration, received, known, older, plan, started, failure, notify)
     finally:
+        if notify is not None:
+            notify.close()
         if started is not None and started.terminal is not None:
             started.terminal.restore()
+
+
+def _notify_socket() -> PrivateSocket | None:
+    """Return a notification socket for the command, unless it has one of a systemd service, or none is possible."""
+    if "NOTIFY_SOCKET" in os.environ:
+        return None
+    try:
+        return PrivateSocket()
+    except OSError:
+        return None
 
 
 def _report(
@@ -82,6 +97,7 @@ def _report(
     plan: planning.RunPlan,
     started: Command | None,
     failure: OSError | None,
+    notify: PrivateSocket | None,
 ) -> int:
     """Report a command until its end, and return the exit status. `failure`: why it was not started."""
     if started is not None:
@@ -103,7 +119,7 @@ def _report(
     def client() -> RestClient:
         return RestClient(url, options.key, timeout=registering.TIMEOUT)
 
-    job = CommandJob(client, job_id, registration, say, received, known)
+    job = CommandJob(client, job_id, registration, say, received, known, notify)
     if started is not None:
         status = trio.run(job.run, started, outputs, older)
         if options.verbose:

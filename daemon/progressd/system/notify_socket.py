@@ -3,10 +3,8 @@
 import math
 import os
 import re
-import socket
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
-from tempfile import TemporaryDirectory
+from contextlib import suppress
 from typing import Final, Self
 
 import msgspec
@@ -14,6 +12,7 @@ import trio
 from msgspec.structs import asdict
 
 from progressd.core.events import MAX_NAME, ReportedProgress
+from progressd.system.private_socket import PrivateSocket
 
 MAX_DATAGRAM: Final = 4096  # bytes; the limit of systemd, which ignores longer messages, too
 MAX_AT_ONCE: Final = 100  # datagrams; only the newest progress matters
@@ -73,22 +72,17 @@ class Notifications:
 
 
 class NotifySocket:
-    """A socket in a directory that only this user may enter. The program gets its path by `environment`.
+    """A private socket, whose path the program gets by `environment`.
 
     Descriptors in a message, as of BARRIER=1, are closed at once, because `recv` does not ask the kernel for them.
     Raises OSError.
     """
 
-    def __init__(self) -> None:
-        with ExitStack() as opening:
-            directory = TemporaryDirectory(prefix="progressd-", ignore_cleanup_errors=True)
-            path = f"{opening.enter_context(directory)}/notify"
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            opening.callback(self._socket.close)
-            self._socket.bind(path)
-            self._open = opening.pop_all()
+    def __init__(self, bound: PrivateSocket | None = None) -> None:
+        self._bound = bound or PrivateSocket()
+        self._socket = self._bound.socket
         self._notifications = Notifications()
-        self.environment: Mapping[str, str] = {"NOTIFY_SOCKET": path}
+        self.environment: Mapping[str, str] = {"NOTIFY_SOCKET": self._bound.path}
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +92,7 @@ class NotifySocket:
 
     def close(self) -> None:
         """Close and delete the socket."""
-        self._open.close()
+        self._bound.close()
 
     @property
     def error(self) -> str | None:

@@ -30,6 +30,7 @@ STDOUT: Final = 1
 STDERR: Final = 2
 DESCRIPTOR: Final = 3  # how the detector calls a descriptor that only carries progress
 ESTIMATE: Final = "the position in the file that it reads (estimate)"
+NOTIFICATIONS: Final = "sd_notify"
 MAX_TAIL: Final = 8192  # last bytes to keep
 
 
@@ -169,6 +170,7 @@ class Outputs:
         self._detector = detection.detector
         self.estimates = detection.estimates
         self._estimated = False
+        self._reported = False  # the command reports its progress itself
         self._progress: ReportedProgress | None = None  # not taken yet
         self._lock = threading.Lock()
         self._pumps = {
@@ -189,17 +191,25 @@ class Outputs:
     @property
     def source(self) -> str:
         """What the progress was found in, such as "rsync"; "" if nowhere yet."""
+        if self._reported:
+            return NOTIFICATIONS
         return self._detector.source or (ESTIMATE if self._estimated else "")
 
     @property
     def has_found(self) -> bool:
-        """Whether the output has shown progress."""
-        return bool(self._detector.source)
+        """Whether the command or its output has shown progress."""
+        return self._reported or bool(self._detector.source)
+
+    def note_report(self, progress: ReportedProgress) -> None:
+        """Take progress that the command reports itself. Its output is no longer a source."""
+        with self._lock:
+            self._reported, self._progress = True, progress
+        self.on_progress()
 
     def note_estimate(self, estimate: ReportedProgress) -> None:
         """Take an estimate, unless the output has shown progress."""
         with self._lock:
-            if not self._detector.source:
+            if not self.has_found:
                 self._estimated = True
                 self._note([estimate])
 
@@ -243,7 +253,7 @@ class Outputs:
             self._note(self._detector.quiet(stream))
 
     def _note(self, found: list[ReportedProgress]) -> None:
-        if found:
+        if found and not self._reported:
             self._progress = found[-1]
             self.on_progress()
 

@@ -21,11 +21,13 @@ from progressd.core.events import ReportedProgress
 from progressd.core.job import PRODUCER_LOST
 from progressd.core.last_lines import last_lines
 from progressd.core.messages import JobStatus
+from progressd.system.notify_socket import NotifySocket
 from progressd.system.process_tree import Process
 from progressd.system.reaper import adopt, reaper
 
 if TYPE_CHECKING:
     from progressd.client.rest import RestClient
+    from progressd.system.private_socket import PrivateSocket
 
 POLL_INTERVAL: Final = 5.0  # seconds between reports without progress, and between attempts to watch the job
 REPORT_INTERVAL: Final = 0.2  # seconds between two reports of progress
@@ -45,7 +47,8 @@ CONFLICT: Final = 409  # HTTP status: the job's status does not allow it
 class CommandJob:
     """Report one command. `say` prints a message for the user. `received`: the signals since the start.
 
-    `known`: whether the daemon has registered the job; None if that is not known.
+    `known`: whether the daemon has registered the job; None if that is not known. `notify`: receives the command's
+    notifications.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class CommandJob:
         say: Callable[[str | ClientError], None],
         received: list[int],
         known: bool | None,
+        notify: "PrivateSocket | None",
     ) -> None:
         self.job_id = job_id
         self._make_client = client
@@ -78,6 +82,7 @@ class CommandJob:
         self._over = False  # the job has finished for the daemon; the command may still run
         self._lost = False  # the daemon lost the job, and the user received a message
         self._cancelled = trio.Event()  # another user cancelled the job
+        self._notify = None if notify is None else NotifySocket(notify)
         self._newest: Mapping[str, Any] | None = None  # the last reported progress, which may have been lost
         self._moved = trio.Event()
 
@@ -138,6 +143,8 @@ class CommandJob:
             nursery.start_soon(self._keep_reporting)
             nursery.start_soon(self._watch_for_cancellation)
             nursery.start_soon(self._stop_when_cancelled)
+            if self._notify is not None:
+                nursery.start_soon(self._read_notifications, self._notify, outputs)
             if outputs.estimates:
                 nursery.start_soon(self._estimate, outputs)
             outputs.on_progress = lambda: _run_soon(token, self._progress_moved)
@@ -145,8 +152,14 @@ class CommandJob:
             self._gone.set()
             await self._end_rest(status)
             await trio.to_thread.run_sync(outputs.finish)
+            if self._notify is not None and (last := self._notify.receive_nowait()) is not None:
+                outputs.note_report(last)
             nursery.cancel_scope.cancel()
         return status
+
+    async def _read_notifications(self, notify: NotifySocket, outputs: Outputs) -> None:
+        while True:
+            outputs.note_report(await notify.receive())
 
     async def _exit_status(self, outputs: Outputs) -> int:
         """Wait for the exit of the command, and for stops before it. Return its exit status."""
@@ -286,6 +299,8 @@ class CommandJob:
             return event_of("completed")
         if signal.SIGINT in self._heard or status == -signal.SIGINT:
             return event_of("status_change", new_status=JobStatus.CANCELLED)
+        if self._notify is not None and self._notify.error is not None:
+            return failure_of(f"{self._command.program}: {self._notify.error}")
         assert self._outputs is not None
         lines = last_lines(self._outputs.last_errors(), ERROR_LINES)
         return failure_of(
