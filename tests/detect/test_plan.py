@@ -236,6 +236,25 @@ def test_the_total_of_tar_is_the_size_of_its_files(tmp_path: Path) -> None:
         assert planned(command).total is None
 
 
+@pytest.mark.parametrize(
+    ("command", "items"),
+    [
+        ("curl -O http://a/b", 1),
+        ("curl -O http://a/b -O https://a/c", 2),
+        ("curl a/b", 0),
+        ("rsync -aP {file} {file} host:", 2),
+        ("scp {file} host:", 1),
+        ("scp {directory} host:", 0),
+        ("rsync {file} host:", 0),
+        ("scp", 0),
+    ],
+)
+def test_the_items_in_the_arguments_are_counted(tmp_path: Path, command: str, items: int) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert planned(command.format(file=file, directory=tmp_path)).items == items
+
+
 def test_the_total_of_ffmpeg_is_its_limit() -> None:
     assert planned("ffmpeg -i a -t 1:30 b").total == 90
     assert planned("ffmpeg -i a b -t").total is None

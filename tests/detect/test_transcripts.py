@@ -45,7 +45,7 @@ CASES = [
     Case("curl-bar-8.14.1", "curl -# u", "curl", 100, 15),
     Case("curl-chunked-8.14.1", "curl -O u", "curl", None),
     Case("curl-put-8.14.1", "curl -T a u", "curl", 100, 2),
-    Case("curl-parallel-8.14.1", "curl --parallel u", "curl"),
+    Case("curl-parallel-8.14.1", "curl --parallel http://a http://b", "curl-parallel"),
     Case("dd-9.7", "dd of=b", "dd", None),
     Case("ddrescue-1.29", "ddrescue a b", "ddrescue"),
     Case("e2fsck-1.47", "e2fsck -f a", "e2fsck", 100, 30),
