@@ -72,6 +72,7 @@ CASES = [
     Case("pv-1.9.31", "pv a", "pv"),
     Case("pv-n-1.9.31", "pv -n a", "pv"),
     Case("pytest-9", "pytest", "pytest"),
+    Case("pytest-osc-9", "pytest", "OSC 9;4", 95, 20),
     Case("pytest-v-9", "pytest -v", "pytest", 100, 36),
     Case("qemu-img-10", "qemu-img convert a b", "qemu-img", 100, 20),
     Case("rclone-1.60", "rclone copy a b", "rclone"),
