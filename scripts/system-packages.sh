@@ -9,6 +9,15 @@ need() {
     command -v "$1" >/dev/null || missing="$missing $2"
 }
 
+need chromium chromium
+need tesseract tesseract-ocr
+need systemctl systemd
+need nsenter util-linux
+need ip iproute2
+need sqlite3 sqlite3
+need nginx nginx
+need caddy caddy
+need apache2 apache2-bin
 if [ "${1-}" = tools ]; then
     need rsync rsync
     need zstd zstd
@@ -19,15 +28,6 @@ if [ "${1-}" = tools ]; then
     need e2fsck e2fsprogs
     need git git
 fi
-need chromium chromium
-need tesseract tesseract-ocr
-need systemctl systemd
-need nsenter util-linux
-need ip iproute2
-need sqlite3 sqlite3
-need nginx nginx
-need caddy caddy
-need apache2 apache2-bin
 
 [ -n "$missing" ] || exit 0
 
