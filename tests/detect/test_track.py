@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.detect.detector import LARGE, PATIENCE, SAMPLED, STDOUT, Detector
 from progressd.detect.plan import Plan, plan
-from progressd.detect.presets import Presets, reading_of
+from progressd.detect.presets import Presets
 from progressd.detect.reading import Reading
+from progressd.detect.rules import reading_of
 from progressd.detect.track import Track
 
 PRESETS = Presets()
@@ -64,6 +65,18 @@ def test_a_phase_after_a_finished_one_holds_the_percentage() -> None:
 def test_many_items_each_get_half_of_what_is_left() -> None:
     track = Track({}, many=True)
     assert percents(track, at(50), at(100), at(0), at(100), at(0), at(100)) == [25, 50, 50, 75, 75, 87.5]
+
+
+def test_a_known_number_of_items_share_the_whole() -> None:
+    readings = [at(50), at(100), at(0), at(100), at(0), at(100)]
+    assert percents(Track({}, items=2), *readings) == [25, 50, 50, 100, 100, 100]
+    assert percents(Track({}, many=True, items=1), at(50), at(100)) == [50, 100]
+    assert percents(Track({}, many=True, items=4), at(50, "a"), at(100, "a"), at(0, "b"), at(50, "b")) == [
+        12.5,
+        25,
+        25,
+        37.5,
+    ]
 
 
 def test_the_position_of_an_item_gives_the_percentage() -> None:

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from progressd.core.progress_pattern import Pattern
-from progressd.detect.presets import reading_of
 from progressd.detect.reading import Reading
+from progressd.detect.rules import reading_of
 from progressd.detect.track import counter
 
 MAX_SERIES: Final = 64  # kinds of frames that are followed at once
@@ -21,6 +21,11 @@ MAX_PREFIX: Final = 60  # bytes before the number that must be alike
 _TQDM: Final = Pattern(
     r"^(?:(?P<phase>[^|]*?): +)? *(?P<percent>\d{1,3})%\|[^|]*\| *(?P<current>[\d.,]+[kMGTP]?i?B?)/"
     r"(?P<total>[\d.,]+[kMGTP]?i?B?) \[[\d:]+<(?P<eta>[\d:?]+)(?:, *(?P<rate>[\d.]+ ?[^\],]*))?"
+)
+
+
+_TQDM_COUNT: Final = Pattern(  # of an iterable without a length
+    r"^(?:(?P<phase>[^|]*?): +)?(?P<current>[\d.,]+[kMGTP]?) ?[A-Za-z]{1,20} \[[\d:]+, +(?P<rate>[\d.]+ ?[^\],]*)[,\]]"
 )
 
 
@@ -68,6 +73,9 @@ class GeneralPatterns:
             if (position := counter(found.phase)) is not None:
                 found.item, found.items = position
             return found
+        if redraw and b" [" in text and (groups := _TQDM_COUNT.groups(text)) is not None:
+            self.source = "tqdm"
+            return reading_of(groups)
         if self.source == "tqdm":
             return None
         for number, kind in enumerate(_KINDS):

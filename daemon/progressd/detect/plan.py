@@ -8,13 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import PurePath
-from typing import Final
-
-from msgspec import Struct
+from typing import Final, NamedTuple
 
 from progressd.core.errors import InvalidInput
 from progressd.detect import numbers
-from progressd.detect.presets import Adaptation, Preset, Presets, any_match
+from progressd.detect.preset import Adaptation, Preset, any_match
+from progressd.detect.presets import Presets
 
 NONE: Final = "none"  # the name with which nothing is searched for
 
@@ -42,7 +41,7 @@ _WALK_SECONDS: Final = 0.2  # for the size of the files that tar reads
 _WALK_ENTRIES: Final = 20_000
 
 
-class Plan(Struct, frozen=True):
+class Plan(NamedTuple):
     """How to run a command and find its progress. `added` is a sentence for the user, or "" if nothing was added."""
 
     command: tuple[str, ...]
@@ -51,7 +50,7 @@ class Plan(Struct, frozen=True):
     adaptation: Adaptation | None = None
     enabled: bool = True
     total: float | None = None  # of the program's own counter, if it does not print one
-    single: bool = False  # the program handles one file
+    items: int = 0  # files or addresses that the program handles one by one; 0 if unknown
 
     @property
     def added(self) -> str:
@@ -112,7 +111,7 @@ def plan(
     for other, globs in preset.instead.items():
         if any_match(arguments, globs):
             preset = presets.find(other) or preset
-    total, single = _total(preset, arguments), _is_single(arguments)
+    total, items = _total(preset, arguments), _items(preset, arguments)
     subcommand = _subcommand(command, at, preset)
     for adaptation in preset.adapt if adapt else ():
         if adaptation.needs_descriptor and not (plain and descriptors):
@@ -124,8 +123,8 @@ def plan(
         if adaptation.fits(arguments, "" if subcommand is None else command[subcommand], terminal):
             place = {"program": at + 1, "end": len(command)}.get(adaptation.at, (subcommand or at) + 1)
             changed = (*command[:place], *adaptation.arguments, *command[place:])
-            return Plan(changed, adaptation.environment, preset, adaptation, total=total, single=single)
-    return Plan(command, preset=preset, total=total, single=single)
+            return Plan(changed, adaptation.environment, preset, adaptation, total=total, items=items)
+    return Plan(command, preset=preset, total=total, items=items)
 
 
 def _is_busybox(program: str) -> bool:
@@ -183,10 +182,14 @@ def _meant(name: str, presets: Presets) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _is_single(arguments: Sequence[str]) -> bool:
-    """Return whether the program copies one file: the arguments are options, this file and the target."""
-    *sources, _ = [one for one in arguments if not one.startswith("-")] or [""]
-    return len(sources) == 1 and os.path.isfile(sources[0])
+def _items(preset: Preset, arguments: Sequence[str]) -> int:
+    """Return how many files or addresses are in the arguments; 0 if this is unknown."""
+    if preset.items == "urls":
+        return sum("://" in argument for argument in arguments)
+    if preset.items == "files":
+        *sources, _ = [one for one in arguments if not one.startswith("-")] or [""]
+        return len(sources) if all(map(os.path.isfile, sources)) else 0
+    return 0
 
 
 def _total(preset: Preset, arguments: Sequence[str]) -> float | None:
