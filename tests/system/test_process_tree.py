@@ -147,7 +147,7 @@ async def test_a_signal_can_exclude_a_group() -> None:
     with started("bash", "-c", program) as process:
         pids = set(lines_of(process, 2))
         [other] = pids - {process.pid}
-        assert await below(process).send(signal.SIGTERM, but_group=process.pid) == []
+        assert await below(process).send(signal.SIGTERM, but_groups={process.pid}) == []
         await eventually(lambda: not alive(other))
         assert process.poll() is None
         assert await below(process).send(signal.SIGTERM) == []
