@@ -272,6 +272,15 @@ def test_a_process_that_the_command_leaves_runs_on(tmp_path: Path) -> None:
     until((tmp_path / "done").exists)
 
 
+def test_the_shell_gets_what_the_command_has_not_read() -> None:
+    with shell() as terminal:
+        terminal.type(f"{RUN} {NOBODY} -- sh -c 'echo be\"\"gun; read x; sleep 1'\n".encode())
+        terminal.read(b"begun\r\n")
+        terminal.type(b"line\necho ty''ped\n")
+        if os.geteuid() == 0:  # other users only if the kernel has dev.tty.legacy_tiocsti
+            terminal.read(b"typed\r\n")
+
+
 def test_a_cancellation_ends_a_command_with_a_terminal(daemon: ServedDaemon) -> None:
     with shell() as terminal:
         before = terminal.settings()
