@@ -8,12 +8,13 @@ WORKERS ?= 2
 VENV := $(if $(PYTHON),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
 PIP := bin/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help run test torture check bench format clean
+.PHONY: help run test torture tools check bench format clean
 
 help:
 	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
 	@echo 'make test     run the tests (ARGS="-k name"; WORKERS=0: one by one; PYTHON=/usr/bin/python3: another Python)'
 	@echo 'make torture  run the tests that take minutes (ARGS="tests/torture --rounds 1000 --seed 1")'
+	@echo 'make tools    run rsync, tar, ffmpeg and other tools with and without what progressd adds to them'
 	@echo 'make check    check format, lint, types and layers'
 	@echo 'make bench    measure against other servers (ARGS="--help")'
 	@echo 'make format   format the code'
@@ -29,6 +30,10 @@ test: $(VENV)/.tests
 torture: $(VENV)/.tests
 	@scripts/system-packages.sh
 	$(VENV)/bin/python -m pytest -m torture $(ARGS)
+
+tools: $(VENV)/.tests
+	@scripts/system-packages.sh tools
+	$(VENV)/bin/python -m pytest -m tools $(ARGS)
 
 check: .venv/.checks .venv/.tests
 	.venv/bin/ruff format --check

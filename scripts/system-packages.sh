@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install the programs for the tests that pip does not provide, or print the command to do so.
+# Install the programs for the tests that pip does not provide, or print the command to do so. With `tools`: also those
+# of `make tools`.
 set -eu
 
 missing=
@@ -8,6 +9,16 @@ need() {
     command -v "$1" >/dev/null || missing="$missing $2"
 }
 
+if [ "${1-}" = tools ]; then
+    need rsync rsync
+    need zstd zstd
+    need qemu-img qemu-utils
+    need rclone rclone
+    need ffmpeg ffmpeg
+    need gpg gnupg
+    need e2fsck e2fsprogs
+    need git git
+fi
 need chromium chromium
 need tesseract tesseract-ocr
 need systemctl systemd

@@ -75,6 +75,7 @@ LINES: Sequence[tuple[str, str | bytes, Values]] = [
     ("python a.py", "\r 35%|███▌      | 1.2M/3.4M [00:01<00:02, 1.10MB/s]",
      (35.29, int(1.2 * 1024**2), int(3.4 * 1024**2), "", 1.1e6, 2)),
     ("python a.py", "\rEpoch 2/10:  40%|####      | 2/5 [20:00<30:00,  4.00it/s]", (14, 2, 5, "Epoch 2/10", 4, 1800)),
+    ("python a.py", "\rPages: 12it [00:03,  4.00it/s]", (None, 12, 0, "Pages", 4, None)),
     ("rich", "Working… ━━━━━━━━━━━━━━━╸━━━━━━━━━━━━━━━━━━━━━━━━  42% 0:00:12\n", (42, 0, 0, "Working…", None, 12)),
     ("tesseract a b", "Page 2 : scan-003.png\n", (None, 2, 0, "scan-003.png", None, None)),
     ("tesseract a b", "Page 3\n", (None, 3, 0, "", None, None)),

@@ -119,10 +119,18 @@ def test_any_cut_gives_the_frames_of_a_slow_splitter(data: bytes, cuts: list[int
 @given(st.integers(0, 3000), st.sampled_from([b"1", b"{", b"\xc3\xa9"]), CUTS)
 def test_a_long_frame_is_cut_at_the_limit(length: int, filler: bytes, cuts: list[int]) -> None:
     data = (filler * length)[:length] + b"\n1%\n"
-    limit = MAX_JSON if filler == b"{" else MAX_FRAME
+    limit = MAX_JSON if filler == b"{" else MAX_FRAME + 1
     assert [frame.text for frame in frames_of(*pieces(data, cuts))] == [
         part for part in (data[:length][:limit], b"1%") if part
     ]
+
+
+@pytest.mark.parametrize("end", [b"1/2", b"1/2\x1b[m", b"\x1b[m1/2"])
+def test_a_number_that_is_cut_is_not_searched(end: bytes) -> None:
+    (frame,) = frames_of(b" " * (MAX_FRAME - len(end)) + end + b"34\n")
+    assert b"1/2" not in frame.plain or end.endswith(b"m")
+    (frame,) = frames_of(b" " * (MAX_FRAME - len(end)) + end + b"\n")
+    assert b"1/2" in frame.plain
 
 
 def test_the_end_of_a_large_chunk_is_split() -> None:

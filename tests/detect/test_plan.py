@@ -111,6 +111,12 @@ def test_a_program_of_busybox_is_not_changed(tmp_path: Path, monkeypatch: pytest
     assert planned("dd if=a").added == ""
 
 
+def test_options_at_the_end_need_gnu_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSIXLY_CORRECT", "1")
+    assert planned("tar cf a b").added == ""
+    assert planned("rsync a b").added
+
+
 def test_a_named_preset_does_not_change_another_program() -> None:
     found = plan(["my-backup", "a"], PRESETS, name="rsync")
     assert found.preset is not None
@@ -228,6 +234,25 @@ def test_the_total_of_tar_is_the_size_of_its_files(tmp_path: Path) -> None:
         assert planned(command).total == 10240
     for command in ("tar", "tar xzf a.tgz", "tar cf a", f"tar cf {archive} {tmp_path}/none", "tar --help", "tar xf"):
         assert planned(command).total is None
+
+
+@pytest.mark.parametrize(
+    ("command", "items"),
+    [
+        ("curl -O http://a/b", 1),
+        ("curl -O http://a/b -O https://a/c", 2),
+        ("curl a/b", 0),
+        ("rsync -aP {file} {file} host:", 2),
+        ("scp {file} host:", 1),
+        ("scp {directory} host:", 0),
+        ("rsync {file} host:", 0),
+        ("scp", 0),
+    ],
+)
+def test_the_items_in_the_arguments_are_counted(tmp_path: Path, command: str, items: int) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert planned(command.format(file=file, directory=tmp_path)).items == items
 
 
 def test_the_total_of_ffmpeg_is_its_limit() -> None:

@@ -66,6 +66,18 @@ def test_many_items_each_get_half_of_what_is_left() -> None:
     assert percents(track, at(50), at(100), at(0), at(100), at(0), at(100)) == [25, 50, 50, 75, 75, 87.5]
 
 
+def test_a_known_number_of_items_share_the_whole() -> None:
+    readings = [at(50), at(100), at(0), at(100), at(0), at(100)]
+    assert percents(Track({}, items=2), *readings) == [25, 50, 50, 100, 100, 100]
+    assert percents(Track({}, many=True, items=1), at(50), at(100)) == [50, 100]
+    assert percents(Track({}, many=True, items=4), at(50, "a"), at(100, "a"), at(0, "b"), at(50, "b")) == [
+        12.5,
+        25,
+        25,
+        37.5,
+    ]
+
+
 def test_the_position_of_an_item_gives_the_percentage() -> None:
     track = Track({}, many=True)
     readings = [at(50), at(0), at(50), at(100)]

@@ -151,8 +151,7 @@ class Detector:
         preset = self._preset
         if self._pattern is not None or preset is None:
             return Track({})
-        many = preset.many and not self._plan.single
-        return Track(preset.phases, many, self._plan.total, preset.labels)
+        return Track(preset.phases, preset.many, self._plan.total, preset.labels, self._plan.items)
 
 
 @cache

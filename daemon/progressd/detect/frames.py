@@ -7,7 +7,7 @@ or after the text. OSC 9;4, the progress sequence of terminals, is a frame of it
 import re
 from typing import Final, NamedTuple
 
-MAX_FRAME: Final = 1024  # bytes of a frame that are kept
+MAX_FRAME: Final = 1024  # bytes of a frame that are searched
 MAX_JSON: Final = 16384  # bytes of a frame that begins with {
 MAX_FED: Final = 16384  # bytes of a chunk that are split; more output at once makes its earlier frames outdated
 MAX_FRAMES: Final = 256  # frames of a chunk, for the same reason
@@ -33,7 +33,11 @@ class Frame(NamedTuple):
     @property
     def plain(self) -> bytes:
         """Return the text without escape sequences and control characters."""
-        text = _ESCAPES.sub(b"", self.text) if b"\x1b" in self.text else self.text
+        text = self.text
+        if len(text) == MAX_FRAME + 1:  # the frame is longer, so a number at the end may be cut
+            text = text[:MAX_FRAME].rstrip(b"0123456789.,")
+        if b"\x1b" in text:
+            text = _ESCAPES.sub(b"", text)
         return text.translate(None, _CONTROLS)
 
 
@@ -121,4 +125,4 @@ class FrameSplitter:
 
 
 def _limited(text: bytes) -> bytes:
-    return text if len(text) <= MAX_FRAME else text[: MAX_JSON if text.startswith(b"{") else MAX_FRAME]
+    return text if len(text) <= MAX_FRAME else text[: MAX_JSON if text.startswith(b"{") else MAX_FRAME + 1]

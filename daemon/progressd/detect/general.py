@@ -24,6 +24,11 @@ _TQDM: Final = Pattern(
 )
 
 
+_TQDM_COUNT: Final = Pattern(  # of an iterable without a length
+    r"^(?:(?P<phase>[^|]*?): +)?(?P<current>[\d.,]+[kMGTP]?) ?[A-Za-z]{1,20} \[[\d:]+, +(?P<rate>[\d.]+ ?[^\],]*)[,\]]"
+)
+
+
 class _Kind(NamedTuple):
     """One way to write progress. `anywhere`: the text before it may change."""
 
@@ -68,6 +73,9 @@ class GeneralPatterns:
             if (position := counter(found.phase)) is not None:
                 found.item, found.items = position
             return found
+        if redraw and b" [" in text and (groups := _TQDM_COUNT.groups(text)) is not None:
+            self.source = "tqdm"
+            return reading_of(groups)
         if self.source == "tqdm":
             return None
         for number, kind in enumerate(_KINDS):

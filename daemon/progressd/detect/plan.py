@@ -51,7 +51,7 @@ class Plan(Struct, frozen=True):
     adaptation: Adaptation | None = None
     enabled: bool = True
     total: float | None = None  # of the program's own counter, if it does not print one
-    single: bool = False  # the program handles one file
+    items: int = 0  # files or addresses that the program handles one by one; 0 if unknown
 
     @property
     def added(self) -> str:
@@ -112,18 +112,20 @@ def plan(
     for other, globs in preset.instead.items():
         if any_match(arguments, globs):
             preset = presets.find(other) or preset
-    total, single = _total(preset, arguments), _is_single(arguments)
+    total, items = _total(preset, arguments), _items(preset, arguments)
     subcommand = _subcommand(command, at, preset)
     for adaptation in preset.adapt if adapt else ():
         if adaptation.needs_descriptor and not (plain and descriptors):
             continue
         if adaptation.environment and not plain:
             continue
+        if adaptation.at == "end" and "POSIXLY_CORRECT" in os.environ:  # then options come before other arguments
+            continue
         if adaptation.fits(arguments, "" if subcommand is None else command[subcommand], terminal):
             place = {"program": at + 1, "end": len(command)}.get(adaptation.at, (subcommand or at) + 1)
             changed = (*command[:place], *adaptation.arguments, *command[place:])
-            return Plan(changed, adaptation.environment, preset, adaptation, total=total, single=single)
-    return Plan(command, preset=preset, total=total, single=single)
+            return Plan(changed, adaptation.environment, preset, adaptation, total=total, items=items)
+    return Plan(command, preset=preset, total=total, items=items)
 
 
 def _is_busybox(program: str) -> bool:
@@ -181,10 +183,14 @@ def _meant(name: str, presets: Presets) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _is_single(arguments: Sequence[str]) -> bool:
-    """Return whether the program copies one file: the arguments are options, this file and the target."""
-    *sources, _ = [one for one in arguments if not one.startswith("-")] or [""]
-    return len(sources) == 1 and os.path.isfile(sources[0])
+def _items(preset: Preset, arguments: Sequence[str]) -> int:
+    """Return how many files or addresses are in the arguments; 0 if this is unknown."""
+    if preset.items == "urls":
+        return sum("://" in argument for argument in arguments)
+    if preset.items == "files":
+        *sources, _ = [one for one in arguments if not one.startswith("-")] or [""]
+        return len(sources) if all(map(os.path.isfile, sources)) else 0
+    return 0
 
 
 def _total(preset: Preset, arguments: Sequence[str]) -> float | None:

@@ -162,6 +162,7 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     phases: dict[str, Annotated[float, Meta(ge=0)]] = {}  # in order, each with its share; NAME|NAME: one of these
     labels: dict[str, str] = {}  # the names of phases for people
     many: bool = False  # the program handles many items one by one, each from 0 to 100 %
+    items: Literal["", "files", "urls"] = ""  # the arguments that are items, each from 0 to 100 %
     needs_terminal: bool = False  # the program reports progress only on a terminal
     total: Literal["", "dd", "tar", "ffmpeg"] = ""  # how to find a total that the program does not print
 

@@ -29,6 +29,7 @@ class Track:
 
     `shares`: the phases that are known, in order, with the share of each. Other phases get half of what is left, so
     that the percentage can always rise. Without known phases, the first one is the whole, unless there are `many`.
+    Each of `items` has the same share.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Track:
         many: bool = False,
         total: float | None = None,
         labels: Mapping[str, str] | None = None,
+        items: int = 0,
     ) -> None:
         self._labels = labels or {}
         whole = sum(shares.values()) or 1
@@ -46,7 +48,9 @@ class Track:
             for one in name.split("|"):
                 self._known[one.casefold()] = _Phase(begin, share / whole * 100)
             begin += share / whole * 100
-        self._many = many
+        self._items = items
+        self._begun = 0  # items that have begun
+        self._many = items > 1 or (many and items != 1)
         self._phases = dict[str, _Phase]()
         self._label = ""  # of the current phase
         self._current: _Phase | None = None
@@ -146,6 +150,9 @@ class Track:
     def _new_phase(self, before: _Phase | None) -> _Phase:
         """Return a new phase. `before`: the one that it replaces."""
         done, last = self._percent or 0.0, self._current
+        if self._begun < self._items:
+            self._begun += 1
+            return _Phase((self._begun - 1) / self._items * 100, 100 / self._items)
         if last is None and not self._known and not self._many:
             return _Phase(0.0, 100.0)
         outer = before.outer if before else None
