@@ -19,6 +19,7 @@ from support.serving import PATIENCE, ServedDaemon
 from support.waiting import alive, until
 
 NOBODY = "http://127.0.0.1:1"
+TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
 RUN = f"{sys.executable} -m progressd run --url"
 
 
@@ -143,6 +144,26 @@ def test_rsync_writes_what_it_writes_without_us(options: str, terminal: bool, tm
         return varying.sub(b"", output).strip()
 
     assert written(*run(NOBODY, "--")) == written()
+
+
+REPLAY = """
+import os, random, sys
+cuts, text = random.Random(sys.argv[1]), open(sys.argv[1], "rb").read()
+while text:
+    size = cuts.randint(1, 400)
+    os.write(cuts.choice((1, 2)) if sys.argv[2] == "both" else 1, text[:size])
+    text = text[size:]
+"""
+
+
+@pytest.mark.parametrize("tool", ["7z", "cargo-pty", "curl", "git", "pytest", "rsync", "tqdm", "yt-dlp"])
+def test_transcripts_are_shown_unchanged(tool: str) -> None:
+    transcript = min(TRANSCRIPTS.glob(f"{tool}*.typescript"))
+    command = [sys.executable, "-c", REPLAY, str(transcript), "both"]
+    with_us, status = shown(run(NOBODY, "--", *command))
+    assert (with_us.partition(b"progressd: ")[0], status) == (shown(command)[0], 0)
+    piped = subprocess.run(run(NOBODY, "--", *command[:-1], "out"), capture_output=True, timeout=PATIENCE, check=True)
+    assert piped.stdout == transcript.read_bytes()
 
 
 def test_keys_reach_the_command() -> None:
