@@ -19,6 +19,7 @@ from support.serving import PATIENCE, ServedDaemon
 from support.waiting import alive, until
 
 NOBODY = "http://127.0.0.1:1"
+TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
 RUN = f"{sys.executable} -m progressd run --url"
 
 
@@ -143,6 +144,26 @@ def test_rsync_writes_what_it_writes_without_us(options: str, terminal: bool, tm
         return varying.sub(b"", output).strip()
 
     assert written(*run(NOBODY, "--")) == written()
+
+
+REPLAY = """
+import os, random, sys
+cuts, text = random.Random(sys.argv[1]), open(sys.argv[1], "rb").read()
+while text:
+    size = cuts.randint(1, 400)
+    os.write(cuts.choice((1, 2)) if sys.argv[2] == "both" else 1, text[:size])
+    text = text[size:]
+"""
+
+
+@pytest.mark.parametrize("tool", ["7z", "cargo-pty", "curl", "git", "pytest", "rsync", "tqdm", "yt-dlp"])
+def test_transcripts_are_shown_unchanged(tool: str) -> None:
+    transcript = min(TRANSCRIPTS.glob(f"{tool}*.typescript"))
+    command = [sys.executable, "-c", REPLAY, str(transcript), "both"]
+    with_us, status = shown(run(NOBODY, "--", *command))
+    assert (with_us.partition(b"progressd: ")[0], status) == (shown(command)[0], 0)
+    piped = subprocess.run(run(NOBODY, "--", *command[:-1], "out"), capture_output=True, timeout=PATIENCE, check=True)
+    assert piped.stdout == transcript.read_bytes()
 
 
 def test_keys_reach_the_command() -> None:
@@ -270,6 +291,15 @@ def test_a_process_that_the_command_leaves_runs_on(tmp_path: Path) -> None:
     script = f"(sleep 0.5; touch {tmp_path}/done) >/dev/null 2>&1 </dev/null & echo left"
     assert shown(run(NOBODY, "--", "sh", "-c", script))[0].startswith(b"left\r\n")
     until((tmp_path / "done").exists)
+
+
+def test_the_shell_gets_what_the_command_has_not_read() -> None:
+    with shell() as terminal:
+        terminal.type(f"{RUN} {NOBODY} -- sh -c 'echo be\"\"gun; read x; sleep 1'\n".encode())
+        terminal.read(b"begun\r\n")
+        terminal.type(b"line\necho ty''ped\n")
+        if os.geteuid() == 0:  # other users only if the kernel has dev.tty.legacy_tiocsti
+            terminal.read(b"typed\r\n")
 
 
 def test_a_cancellation_ends_a_command_with_a_terminal(daemon: ServedDaemon) -> None:

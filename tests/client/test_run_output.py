@@ -28,8 +28,9 @@ class Pumped:
     def end(self) -> bytes:
         """End the input, and return the whole output."""
         os.close(self.writing)
-        self.pump.join()
+        self.pump.close()
         os.close(self._to)
+        os.close(self.reading)
         with open(self.output, "rb") as output:
             return output.read()
 
@@ -66,7 +67,7 @@ def test_a_reader_that_leaves_closes_the_pipe_of_the_command() -> None:
     pumped = Pumped()
     os.close(pumped.output)
     os.write(pumped.writing, b"text")
-    pumped.pump.join()
+    pumped.pump.close()
     with pytest.raises(BrokenPipeError):
         os.write(pumped.writing, b"more")
     assert pumped.errors == []

@@ -12,7 +12,7 @@ import termios
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
-from progressd.client.run.terminal import Terminal, moved_up
+from progressd.client.run.terminal import Terminal, moved_up, unread
 
 TO_FOREGROUND: Final = signal.SIGRTMIN  # signals for the session leader
 TO_BACKGROUND: Final = signal.SIGRTMIN + 1
@@ -236,5 +236,6 @@ def _report_changes(command: int, terminal: int, reporting: int) -> None:
                 continue
             with contextlib.suppress(OSError):
                 os.tcsetpgrp(terminal, os.getpgrp())  # our exit sends SIGHUP to the foreground: not to what runs on
+            os.write(reporting, f"unread {unread(terminal).hex()}\n".encode())
             os.write(reporting, f"exited {os.waitstatus_to_exitcode(status)}\n".encode())
             return

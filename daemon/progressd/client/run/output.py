@@ -79,6 +79,11 @@ class OutputPump(threading.Thread):
         self._ended = True
         os.eventfd_write(self._waker, 1)
 
+    def close(self) -> None:
+        """Wait for the end of the thread, and free its descriptor. The stream stays open for other processes."""
+        self.join()
+        os.close(self._waker)
+
     def run(self) -> None:
         """Pass on the output to its end."""
         buffer = bytearray(CHUNK)
@@ -240,7 +245,7 @@ class Outputs:
         for pump in self._pumps.values():
             pump.has_ended()
         for pump in self._pumps.values():
-            pump.join()
+            pump.close()
 
     def _search(self, stream: int, data: bytes) -> None:
         stream = min(stream, DESCRIPTOR)

@@ -74,6 +74,7 @@ class CommandJob:
         self._complaint = ""  # the last error, which is not printed again
         self._outputs: Outputs | None = None  # of the started command
         self._heard = set[int]()  # received signals
+        self._unread = b""  # keys that the command has not read
         self._typed = list[int]()  # signals that a key has sent to the command, and that we have sent to ourselves
         self._gone = trio.Event()  # the command has exited
         self._telling: trio.CancelScope | None = None  # set while the end is reported
@@ -110,6 +111,7 @@ class CommandJob:
             await self._end_rest(status)
             if command.terminal is not None:
                 command.terminal.restore()
+                command.terminal.give_back(self._unread)
             self._say_all()
             await self._end(self._last(status))
             listening.cancel_scope.cancel()
@@ -172,6 +174,8 @@ class CommandJob:
                     for line in lines:
                         if line == b"stopped":
                             await self._stop_with_command(outputs)
+                        elif line.startswith(b"unread"):
+                            self._unread = bytes.fromhex(line.removeprefix(b"unread").decode())
                         else:
                             status = int(line.split()[1])
         of_child = await reaper.status_of(self._command.pid)

@@ -13,6 +13,7 @@ FIRST_FREE: Final = 10  # our descriptors begin here
 OFLAG: Final = 1  # index of the output modes in the settings (termios(3))
 LFLAG: Final = 3
 CC: Final = 6
+MAX_UNREAD: Final = 4096  # bytes; the kernel keeps no more
 DISCARD: Final = b"\0"  # the value of a control character that is switched off
 
 
@@ -79,6 +80,12 @@ class Terminal:
         self.copy_size(master)
         return master, slave
 
+    def give_back(self, keys: bytes) -> None:
+        """Let the next program read keys that the command has not read, if the kernel permits that (TIOCSTI)."""
+        with contextlib.suppress(OSError):
+            for key in keys:
+                fcntl.ioctl(self.descriptor, termios.TIOCSTI, bytes([key]))
+
     def copy_size(self, master: int) -> bool:
         """Give a pseudo-terminal the size of this one. Return whether that is a change."""
         try:
@@ -89,6 +96,18 @@ class Terminal:
         except OSError:
             return False
         return True
+
+
+def unread(terminal: int) -> bytes:
+    """Return what was typed at a terminal and not read. The terminal must not be used any more."""
+    try:
+        settings = termios.tcgetattr(terminal)
+        settings[LFLAG] &= ~(termios.ICANON | termios.ECHO)
+        settings[CC][termios.VMIN] = settings[CC][termios.VTIME] = 0
+        termios.tcsetattr(terminal, termios.TCSANOW, settings)
+        return os.read(terminal, MAX_UNREAD)
+    except (OSError, termios.error):
+        return b""
 
 
 def typed_signals(master: int, keys: bytes) -> list[int]:
