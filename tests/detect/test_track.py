@@ -1,5 +1,7 @@
 """The progress of a run from many frames: phases, restarts, nested bars and growing totals."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -185,3 +187,12 @@ def test_groups_are_read(
     assert found.current == (current and pytest.approx(current))
     assert found.total == (total and pytest.approx(total))
     assert found.percent == (percent and pytest.approx(percent))
+
+
+def test_compressed_output_has_no_progress() -> None:
+    detector = Detector(Plan(("gzip", "-c", "a")))
+    data = random.Random(1).randbytes(1 << 20)
+    found = [detector.feed(STDOUT, data[at : at + 500]) + detector.quiet(STDOUT) for at in range(0, len(data), 500)]
+    assert not any(found)
+    for percent in range(100):
+        assert detector.feed(STDOUT, b"\r\x8f\x03abc %d%%" % percent) + detector.quiet(STDOUT) == []

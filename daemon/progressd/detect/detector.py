@@ -4,6 +4,7 @@ The sources, best first: OSC 9;4, the preset of the program, lines of JSON with 
 source replaces a worse one as soon as it appears.
 """
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Final
@@ -28,6 +29,9 @@ SAMPLED: Final = 16
 
 ANYWHERE: Final = ("git", "rsync", "yt-dlp")  # presets for the output of any program, such as a script
 
+MAX_BINARY: Final = 20  # frames that are no text, after which a stream is not searched for general patterns
+
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _OSC: Final = Pattern(r"\]9;4;(?P<state>\d)(?:;(?P<percent>\d{1,3}))?")
 _GENERAL, _JSON, _PRESET, _SEQUENCE = 1, 2, 3, 4  # the ranks of the sources
 _REMOVED, _ERROR = "0", "2"
@@ -40,6 +44,14 @@ class _Stream:
         self.frames = FrameSplitter()
         self.flood = 0
         self.skipped = b""
+        self._binary = 0  # frames that are no text
+
+    def is_text(self, frame: bytes) -> bool:
+        """Return whether a frame is text, in a stream of text: compressed data has numbers by chance."""
+        if self._binary < MAX_BINARY and (_CONTROL.search(frame) is not None or not _is_utf8(frame)):
+            self._binary += 1
+            return False
+        return self._binary < MAX_BINARY
 
     def take(self, data: bytes) -> list[Frame]:
         """Return the frames of the skipped chunk and of this one."""
@@ -126,6 +138,7 @@ class Detector:
         if (
             self._rank <= _GENERAL
             and not self._plan.adaptation
+            and self._streams[stream].is_text(text)
             and (reading := self._general.read(text, frame.redraw)) is not None
         ):
             return self._take(_GENERAL, self._general.source, reading)
@@ -155,6 +168,14 @@ class Detector:
             return Track({})
         preset = self._rules.preset
         return Track(preset.phases, preset.many, self._plan.total, preset.labels, self._plan.items)
+
+
+def _is_utf8(frame: bytes) -> bool:
+    try:
+        frame.decode()
+    except UnicodeDecodeError as error:
+        return error.end == len(frame)  # the last character may be cut off
+    return True
 
 
 @cache
