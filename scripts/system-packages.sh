@@ -9,16 +9,6 @@ need() {
     command -v "$1" >/dev/null || missing="$missing $2"
 }
 
-if [ "${1-}" = tools ]; then
-    need rsync rsync
-    need zstd zstd
-    need qemu-img qemu-utils
-    need rclone rclone
-    need ffmpeg ffmpeg
-    need gpg gnupg
-    need e2fsck e2fsprogs
-    need git git
-fi
 need chromium chromium
 need tesseract tesseract-ocr
 need systemctl systemd
@@ -30,6 +20,14 @@ need caddy caddy
 need apache2 apache2-bin
 need rsync rsync
 need git git
+if [ "${1-}" = tools ]; then
+    need zstd zstd
+    need qemu-img qemu-utils
+    need rclone rclone
+    need ffmpeg ffmpeg
+    need gpg gnupg
+    need e2fsck e2fsprogs
+fi
 
 [ -n "$missing" ] || exit 0
 

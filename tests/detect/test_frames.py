@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from progressd.detect.frames import MAX_FED, MAX_FRAME, MAX_JSON, Frame, FrameSplitter
 from progressd.detect.output_filter import OutputFilter
 from progressd.detect.plan import Plan
-from progressd.detect.presets import Adaptation, Preset
+from progressd.detect.preset import Adaptation, Preset
 
 OSC = b"\x1b]9;4;1;42\x1b\\"
 

@@ -1,6 +1,9 @@
 """The plan for a command: its preset, and what is added to it."""
 
 import os
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from progressd.core.errors import InvalidInput
 from progressd.detect.plan import Plan, plan
 from progressd.detect.presets import BUILT_IN, Presets
+from progressd.detect.rules import check
 
 PRESETS = Presets()
 
@@ -183,6 +187,7 @@ def test_every_built_in_preset_is_valid() -> None:
     for path in BUILT_IN.glob("*.toml"):
         preset = PRESETS.find(path.stem)
         assert preset is not None
+        check(tomllib.loads(path.read_text()))
         assert preset.name in names
         assert preset.about
         assert preset.rules or preset.json
@@ -271,6 +276,15 @@ def test_any_command_has_a_plan(command: list[str]) -> None:
         kept.remove(part)
     assert kept == command
     assert "{fd}" not in " ".join(found.arguments(7))
+
+
+def test_a_plan_loads_no_library() -> None:
+    code = (
+        "import sys\nfrom progressd.detect.plan import plan\nfrom progressd.detect.presets import Presets\n"
+        "assert plan(['rsync', 'a', 'b'], Presets()).added\nprint(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"msgspec", "re2", "difflib", "inspect", "progressd.core.events"} & set(loaded)
 
 
 def test_presets_of_a_user_are_in_the_configuration_directory(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from progressd.core.progress_pattern import Pattern, ProgressPattern
 from progressd.detect.frames import Frame, FrameSplitter
 from progressd.detect.general import GeneralPatterns
 from progressd.detect.plan import Plan
-from progressd.detect.presets import JsonRule, Preset, Presets, read_json, reading_of
+from progressd.detect.presets import Presets
 from progressd.detect.reading import Reading
+from progressd.detect.rules import JsonRule, Rules, read_json, reading_of
 from progressd.detect.track import Track
 
 STDOUT: Final = 1
@@ -53,7 +54,7 @@ class Detector:
     def __init__(self, plan: Plan, pattern: ProgressPattern | None = None) -> None:
         """Create a detector. `pattern`: the user's own, which replaces every other source."""
         self._plan = plan
-        self._preset = plan.preset
+        self._rules = Rules(plan.preset) if plan.preset is not None and pattern is None else None
         self._pattern = pattern
         self._streams = dict[int, _Stream]()
         self._rank = 0
@@ -113,10 +114,12 @@ class Detector:
         if frame.osc:
             return self._take_sequence(frame.text)
         text = frame.plain
-        if self._preset is None and b"%" in text:
-            self._preset = _preset_of(text)
-        if self._preset is not None and (reading := self._preset.read(text, stream == DESCRIPTOR)) is not None:
-            return self._take(_PRESET, self._preset.name, reading)
+        if self._rules is None and b"%" in text:
+            self._rules = _rules_of(text)
+        if self._rules is not None:
+            reading = self._rules.read(text, descriptor=stream == DESCRIPTOR)
+            if reading is not None:
+                return self._take(_PRESET, self._rules.preset.name, reading)
         if self._rank <= _JSON and text.startswith(b"{"):
             reading = read_json(text, _json_rules())
             return None if reading is None else self._take(_JSON, "JSON lines", reading)
@@ -137,7 +140,7 @@ class Detector:
     def _take(self, rank: int, source: str, reading: Reading) -> ReportedProgress | None:
         """Take a reading if no better source was found. A worse source may still name the step."""
         if rank > self._rank and reading.moves:
-            if self._rank or self._preset is not self._plan.preset:
+            if self._rank or self._plan.preset is None:
                 self._track = self._new_track()
             self._rank = rank
         if rank == self._rank and reading.moves:
@@ -148,28 +151,28 @@ class Detector:
         return self._track.move(reading)
 
     def _new_track(self) -> Track:
-        preset = self._preset
-        if self._pattern is not None or preset is None:
+        if self._rules is None:
             return Track({})
+        preset = self._rules.preset
         return Track(preset.phases, preset.many, self._plan.total, preset.labels, self._plan.items)
 
 
 @cache
-def _presets_anywhere() -> list[Preset]:
+def _rules_anywhere() -> list[Rules]:
     presets = Presets()
-    return [preset for name in ANYWHERE if (preset := presets.find(name)) is not None]
+    return [Rules(preset) for name in ANYWHERE if (preset := presets.find(name)) is not None]
 
 
-def _preset_of(text: bytes) -> Preset | None:
-    """Return the preset of the program that has written a frame, if no other program writes such a frame."""
-    for preset in _presets_anywhere():
-        reading = preset.read(text, False)
-        if reading is not None and reading.moves and (not preset.phases or preset.knows(reading.phase)):
-            return preset
+def _rules_of(text: bytes) -> Rules | None:
+    """Return the rules of the program that has written a frame, if no other program writes such a frame."""
+    for rules in _rules_anywhere():
+        reading = rules.read(text, descriptor=False)
+        if reading is not None and reading.moves and (not rules.preset.phases or rules.knows(reading.phase)):
+            return rules
     return None
 
 
 @cache
 def _json_rules() -> tuple[JsonRule, ...]:
     preset = Presets().find("json")
-    return preset.json if preset else ()
+    return Rules(preset).json if preset else ()

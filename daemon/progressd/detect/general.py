@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from progressd.core.progress_pattern import Pattern
-from progressd.detect.presets import reading_of
 from progressd.detect.reading import Reading
+from progressd.detect.rules import reading_of
 from progressd.detect.track import counter
 
 MAX_SERIES: Final = 64  # kinds of frames that are followed at once

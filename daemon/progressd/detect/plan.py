@@ -8,13 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import PurePath
-from typing import Final
-
-from msgspec import Struct
+from typing import Final, NamedTuple
 
 from progressd.core.errors import InvalidInput
 from progressd.detect import numbers
-from progressd.detect.presets import Adaptation, Preset, Presets, any_match
+from progressd.detect.preset import Adaptation, Preset, any_match
+from progressd.detect.presets import Presets
 
 NONE: Final = "none"  # the name with which nothing is searched for
 
@@ -42,7 +41,7 @@ _WALK_SECONDS: Final = 0.2  # for the size of the files that tar reads
 _WALK_ENTRIES: Final = 20_000
 
 
-class Plan(Struct, frozen=True):
+class Plan(NamedTuple):
     """How to run a command and find its progress. `added` is a sentence for the user, or "" if nothing was added."""
 
     command: tuple[str, ...]

@@ -9,7 +9,8 @@ import click
 if TYPE_CHECKING:
     from progressd.core.events import ReportedProgress
     from progressd.detect.detector import Detector
-    from progressd.detect.presets import Preset, Presets
+    from progressd.detect.preset import Preset
+    from progressd.detect.presets import Presets
 
 STREAMS: Final = {"O": 1, "E": 2, "P": 3}  # in the timing of a transcript
 QUIET: Final = 0.2  # seconds without output after which an unfinished line is searched
@@ -92,9 +93,12 @@ def _rows(known: "Presets") -> Iterator[tuple[str, str, str, str]]:
 
 def _finds(preset: "Preset") -> Iterator[str]:
     """Yield what a preset finds."""
-    groups = {name for rule in preset.rules for name in rule.pattern.names}
-    for rule in preset.json:
-        groups |= {name for name in ("current", "total", "percent", "fraction", "rate", "eta") if getattr(rule, name)}
+    from progressd.detect.rules import Rules
+
+    rules = Rules(preset)
+    groups = {name for rule in rules.rules for name in rule.pattern.names}
+    for line in rules.json:
+        groups |= {name for name in ("current", "total", "percent", "fraction", "rate", "eta") if getattr(line, name)}
     totals = {"total", "duration", "items"} & groups or preset.total
     yield "percent" if {"percent", "fraction"} & groups or totals else "count"
     if "rate" in groups:
