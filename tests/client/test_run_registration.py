@@ -5,7 +5,7 @@ import uuid
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.client.run.registration import MAX_NAME, name_of, new_id, shortened
+from progressd.client.run.registration import MAX_NAME, name_of, new_id, shortened, with_origin
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,15 @@ def test_a_name_is_one_line_of_limited_length(command: list[str]) -> None:
     assert len(name) <= MAX_NAME
     assert "\n" not in name
     name.encode()
+
+
+def test_given_labels_win_over_the_host_and_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "eve\udce9" * 100)
+    labels = with_origin({"host": "db1", "team": "scan"})
+    assert labels.keys() == {"host", "user", "team"}
+    assert (labels["host"], labels["user"]) == ("db1", ("eve?" * 50)[:199] + "…")
+    many = {str(number): "" for number in range(50)}
+    assert with_origin(many) == many
 
 
 def test_an_id_is_a_random_uuid() -> None:

@@ -51,7 +51,7 @@ def run_command(options: RunOptions, plan: planning.RunPlan) -> int:
     registration: dict[str, Any] = {
         "kind": registering.shortened(os.path.basename(command[0]), registering.MAX_KIND),
         "name": registering.shortened(options.name or registering.name_of(command), registering.MAX_NAME),
-        "labels": {**registering.origin_labels(), **options.labels},
+        "labels": registering.with_origin(options.labels),
         "lease_seconds": options.lease,
     }
     if plan.source:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import stat
 import time
 from collections.abc import Mapping, Sequence
@@ -129,6 +128,8 @@ def plan(
 
 def _is_busybox(program: str) -> bool:
     """Return whether a program is part of BusyBox or toybox, which have fewer options."""
+    import shutil  # not above: few commands need it
+
     path = shutil.which(program)
     return path is not None and os.path.basename(os.path.realpath(path)) in ("busybox", "toybox")
 

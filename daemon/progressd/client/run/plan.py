@@ -61,12 +61,7 @@ def plan_run(command: Sequence[str], preset: str | None, pattern: str | None, *,
     """Return the plan. Raises InvalidInput for an unknown preset or an invalid pattern."""
     if pattern is None and (preset == NONE or (preset is None and not (adapt and _may_adapt(command)))):
         return RunPlan(None, command, keeps_streams=preset == NONE)
-    from progressd.core.progress_pattern import ProgressPattern
-
-    try:
-        compiled = None if pattern is None else ProgressPattern(pattern)
-    except ValueError as error:
-        raise InvalidInput(f"--progress-pattern: {error}") from None
+    compiled = None if pattern is None else _compiled(pattern)
     planned = _plan(command, preset, adapt=adapt and pattern is None)
     descriptor = None
     if planned.progress_fd:
@@ -75,6 +70,15 @@ def plan_run(command: Sequence[str], preset: str | None, pattern: str | None, *,
             descriptor += 1
     changed = planned.command if descriptor is None else planned.arguments(descriptor)
     return RunPlan(planned, changed, planned.environment, compiled, descriptor)
+
+
+def _compiled(pattern: str) -> "ProgressPattern":
+    from progressd.core.progress_pattern import ProgressPattern
+
+    try:
+        return ProgressPattern(pattern)
+    except ValueError as error:
+        raise InvalidInput(f"--progress-pattern: {error}") from None
 
 
 def _plan(command: Sequence[str], preset: str | None, *, adapt: bool) -> "Plan":

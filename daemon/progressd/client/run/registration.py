@@ -13,6 +13,8 @@ from progressd.client.endpoint import request_headers
 
 MAX_NAME: Final = 255  # characters
 MAX_KIND: Final = 200  # characters
+MAX_LABEL: Final = 200  # characters
+MAX_LABELS: Final = 50
 MASK: Final = "***"
 TIMEOUT: Final = 10.0  # seconds
 MAX_ANSWER: Final = 65536  # bytes
@@ -89,9 +91,8 @@ def shortened(text: str, length: int) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def origin_labels() -> dict[str, str]:
-    """Return the host and the user, as labels."""
-    labels = {"host": socket.gethostname()}
+def with_origin(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels with the host and the user, which do not replace given ones and never are too many."""
     user = os.environ.get("USER") or os.environ.get("LOGNAME")
     if not user:
         import pwd
@@ -100,7 +101,11 @@ def origin_labels() -> dict[str, str]:
             user = pwd.getpwuid(os.geteuid()).pw_name
         except KeyError:
             user = str(os.geteuid())
-    return {**labels, "user": user}
+    labels = {
+        name: shortened(value, MAX_LABEL) for name, value in (("host", socket.gethostname()), ("user", user)) if value
+    }
+    labels.update(given)
+    return labels if len(labels) <= MAX_LABELS else dict(given)
 
 
 def register_quickly(url: str, key: str | None, job_id: str, registration: Mapping[str, Any]) -> bool | None:
