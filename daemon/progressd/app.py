@@ -210,7 +210,7 @@ class Daemon:
             async with trio.open_nursery() as connections:
                 listener = self._listener(connections)
                 async with trio.open_nursery() as accepting:
-                    jobs_done = self._serve(accepting, listener, sockets)
+                    self._serve(accepting, listener, sockets)
                     notify("READY=1")
                     accepting.start_soon(run_status, notify, self._status)
                     if watchdog is not None:
@@ -219,7 +219,7 @@ class Daemon:
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
                     await self._until_stopped(signals, notify, on_terminal)
                     ending.start_soon(deadline.run)
-                    await self._finish_work(jobs_done, deadline)
+                    await self._finish_work(deadline)
                     accepting.cancel_scope.cancel()
                 for listening in sockets.tcp:
                     listener.stop(listening)
@@ -229,16 +229,14 @@ class Daemon:
         if self.services.ready:
             raise RuntimeError(UNEXPECTED_EXIT)
 
-    def _serve(self, accepting: trio.Nursery, listener: Listener, sockets: Sockets) -> trio.Event:
-        """Accept connections and run jobs. Return an event that is set when the last job ends after `stop_taking`."""
-        jobs_done = trio.Event()
+    def _serve(self, accepting: trio.Nursery, listener: Listener, sockets: Sockets) -> None:
+        """Accept connections and run jobs."""
         for listening in sockets.tcp:
             accepting.start_soon(listener.run, listening)
         accepting.start_soon(self.producers.run, *sockets.unix)
-        accepting.start_soon(self._run_jobs, jobs_done)
+        accepting.start_soon(self.runner.run)
         accepting.start_soon(self.announcer.run, self.log.health, self._settle)
         self.services.ready = True
-        return jobs_done
 
     async def _until_stopped(self, signals: AsyncIterator[int], notify: Notifier, on_terminal: bool) -> None:
         while (number := await anext(signals)) == signal.SIGHUP and not on_terminal:
@@ -248,7 +246,7 @@ class Daemon:
         log.info("stopping", signal=signal.Signals(number).name)
         notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self.settings.shutdown.drain_timeout + LAST_WORK) * 1e6)}")
 
-    async def _finish_work(self, jobs_done: trio.Event, deadline: ShutdownDeadline) -> None:
+    async def _finish_work(self, deadline: ShutdownDeadline) -> None:
         """Reject new work, notify the watchers, and wait for jobs, transfers and lines of producers."""
         shutdown, transfers = self.settings.shutdown, self.services.transfers
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers.ends else 0
@@ -258,7 +256,7 @@ class Daemon:
         self.runner.stop_taking()
         with deadline.limit(seconds):
             if shutdown.wait_for_jobs:
-                await jobs_done.wait()
+                await self.runner.done.wait()
             while transfers.ends:  # some may begin while others are waited for
                 await next(iter(transfers.ends)).wait()
         with deadline.limit(max(until - trio.current_time(), CLOSE_TIMEOUT)):
@@ -326,7 +324,3 @@ class Daemon:
             await self.files.settle(self.store)
         except (StoreFailed, OSError) as error:
             log.warning("cannot delete uploads without a job, the next start will", error=str(error))
-
-    async def _run_jobs(self, done: trio.Event) -> None:
-        await self.runner.run()
-        done.set()

@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.core.batch import BatchStatus, JobBatch, Priority, batch_messages, moved
+from progressd.core.batch import BatchStatus, JobBatch, batch_messages, moved
+from progressd.core.events import Priority
 from progressd.core.messages import BatchCompleted, BatchCompletedData, BatchProgress, BatchProgressData, JobStatus
 from support.samples import NOW, job_id
 

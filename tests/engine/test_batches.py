@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from progressd.core.batch import JobBatch, Priority
+from progressd.core.batch import JobBatch
 from progressd.core.events import (
     CompletedEvent,
     Event,
+    Priority,
     Registration,
     RunnerEvent,
     StartEvent,

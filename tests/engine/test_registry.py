@@ -13,7 +13,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.broadcast.envelope import Envelope
-from progressd.core.batch import Priority
+from progressd.core.events import Priority
 from progressd.core.job import Job
 from progressd.core.messages import JobMessage, JobStatus
 from progressd.engine.registry import Recent, Registry, RunQueue

@@ -14,8 +14,7 @@ import trio
 import trio.testing
 from progressd.detect.detector import STDERR, STDOUT
 from progressd.producers.ndjson import LineTooLong, NumberedLine
-from progressd.runner.process import MAX_LINE, ChildProcess, ResourceLimits
-from progressd.system import process_output
+from progressd.runner.process import MAX_LINE, MAX_PIPE_BYTES, ChildProcess, ResourceLimits
 from support.pid_namespace import as_init
 from support.waiting import PATIENCE, alive
 
@@ -290,7 +289,7 @@ async def test_a_grandchild_that_holds_the_output_is_killed(grandchild: str) -> 
     status, out, _, _ = await run(shell(f"{grandchild} echo $!; exit 4"))
     assert status == 4
     assert not alive(next(int(text) for text in out.texts if text.strip().isdigit()))
-    assert len(out.lines) < process_output.MAX_PIPE_BYTES
+    assert len(out.lines) < MAX_PIPE_BYTES
 
 
 async def test_an_error_of_the_reader_ends_the_child() -> None:

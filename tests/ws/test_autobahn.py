@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import trio
-from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.envelope import text_frame
+from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits
 from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionLog

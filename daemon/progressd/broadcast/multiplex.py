@@ -12,10 +12,9 @@ from typing import Final
 
 import trio
 
-from progressd.broadcast.backlog import Backlog
 from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch, ReplayedEnvelope
 from progressd.broadcast.fanout import Channel
-from progressd.broadcast.outbox import Outbox
+from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.broadcast.subscription import History, Replay
 from progressd.core.close_codes import SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, BatchMessage, ended_topic, topics_of

@@ -1,22 +1,98 @@
 """The outbox: the unsent messages of one connection, and the task that writes them to the socket.
 
 `put` never blocks. Messages that the socket does not accept wait in order. A newer progress replaces a waiting one of
-the same job; state changes are never dropped. Past its limit an outbox closes its connection as a slow consumer.
+the same job; state changes are never dropped. Past its limit an outbox closes its connection as a slow consumer. A
+MemoryBudget limits the waiting bytes of all connections together.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol
 
 import trio
 
-from progressd.broadcast.backlog import Backlog, MemoryBudget
-from progressd.broadcast.envelope import Envelope, FrameBatch, Sendable
+from progressd.broadcast.envelope import Envelope, F, FrameBatch, Sendable
 from progressd.broadcast.fanout import FanOut
 from progressd.core.close_codes import GONE, SLOW_CONSUMER, CloseCode
 
 _NO_FAN_OUT = FanOut()  # placeholder for an outbox that follows no fan-out
 _CLOSED = CloseCode(1005, "closed")  # closed by the client or after a protocol error, not by `end`
 FLUSH_BYTES = 65536  # bytes taken from the backlog at once; newer progress can still replace the rest
+
+
+class Backlog(Generic[F]):
+    """Waiting items, in order; only the newest item with a given key is kept. `size` is in bytes of frames."""
+
+    __slots__ = ("_count", "_waiting", "size")
+
+    def __init__(self) -> None:
+        self._waiting: dict[object, F] = {}
+        self._count = 0
+        self.size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def put(self, item: F) -> bool:
+        """Add an item at the end. Return whether it replaced an item with the same key."""
+        key = item.key
+        replaced = None
+        if key is None:
+            self._count += 1
+            key = self._count
+        elif (replaced := self._waiting.pop(key, None)) is not None:
+            self.size -= len(replaced.frame)
+        self._waiting[key] = item
+        self.size += len(item.frame)
+        return replaced is not None
+
+    def take(self, max_bytes: int | None = None) -> list[F]:
+        """Remove and return the oldest items: all, or as many as fit into `max_bytes`, but at least one."""
+        if max_bytes is None or self.size <= max_bytes:
+            everything = list(self._waiting.values())
+            self.clear()
+            return everything
+        keys: list[object] = []  # no copy of all items: a reader takes one at a time
+        for key, item in self._waiting.items():
+            max_bytes -= len(item.frame)
+            if keys and max_bytes < 0:
+                break
+            keys.append(key)
+        taken = [self._waiting.pop(key) for key in keys]
+        self.size -= sum([len(item.frame) for item in taken])
+        return taken
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self._waiting.clear()
+        self.size = 0
+
+
+class BudgetMember(Protocol):
+    """An object that holds waiting bytes, such as the outbox of one connection."""
+
+    def give_up(self) -> None:
+        """Drop the waiting bytes and close the connection."""
+
+
+class MemoryBudget:
+    """The sum of the waiting bytes. Past the limit, the members with the most bytes are given up first."""
+
+    def __init__(self, limit: float = math.inf) -> None:
+        self.limit = limit
+        self.used = 0
+        self.coalesced = 0  # number of messages that newer ones have replaced
+        self._members: dict[BudgetMember, int] = {}
+
+    def hold(self, member: BudgetMember, size: int) -> None:
+        """Set the number of waiting bytes of a member."""
+        self.used += size - self._members.pop(member, 0)
+        if size:
+            self._members[member] = size
+        while self.used > self.limit:
+            slowest = max(self._members, key=self._members.__getitem__)
+            self.used -= self._members.pop(slowest)
+            slowest.give_up()
 
 
 class ControlFrame(NamedTuple):

@@ -10,9 +10,8 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from progressd.broadcast.backlog import Backlog
 from progressd.broadcast.envelope import Envelope, FrameBatch
-from progressd.broadcast.outbox import Outbox
+from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.core.close_codes import BATCH_FINISHED, JOB_FINISHED, SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobDeleted, batch_topic, ends_job
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from progressd.core.events import Priority
 from progressd.core.messages import (
     BatchCompleted,
     BatchCompletedData,
@@ -14,19 +15,6 @@ from progressd.core.messages import (
     BatchProgressData,
     JobStatus,
 )
-
-
-class Priority(StrEnum):
-    """The priority of a job in the runner's queue. With equal priority, the oldest job starts first."""
-
-    LOW = "low"
-    NORMAL = "normal"
-    HIGH = "high"
-
-    @property
-    def rank(self) -> int:
-        """Return the priority as a number. Jobs with a larger number start first."""
-        return list(Priority).index(self)
 
 
 class BatchStatus(StrEnum):

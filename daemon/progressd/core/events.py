@@ -6,12 +6,12 @@ fields are ignored, so that a newer producer can send events to an older daemon.
 
 import re
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from progressd.core.batch import Priority
 from progressd.core.errors import InvalidInput, readable_size
 from progressd.core.messages import ErrorData, JobStatus, PagePreviewData
 
@@ -125,6 +125,19 @@ def _inside(value: object) -> Iterable[object]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
+
+
+class Priority(StrEnum):
+    """The priority of a job in the runner's queue. With equal priority, the oldest job starts first."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+    @property
+    def rank(self) -> int:
+        """Return the priority as a number. Jobs with a larger number start first."""
+        return list(Priority).index(self)
 
 
 class Registration(Struct, frozen=True):

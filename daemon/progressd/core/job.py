@@ -12,7 +12,6 @@ from typing import Final, NamedTuple, TypeAlias
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from progressd.core.batch import Priority
 from progressd.core.errors import Conflict, InvalidInput, NotFound
 from progressd.core.events import (
     BatchCancelEvent,
@@ -21,6 +20,7 @@ from progressd.core.events import (
     Event,
     LeaseExpiredEvent,
     PreviewEvent,
+    Priority,
     ProgressEvent,
     RegisterEvent,
     ReportedResult,

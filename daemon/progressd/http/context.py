@@ -9,8 +9,8 @@ from quart import request
 
 from progressd.auth.authenticator import Authenticator, Client
 from progressd.auth.limits import RateLimiter, counted_as
-from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Settings
 from progressd.engine.access import ScopedServices, Scopes
 from progressd.files.job_files import JobFiles

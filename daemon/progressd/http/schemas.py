@@ -6,8 +6,8 @@ from typing import Final, TypeVar
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from progressd.core.batch import BatchStatus, JobBatch, Priority, batch_counts
-from progressd.core.events import Registration
+from progressd.core.batch import BatchStatus, JobBatch, batch_counts
+from progressd.core.events import Priority, Registration
 from progressd.core.job import Job
 from progressd.core.messages import BatchProgressData, Cursor, JobStatus, ProgressData
 from progressd.net.request import BasePath

@@ -23,13 +23,15 @@ from progressd.detect.detector import STDERR, STDOUT
 from progressd.producers.ndjson import LineSplitter, NumberedLine
 from progressd.runner.orphans import JOB, MARK
 from progressd.runner.output import summary
-from progressd.system.process_output import ProgramOutput
 from progressd.system.process_tree import Process, Tree, environment_of
 from progressd.system.reaper import reaper
 from progressd.system.transient import is_transient
 
 MAX_STDERR: Final = 65536  # last bytes of standard error to keep
 MAX_LINE: Final = 1024 * 1024  # bytes of a line of output
+PIPE_TIMEOUT: Final = 1.0  # seconds to wait after the exit of the program, in total
+MAX_PIPE_BYTES: Final = 1024 * 1024  # bytes to read after the exit: the capacity of a pipe
+CHUNK: Final = 65536  # bytes
 QUIET: Final = 0.2  # seconds without output after which an unfinished line is searched for progress
 RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
 
@@ -90,6 +92,50 @@ class ResourceLimits(NamedTuple):
             return f"{end}, perhaps because it exceeded its memory limit of {size_text(self.memory)}"
         reason = summary(stderr)
         return f"{end}: {reason}" if reason else end
+
+
+class ProgramOutput:
+    """Read the output of a program to its end, without waiting long for other processes that hold the pipe open.
+
+    Call `receive` until it returns b"", and `has_ended` when the program has exited. Only the wait is limited: the
+    program's own output stays in the pipe until it is read.
+    """
+
+    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
+        assert isinstance(stream, trio.lowlevel.FdStream)
+        self._stream = stream
+        self._ended = False
+        self._seconds_left = PIPE_TIMEOUT
+        self._bytes_left = MAX_PIPE_BYTES
+        self._wait = trio.CancelScope()
+
+    def has_ended(self) -> None:
+        """Note that the program has exited."""
+        self._ended = True
+        self._wait.deadline = trio.current_time() + self._seconds_left
+
+    async def receive(self) -> bytes:
+        """Return the next bytes, or b"" at the end, or if only other processes can still write."""
+        chunk = await self._next() if self._bytes_left > 0 else b""
+        if self._ended:
+            self._bytes_left -= len(chunk)
+        return chunk
+
+    async def _next(self) -> bytes:
+        with trio.CancelScope() as self._wait:
+            if self._ended:
+                self._wait.deadline = trio.current_time() + self._seconds_left
+            try:
+                return bytes(await self._stream.receive_some(CHUNK))
+            finally:
+                self._seconds_left = min(self._seconds_left, self._wait.deadline - trio.current_time())
+        with suppress(BlockingIOError):  # output from before the timeout
+            return os.read(self._stream.fileno(), CHUNK)
+        return b""
+
+    async def aclose(self) -> None:
+        """Close the pipe. Later writes to it fail."""
+        await self._stream.aclose()
 
 
 class ChildProcess:

@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 
 
 class Runner:
-    """Run jobs. Call `run` once. After `stop_taking`, `run` returns when the last job has ended."""
+    """Run jobs. Call `run` once. After `stop_taking`, it sets `done` and returns when the last job has ended."""
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class Runner:
         self._ingest = ingest
         self._files = files
         self._retry_interval = retry_interval
+        self.done = trio.Event()
         self._slots = trio.Semaphore(settings.runner.concurrency)
         self._children = ProcessRecords(settings.state_dir, ingest.store_id)
         self._left = dict[str, str]()  # by job, processes that could not be stopped
@@ -75,6 +76,7 @@ class Runner:
                 while True:
                     await self._slots.acquire()
                     nursery.start_soon(self._run_job, await self._registry.next_queued())
+        self.done.set()
 
     def stop_taking(self) -> None:
         """Start no further jobs."""

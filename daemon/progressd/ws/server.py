@@ -12,8 +12,7 @@ from wsproto.utilities import LocalProtocolError
 from progressd.auth.api_keys import Scope
 from progressd.auth.authenticator import ANONYMOUS, Authenticator, Client, Identity, require
 from progressd.auth.limits import ConnectionLimiter, RateLimiter, client_address, networks
-from progressd.broadcast.backlog import MemoryBudget
-from progressd.broadcast.outbox import Outbox
+from progressd.broadcast.outbox import MemoryBudget, Outbox
 from progressd.broadcast.throttle import filtered_outbox
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode

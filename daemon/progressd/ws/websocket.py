@@ -6,9 +6,8 @@ from typing import Final
 import trio
 from trio_websocket import WebSocketRequest
 
-from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.envelope import PING, text_frame
-from progressd.broadcast.outbox import SocketOutbox
+from progressd.broadcast.outbox import MemoryBudget, SocketOutbox
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Limits
 from progressd.core.close_codes import (

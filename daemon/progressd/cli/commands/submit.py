@@ -7,7 +7,7 @@ import click
 from progressd.cli.options import labels as labels_given
 from progressd.cli.remote import Remote, remote_options
 from progressd.client.values import encodable
-from progressd.core.batch import Priority
+from progressd.core.events import Priority
 
 
 def _assignments(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:

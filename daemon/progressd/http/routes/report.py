@@ -16,7 +16,7 @@ from msgspec import UNSET
 from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
 
-from progressd.broadcast.backlog import MemoryBudget
+from progressd.broadcast.outbox import MemoryBudget
 from progressd.core.errors import ProgressdError, RequestTimeout, Stopping
 from progressd.core.events import ProducerEvent, checked_job_id
 from progressd.http.body import BodyChunks, whole_body

@@ -19,7 +19,6 @@ from quart import Blueprint, Response, request
 
 from progressd.auth.authenticator import UNRESTRICTED
 from progressd.auth.limits import counted_as
-from progressd.core.batch import Priority
 from progressd.core.errors import (
     Conflict,
     IdempotencyKeyReused,
@@ -29,7 +28,7 @@ from progressd.core.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from progressd.core.events import Labels, Registration, SubmitEvent
+from progressd.core.events import Labels, Priority, Registration, SubmitEvent
 from progressd.core.job import Job
 from progressd.core.json import decode
 from progressd.core.messages import JobStatus

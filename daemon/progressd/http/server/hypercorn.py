@@ -19,7 +19,7 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 from hypercorn.typing import Scope as ASGIScope
 from hypercorn.utils import wrap_app
 
-from progressd.broadcast.backlog import MemoryBudget
+from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Settings
 from progressd.http.middleware import AccessMiddleware
 from progressd.http.server.protocol import MAX_SEND, Protocol, ServerContext

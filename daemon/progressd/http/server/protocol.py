@@ -25,7 +25,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, H11SendableEvent
 from hypercorn.utils import parse_socket_addr
 
-from progressd.broadcast.backlog import MemoryBudget
+from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits
 from progressd.core.messages import encode
 from progressd.http.job_cache import CachedResponse

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
-from progressd.system.process_output import CHUNK, MAX_PIPE_BYTES, PIPE_TIMEOUT, ProgramOutput
+from progressd.runner.process import CHUNK, MAX_PIPE_BYTES, PIPE_TIMEOUT, ProgramOutput
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 
