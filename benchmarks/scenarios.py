@@ -97,7 +97,7 @@ SCENARIOS: Final = {
         ),
         Scenario(
             "event-cost",
-            "10 jobs with 10 watchers each, 500 events/s in total, beside idle watchers or finished jobs",
+            "10 jobs with 10 watchers each, 500 events/s in total, with idle watchers or finished jobs",
             {"jobs": 10, "watchers": 100, "rate": 500},
             figures=("event_us", "p50_ms", "p99_ms"),
             ratio="event_us",

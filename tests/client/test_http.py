@@ -21,7 +21,7 @@ from progressd.client.rest import MAX_ANSWERS, RestClient, Upload
 from support.answering import answer, answering
 
 TIMEOUT = 20.0
-INVALID = "is invalid: it contains spaces or other characters that no key has"
+INVALID = "is invalid: it contains spaces or other characters that a key cannot have"
 
 
 @pytest.mark.parametrize(

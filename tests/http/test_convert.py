@@ -194,7 +194,7 @@ async def test_too_many_or_too_large_fields_are_rejected(daemon: RunningDaemon, 
         ([file_part(), options_part(b"{" + b" " * 70_000 + b"}")], "the field 'options' is larger than 64 KiB"),
         (
             [part(f"field-{number}", b"x") for number in range(50)],
-            "the form has too many fields beside the file",
+            "the form has too many fields besides the file",
         ),
         ([part("x" * 2_000_000, b"")], "a part of the form has more than 8 headers, or one larger than 4 KiB"),
     ]:

@@ -181,7 +181,7 @@ class Authenticator:
 
     @contextmanager
     def revocable(self, identity: Identity, end: Callable[[], object]) -> Iterator[None]:
-        """Inside the block, call `end` when the identity's key or token expires, is revoked or changes; maybe twice.
+        """Inside the block, call `end` when the identity's key or token expires, is revoked or changes; possibly twice.
 
         Call `end` at once if that has happened since the authentication.
         """

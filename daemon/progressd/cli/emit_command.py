@@ -159,7 +159,7 @@ def _address(url: str) -> tuple[str, int, str]:
 
 
 def _key(given: "Mapping[str, str]", environ: "Mapping[str, str]") -> str | None:
-    """Return the key. A key on the command line precedes one in the environment. Raises _Unclear and OSError."""
+    """Return the key. A key on the command line overrides one in the environment. Raises _Unclear and OSError."""
     key = given.get("--key") or environ.get("PROGRESSD_KEY")
     path = given.get("--key-file") or environ.get("PROGRESSD_KEY_FILE")
     if path and (not key or ("--key-file" in given and "--key" not in given)):

@@ -64,7 +64,7 @@ def remote_options(command: Command) -> Command:
 
 
 def remote_of(ctx: click.Context, given: Mapping[str, Any]) -> Remote:
-    """Return the daemon of these options. A key on the command line precedes one in the environment.
+    """Return the daemon that these options select. A key on the command line overrides one in the environment.
 
     Raises InvalidKey.
     """

@@ -89,5 +89,5 @@ def _checked_key(key: str, name: str) -> str:
     if not key:
         raise InvalidKey(f"{name} is empty")
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise InvalidKey(f"{name} is invalid: it contains spaces or other characters that no key has")
+        raise InvalidKey(f"{name} is invalid: it contains spaces or other characters that a key cannot have")
     return key

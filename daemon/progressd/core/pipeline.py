@@ -160,7 +160,7 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     ] = None
     environment: Annotated[
         dict[str, str],
-        Meta(description="Environment variables for the program, beside the daemon's own."),
+        Meta(description="Environment variables for the program, in addition to those that the daemon sets."),
     ] = {}
 
     def __post_init__(self) -> None:

@@ -128,7 +128,7 @@ class FormReader:
     async def _begin_part(self) -> None:
         self._parts += 1
         if self._parts > self._limits.max_form_fields + self._max_files:
-            raise TooLarge("the form has too many fields beside the file")
+            raise TooLarge("the form has too many fields besides the file")
         _, parameters = parse_options_header(self._disposition.decode())
         name, filename = parameters.get("name", ""), parameters.get("filename")
         self._disposition = b""

@@ -174,7 +174,7 @@ def tls_context(server: Server, before: Server | None = None) -> ssl.SSLContext 
         raise SettingsError(f"server.tls_cert {change}: restart the daemon to switch TLS on or off")
     if not server.tls_cert:
         if server.tls_key:
-            raise SettingsError("server.tls_key is set without server.tls_cert: set both, or neither")
+            raise SettingsError("server.tls_key is set without server.tls_cert: set server.tls_cert too")
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

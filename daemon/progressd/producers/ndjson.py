@@ -49,7 +49,7 @@ class LineSplitter:
     def feed(self, chunk: bytes) -> list[NumberedLine]:
         """Return the lines that end in this chunk, without their line ends.
 
-        An incomplete line is not copied again: it may arrive byte by byte.
+        The incomplete line is extended in place, so a line that arrives byte by byte is not copied each time.
         """
         *ended, rest = chunk.split(b"\n")
         lines: list[NumberedLine] = []

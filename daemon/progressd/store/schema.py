@@ -178,7 +178,7 @@ class StoreMeta(NamedTuple):
 
 
 def read_meta(db: sqlite3.Connection) -> StoreMeta:
-    """Read the values. Raises sqlite3.DatabaseError if a value is missing or invalid."""
+    """Return the values in the table meta. Raises sqlite3.DatabaseError if a value is missing or invalid."""
     name, reserved, oldest = (_value(db, key) for key in ("store_id", "reserved", "oldest_cursor"))
     if not (isinstance(name, str) and STORE_ID.fullmatch(name)):
         raise UnreadableRow("value", "store_id", f"it is {name!r}")

@@ -16,24 +16,25 @@ from progressd.client.run.options import DEFAULT_LEASE, MAX_LEASE, MIN_LEASE, Ru
     metavar="NAME=VALUE",
     multiple=True,
     callback=labels_given,
-    help="A label of the job, beside host and user.",
+    help="A label of the job, in addition to host and user.",
 )
 @click.option(
     "--progress-pattern",
     "-p",
     "pattern",
     metavar="REGEX",
-    help="Finds the progress in the output, with the groups current and total, or percent, and step.",
+    help="A regular expression that finds the progress in the output, with the groups current and total, or percent, "
+    "or fraction, and step.",
 )
 @click.option(
     "--as",
     "preset",
     metavar="NAME",
-    help="Reads the output as that of this program. With none, the command keeps our own streams.",
+    help="Use the preset of this program. With none, the output is not read.",
 )
-@click.option("--no-adapt", is_flag=True, help="Adds nothing to the command that makes it report more progress.")
-@click.option("--explain", is_flag=True, help="Prints how the progress would be found, and runs nothing.")
-@click.option("--verbose", "-v", is_flag=True, help="At the end, says where the progress was found.")
+@click.option("--no-adapt", is_flag=True, help="Add no options to the command.")
+@click.option("--explain", is_flag=True, help="Print where the progress would be found, and run nothing.")
+@click.option("--verbose", "-v", is_flag=True, help="At the end, print where the progress was found.")
 @click.option(
     "--lease",
     type=click.FloatRange(MIN_LEASE, MAX_LEASE),
