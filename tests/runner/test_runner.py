@@ -465,6 +465,22 @@ async def test_without_descriptors_a_pipeline_starts_later(tmp_path: Path, cance
         nursery.cancel_scope.cancel()
 
 
+async def test_without_descriptors_the_clean_up_is_retried(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, pipelines={"pdf": shell("true")})
+    async with started_again(tmp_path / "progressd.db") as spine, trio.open_nursery() as nursery:
+        files = JobFiles(tmp_path)
+        await files.prepare(spine.store)
+        await spine.submit(SubmitEvent(job_id(1), Registration("pdf"), "pdf"), StartEvent(job_id(1)))
+        runner = Runner(settings, spine.registry, spine.ingest, files, retry_interval=0.02)
+        with capture_logs() as logs, trio.fail_after(PATIENCE):
+            with no_descriptors_left():
+                nursery.start_soon(runner.run)
+                await eventually(lambda: sum("cannot clean up" in entry["event"] for entry in logs) > 2)
+            await spine.registry.wait_finished(job_id(1))
+        assert (await spine.registry.get(job_id(1))).status is COMPLETED
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     ("program", "error"),
     [

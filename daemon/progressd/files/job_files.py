@@ -215,7 +215,7 @@ class JobFiles:
         work = self._jobs / job_id / f"work-{number}"
 
         def discard() -> None:
-            shutil.rmtree(work, ignore_errors=True)
+            _remove_directory(work)
             with suppress(OSError):
                 work.parent.rmdir()  # succeeds only if the job was deleted; otherwise the directory contains the input
 
@@ -233,7 +233,7 @@ class JobFiles:
         def discard() -> None:
             for job_id in job_ids:
                 for work in (self._jobs / job_id).glob("work-*"):
-                    shutil.rmtree(work, ignore_errors=True)
+                    _remove_directory(work)
 
         await trio.to_thread.run_sync(discard)
 
@@ -335,3 +335,11 @@ def _disk_errors() -> Iterator[None]:
         if error.errno == errno.EFBIG:
             raise InsufficientStorage("the file is larger than the daemon may write") from error
         raise
+
+
+def _remove_directory(path: Path) -> None:
+    """Remove a directory as far as possible. An empty one can be removed while no descriptors are left."""
+    try:
+        path.rmdir()
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)

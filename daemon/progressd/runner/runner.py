@@ -89,15 +89,31 @@ class Runner:
             for job in self._registry.unfinished.values()
             if job.pipeline is not None and job.status is JobStatus.PROCESSING
         }
-        jobs = {*interrupted, *await trio.to_thread.run_sync(self._children.recorded_jobs)}
-        still_running = await self._children.end_orphans(self._settings.runner.kill_grace)
-        await self._files.discard_attempts(jobs - still_running)
+        still_running = await self._clean_up(set(interrupted))
         for job in interrupted.values():
             if job.attempt < self._settings.runner.max_attempts and job.id not in still_running:
                 if await self._report(RequeueEvent(job.id)):
                     log.info("job requeued", job_id=job.id, attempt=job.attempt + 1)
             elif await self._report(RunnerEvent(job.id, ErrorEvent(job.id, ErrorData("interrupted")))):
                 log.warning("job interrupted", job_id=job.id, attempts=job.attempt)
+
+    async def _clean_up(self, jobs: set[str]) -> set[str]:
+        """Stop the processes of these and all recorded jobs, and delete their working directories.
+
+        Return the jobs that still run. Retry after transient errors, such as a shortage of descriptors.
+        """
+        while True:
+            try:
+                jobs = jobs.union(await trio.to_thread.run_sync(self._children.recorded_jobs))
+                still_running = await self._children.end_orphans(self._settings.runner.kill_grace)
+                await self._files.discard_attempts(jobs - still_running)
+            except OSError as error:
+                if not is_transient(error):
+                    raise
+                log.warning("cannot clean up after an earlier daemon, retrying before the first job", error=str(error))
+                await trio.sleep(self._retry_interval)
+            else:
+                return still_running
 
     async def _run_job(self, job: Job) -> None:
         try:
