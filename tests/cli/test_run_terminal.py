@@ -251,7 +251,7 @@ def test_a_typed_signal_ends_the_command(key: bytes, number: int, daemon: Served
 
 
 def test_the_size_of_the_terminal_is_passed_on() -> None:
-    script = "trap 'stty size' WINCH; echo be\"\"gun; while :; do sleep 0.05; done"
+    script = "trap 'stty size' WINCH; trap exit INT; echo be\"\"gun; while :; do sleep 0.05; done"
     with shell() as terminal:
         terminal.type(
             f"{RUN} {NOBODY} -- bash --norc -c '{script.replace(chr(39), chr(34))}'\n".encode().replace(
