@@ -1,7 +1,7 @@
 """The unacknowledged events of one job, and the interpretation of the daemon's answers. Does no I/O.
 
 State changes are kept until they are acknowledged, and sent again after a lost connection. The daemon applies each
-once. Only the newest progress is kept, so a pending contains at most three events.
+once. Only the newest progress is kept, so at most three events are pending.
 """
 
 from collections.abc import Mapping, Sequence

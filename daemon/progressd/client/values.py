@@ -12,7 +12,6 @@ from typing import Final, TypeVar, overload
 MAX_COUNT: Final = 2**53  # JavaScript numbers are exact up to this value
 MAX_NAME: Final = 200  # characters
 MAX_STEP: Final = 1000  # characters
-MAX_URL: Final = 4096  # characters
 MAX_SENTENCE: Final = 10_000  # characters
 MAX_OPTIONS: Final = 65536  # bytes of JSON
 MAX_NESTING: Final = 32  # levels of options
