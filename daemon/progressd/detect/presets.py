@@ -63,7 +63,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
 
 class JsonRule(Struct, frozen=True, forbid_unknown_fields=True):
-    """The keys of a JSON object that have the progress. A dot leads into an inner object."""
+    """The keys of a JSON object that have the progress. A dot selects a key of a nested object."""
 
     current: str = ""
     total: str = ""
@@ -259,7 +259,7 @@ def any_match(arguments: Sequence[str], globs: Sequence[str]) -> bool:
 
 
 class Presets:
-    """The presets of some directories. The first directory that has a name wins; the built-in ones are last."""
+    """The presets of some directories. The first directory that contains a name wins. The built-in presets are last."""
 
     def __init__(self, directories: Sequence[Path] = ()) -> None:
         self._directories = (*directories, BUILT_IN)
