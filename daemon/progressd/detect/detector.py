@@ -78,7 +78,7 @@ class Detector:
 
     @property
     def found(self) -> Reading:
-        """Return everything known about the progress: the rate, the unit, the phase and the time left, too."""
+        """Return everything known about the progress: including the rate, the unit, the phase and the time left."""
         return self._track.last
 
     def feed(self, stream: int, data: bytes) -> list[ReportedProgress]:
@@ -101,7 +101,7 @@ class Detector:
             yield frame, self._look(stream, frame)
 
     def quiet(self, stream: int) -> list[ReportedProgress]:
-        """Return the progress in the unfinished frame of a stream. Call this at its end, too."""
+        """Return the progress in the unfinished frame of a stream. Call this also at the end of the stream."""
         output = self._streams.get(stream)
         if output is None:
             return []

@@ -93,7 +93,7 @@ class FrameSplitter:
         return Frame(_limited(text), redraw) if text else None
 
     def _has_digits(self, chunk: bytes) -> bool:
-        """Return whether a frame in this chunk has a digit: no progress is without one."""
+        """Return whether a frame in this chunk has a digit, as all progress has."""
         return any(digit in part for part in (self._head, self._rest, chunk) for digit in _DIGITS)
 
     def _skip(self, chunk: bytes) -> bytes:

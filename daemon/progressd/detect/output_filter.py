@@ -1,4 +1,4 @@
-"""Remove the frames from an output that progressd itself has asked a program to write."""
+"""Remove the frames that a program writes only because progressd asked for them."""
 
 import re
 from typing import Final

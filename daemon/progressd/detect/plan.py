@@ -58,7 +58,7 @@ class Plan(NamedTuple):
 
     @property
     def progress_fd(self) -> bool:
-        """Return whether the command needs a descriptor of its own: use `arguments`."""
+        """Return whether the command needs an additional descriptor. `arguments` then takes its number."""
         return self.adaptation is not None and self.adaptation.needs_descriptor
 
     @property
@@ -143,7 +143,7 @@ def _of_program(command: tuple[str, ...], at: int, presets: Presets) -> Preset |
 
 
 def _subcommand(command: tuple[str, ...], at: int, preset: Preset) -> int | None:
-    """Return the place of the first argument that is no option, if it is a subcommand of the preset."""
+    """Return the place of the first argument that is not an option, if it is a subcommand of the preset."""
     place = at + 1
     while place < len(command) and command[place].startswith("-"):
         place += 2 if command[place] in preset.options else 1
@@ -151,7 +151,7 @@ def _subcommand(command: tuple[str, ...], at: int, preset: Preset) -> int | None
 
 
 def _program(command: tuple[str, ...]) -> tuple[int, bool]:
-    """Return the place of the program behind wrappers such as `nice`, and whether it gets our descriptors.
+    """Return the place of the program after wrappers such as `nice`, and whether it inherits descriptors.
 
     `python -m NAME` is the program NAME.
     """

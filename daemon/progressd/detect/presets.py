@@ -33,7 +33,7 @@ def _check(table: Mapping[str, Any]) -> None:
 
 
 class Presets:
-    """The presets of some directories. The first directory that has a name wins; the built-in ones are last."""
+    """The presets of some directories. The first directory that contains a name wins. The built-in presets are last."""
 
     def __init__(self, directories: Sequence[Path] = ()) -> None:
         self._directories = (*directories, BUILT_IN)

@@ -64,7 +64,7 @@ class Track:
         self.last = Reading()  # everything known now: the rate, the unit and the time left, too
 
     def note(self, reading: Reading) -> None:
-        """Take the values beside the progress: the step, the total, the rate and the time left."""
+        """Take the values besides the progress: the step, the total, the rate and the time left."""
         last = self.last
         last.step = self._step = reading.step or self._step
         last.rate = reading.rate if reading.rate is not None else last.rate

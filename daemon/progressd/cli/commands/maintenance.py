@@ -47,7 +47,7 @@ def backup(target: Path, config_path: Path | None, **given: Path | None) -> None
     """Copy the database of a daemon, running or not, to FILE.
 
     The copy is consistent and checked, and never overwrites a file. It contains all jobs and their changes. The files
-    of jobs are in the directory jobs next to the database: copy them after it.
+    of jobs are in the directory jobs next to the database: copy them after the database.
 
     \b
     Examples:
@@ -67,7 +67,7 @@ def backup(target: Path, config_path: Path | None, **given: Path | None) -> None
 def check(repair: bool, config_path: Path | None, **given: Path | None) -> None:
     """Check the database and the files of a daemon, running or not.
 
-    It prints one line for each problem, including its repair by --repair. The exit status is 0 if there are no
+    It prints one line for each problem, and whether --repair can repair it. The exit status is 0 if there are no
     problems, or if all were repaired. A large database takes a while.
 
     --repair recovers a damaged database into a new one. This needs the program sqlite3 (sudo apt install sqlite3).

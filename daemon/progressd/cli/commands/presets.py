@@ -1,4 +1,4 @@
-"""`progressd presets`: what is known about the output of programs."""
+"""`progressd presets`: list, print and test presets."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +56,7 @@ def show(name: str) -> None:
 def test(transcript: Path, name: str | None) -> None:
     """Print the progress in each frame of a recorded output; - reads standard input.
 
-    A transcript is what the program wrote, such as the output of script(1). Carriage returns must be in it.
+    A transcript is what the program wrote, such as the output of script(1). It must contain the carriage returns.
     """
     from progressd.detect.detector import Detector
     from progressd.detect.plan import plan
@@ -110,7 +110,7 @@ def _finds(preset: "Preset") -> Iterator[str]:
 def _chunks(transcript: Path, output: bytes) -> Iterator[tuple[int, float, bytes]]:
     """Yield the stream of each chunk, the pause before it in seconds, and the chunk.
 
-    The file NAME.timing beside NAME.typescript has this in the advanced format of script(1).
+    The file NAME.timing next to NAME.typescript has this in the advanced format of script(1).
     """
     timing = transcript.with_suffix(".timing")
     if transcript.suffix == ".typescript" and timing.exists():

@@ -60,8 +60,8 @@ def run(
     """Run a command, and report it as a job, with the progress that its output shows.
 
     The command keeps its terminal, its input and output, and its exit status. It runs even if no daemon answers.
-    Cancelling the job kills it. Its environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, so that it
-    can report its progress itself.
+    Cancelling the job stops the command. The command's environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and
+    PROGRESSD_KEY, so that it can report its progress itself.
 
     \b
     Examples:

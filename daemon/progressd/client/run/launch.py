@@ -1,6 +1,7 @@
-"""Start a command, in a terminal of its own where the user has one. This module imports little: the command waits.
+"""Start a command, in its own pseudo-terminal if the user has a terminal.
 
-While this process has one thread, it forks without risk. `launch` must not be called later.
+This module imports little, because the command waits for the imports. Call `launch` while this process has only one
+thread: only then it is safe to fork.
 """
 
 import contextlib
@@ -54,8 +55,8 @@ def passed_on() -> list[int]:
 class Command:
     """A started command.
 
-    `pid`: our child, which is the command or its session leader. `sources`: the streams that we read, each with the
-    descriptor to read from: 1 and 2 are passed on, another one only carries progress. `terminal`: the user's, if the
+    `pid`: the child of this process: the command or its session leader. `sources`: the streams to read, each with the
+    descriptor to read from. 1 and 2 are passed on; another one only carries progress. `terminal`: the user's, if the
     command has a pseudo-terminal; its other end is `master`. `report`: reads the status from the session leader; None
     without one.
     """
@@ -85,8 +86,8 @@ def launch(
 
     A stream that is a terminal becomes a pseudo-terminal, any other stream a pipe. If the user types at the terminal
     that shows the output, the command gets a session, too: then also its job control and /dev/tty work on the
-    pseudo-terminal. `keeps_streams`: the command gets our own streams instead. `progress_fd`: a descriptor of the
-    command that only we read.
+    pseudo-terminal. `keeps_streams`: the command inherits the streams of this process instead. `progress_fd`: a
+    descriptor of the command that only this process reads.
     """
     started = Command(command[0])
     streams = dict[int, int]()

@@ -38,8 +38,8 @@ class OutputPump(threading.Thread):
     """Pass on one stream: read from `source`, write to `to`; None: write nothing.
 
     `on_data` gets the output to search, and `on_quiet` is called QUIET seconds after the last byte. `on_error` gets the
-    error of a failed write; a broken pipe is not one, because the command finds it by its next write. `output_filter`
-    removes what the command writes only because we have asked it to.
+    error of a failed write, but no broken pipe: the command notices it at its next write. `output_filter` removes what
+    the command writes only because progressd asked for it.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class OutputPump(threading.Thread):
         os.set_blocking(source, False)
 
     def has_ended(self) -> None:
-        """Note that the command has exited. The thread ends when no other process has the stream, or soon."""
+        """Note that the command has exited. The thread ends once no other process has the stream, or soon after."""
         self._ended = True
         os.eventfd_write(self._waker, 1)
 

@@ -57,7 +57,7 @@ def new_id() -> str:
 
 
 def name_of(command: Sequence[str]) -> str:
-    """Return the command line, with masks in the place of passwords, tokens and other secrets."""
+    """Return the command line, with passwords, tokens and other secrets masked."""
     words, hides_next, program = list[str](), False, ""
     for word in command:
         if not program and not _ASSIGNMENT.fullmatch(word) and os.path.basename(word) not in ("env", "sudo"):
@@ -86,7 +86,7 @@ def _masked(word: str, program: str) -> tuple[str, bool]:
 
 
 def shortened(text: str, length: int) -> str:
-    """Return text that UTF-8 can encode and that is at most as long."""
+    """Return the text with at most `length` characters, all of which UTF-8 can encode."""
     text = text if len(text) <= length else f"{text[: length - 1]}…"
     return text.encode("utf-8", "replace").decode()
 
@@ -111,9 +111,9 @@ def with_origin(given: Mapping[str, str]) -> dict[str, str]:
 def register_quickly(url: str, key: str | None, job_id: str, registration: Mapping[str, Any]) -> bool | None:
     """Register a job and start it, with one request. Return whether that succeeded; None if it is not known.
 
-    The HTTP library takes longer to import than all else together, so it is not used before the command runs. This
-    request is HTTP/1.0, so the answer ends with the connection. After any failure the caller has to register again,
-    which then also finds the reason.
+    The HTTP library takes longer to import than everything else together, so it is not used before the command runs.
+    This request is HTTP/1.0, so the answer ends with the connection. After any failure the caller has to register
+    again, which then also finds the reason.
     """
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:

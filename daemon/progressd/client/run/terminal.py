@@ -18,14 +18,14 @@ DISCARD: Final = b"\0"  # the value of a control character that is switched off
 
 
 def moved_up(descriptor: int) -> int:
-    """Return another number for a descriptor, which no command expects: one that was closed may be free again."""
+    """Move a descriptor to a high number, so that it does not take a low one that the user has closed."""
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
     os.close(descriptor)
     return moved
 
 
 class Terminal:
-    """The terminal at a descriptor. Raises termios.error, OSError if it is none."""
+    """The terminal at a descriptor. Raises termios.error or OSError if the descriptor is not a terminal."""
 
     def __init__(self, descriptor: int) -> None:
         self._saved = termios.tcgetattr(descriptor)

@@ -1,6 +1,6 @@
 """The pings of Healthchecks (https://healthchecks.io/docs/http_api/): a job from its start to its end, without JSON.
 
-So clients such as borgmatic, runitor and lines with curl report to progressd unchanged.
+So clients such as borgmatic, runitor and scripts with curl report to progressd unchanged.
 """
 
 import re
@@ -132,7 +132,7 @@ class _Run:
         return next((job for job in found if RUN not in job.labels), None)
 
     def started(self, job: Job | None) -> list[Event]:
-        """Return the events of a start. A run without an id ends the one before, which can no longer be told apart."""
+        """Return the events of a start. A run without an id ends the previous one: pings cannot tell them apart."""
         if job is None:
             return self._start()
         if RUN in self._labels:  # a repeated request
