@@ -388,7 +388,8 @@ def read_until(terminal: int, text: bytes) -> bytes:
 def test_ctrl_c_reaches_every_process_once(daemon: ServedDaemon, tmp_path: Path) -> None:
     counts = "import os, signal, sys, time\nsignal.signal(2, lambda *_: os.write(1, b'x'))\nprint('on', flush=True)\n"
     (tmp_path / "count.py").write_text(
-        f"{counts}time.sleep(1000) if sys.argv[1] == 'out' else signal.pause()\nsys.exit(7)"
+        f"{counts}time.sleep(1000) if sys.argv[1] == 'out' else signal.pause()\n"
+        f"while not open('{tmp_path}/out').read().endswith('x'): time.sleep(0.01)\nsys.exit(7)"
     )
     python = f"{sys.executable} {tmp_path}/count.py"
     script = f"setsid {python} out > {tmp_path}/out & {python} in > {tmp_path}/in"

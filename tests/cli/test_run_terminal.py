@@ -229,13 +229,15 @@ def _after(terminal: Terminal, keys: bytes) -> bytes:
     return terminal.read(b"% $")
 
 
-def test_bg_continues_a_stopped_command() -> None:
+def test_bg_continues_a_stopped_command(tmp_path: Path) -> None:
+    waits = f"while [ ! -e {tmp_path}/go ]; do sleep 0.1; done"
     with shell() as terminal:
-        terminal.type(f'{RUN} {NOBODY} -- sh -c \'echo be""gun; sleep 1; echo en""ded\'\n'.encode())
+        terminal.type(f'{RUN} {NOBODY} -- sh -c \'echo be""gun; {waits}; echo en""ded\'\n'.encode())
         terminal.read(b"begun\r\n")
         terminal.type(b"\x1a")
         terminal.read(rb"Stopped.*\n% $")
         terminal.type(b"bg\n")
+        (tmp_path / "go").touch()
         terminal.read(b"ended\r\n")
 
 

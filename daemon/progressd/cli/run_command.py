@@ -107,7 +107,8 @@ def _report(
     import trio
 
     from progressd.client.rest import RestClient
-    from progressd.client.run.supervisor import CommandJob, event_of, failure_of
+    from progressd.client.run.reporter import event_of, failure_of
+    from progressd.client.run.supervisor import CommandJob
 
     def say(what: str | Exception) -> None:
         if isinstance(what, Exception):

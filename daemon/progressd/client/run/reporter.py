@@ -1,0 +1,180 @@
+"""The job of a command at the daemon: its registration, its progress and its end, with retries."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from progressd.client import values
+from progressd.client.errors import APIError, ClientError, ResponseTimeout
+from progressd.core.events import ReportedProgress
+from progressd.core.job import PRODUCER_LOST
+from progressd.core.messages import JobStatus
+
+if TYPE_CHECKING:
+    from progressd.client.rest import RestClient
+
+POLL_INTERVAL: Final = 5.0  # seconds between reports without progress, and between attempts to watch the job
+WATCH_DELAY: Final = 1.0  # seconds until the job is watched; many commands take less, and the import takes long
+END_TIMEOUT: Final = 60.0  # seconds to report the end to an unreachable daemon, such as during a restart
+UNKNOWN: Final = 404  # HTTP status: the job does not exist
+CONFLICT: Final = 409  # HTTP status: the job's status does not allow it
+
+
+class JobReporter:
+    """Report one job. `say` prints a message for the user.
+
+    `known`: whether the daemon has registered the job; None if that is not known. `cancelled` is set if another user
+    cancels the job. `over`: the job has finished for the daemon; the command may still run.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], "RestClient"],
+        job_id: str,
+        registration: Mapping[str, Any],
+        say: Callable[[str | ClientError], None],
+        known: bool | None,
+    ) -> None:
+        self.job_id = job_id
+        self.cancelled = trio.Event()
+        self.over = False
+        self._make_client = client
+        self._made: RestClient | None = None
+        self._registration = {**registration, "id": job_id}
+        self._say = say
+        self._calling = trio.CapacityLimiter(1)
+        self._known = bool(known)  # the daemon knows the job
+        self._maybe_known = known is None  # the registration was sent, but not answered
+        self._complaint = ""  # the last error, which is not printed again
+        self._lost = False  # the daemon lost the job, and the user received a message
+        self._newest: Mapping[str, Any] | None = None  # the last reported progress, which may have been lost
+        self._ending: trio.CancelScope | None = None  # set while the end is reported
+
+    def give_up(self) -> bool:
+        """Stop the wait for an unreachable daemon at the end. Return whether the end is being reported."""
+        if self._ending is not None:
+            self._ending.cancel()
+        return self._ending is not None
+
+    async def progress(self, progress: ReportedProgress) -> None:
+        """Report progress."""
+        self._newest = event_of("progress", **_given(progress))
+        await self.report(self._newest)
+
+    async def end(self, event: Mapping[str, Any]) -> None:
+        """Report the end, with retries if a daemon has ever answered."""
+        with trio.move_on_after(END_TIMEOUT) as self._ending:
+            while True:
+                if await self.report(event) or not (self._known or self._maybe_known):
+                    return
+                await trio.sleep(1)
+        self._say("the daemon was not told how the command ended")
+
+    async def report(self, event: Mapping[str, Any] | None) -> bool:
+        """Report an event, or only renew the lease. Return whether no retry is needed."""
+        if self.over:
+            return True
+        try:
+            job = await trio.to_thread.run_sync(self._call, event, limiter=self._calling)
+            self._note(JobStatus(job["status"]))
+            self._note_failure(job.get("error"))
+        except ClientError as error:
+            self._maybe_known = self._maybe_known or isinstance(error, ResponseTimeout)
+            final = isinstance(error, APIError) and not error.temporary
+            self.over = isinstance(error, APIError) and error.status == CONFLICT
+            if str(error) != self._complaint and not self.over:
+                self._complaint = str(error)
+                self._say(error)
+            return final
+        if self._complaint:
+            self._say("the daemon answers again")
+        self._complaint = ""
+        return True
+
+    def _call(self, event: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """Report an event, or only renew the lease. Return the relevant fields of the job. Blocks."""
+        if self._known and event is not None:
+            try:
+                self._client.report(self.job_id, event)
+            except APIError as refused:
+                if refused.status not in (UNKNOWN, CONFLICT):
+                    raise
+            else:
+                return {"status": JobStatus.PROCESSING}
+        # Registering a job again does not change it. The answer contains its current status, such as cancelled, even
+        # for a write-only key. A daemon that was restored from a backup learns of the job.
+        job = self._client.register(self._registration)
+        status = JobStatus(job["status"])
+        if status is JobStatus.QUEUED:
+            self._client.report(self.job_id, event_of("status_change", new_status=JobStatus.PROCESSING))
+            if self._newest is not None and self._newest is not event:
+                self._client.report(self.job_id, self._newest)
+        self._known = True
+        if event is not None and not status.finished:
+            self._client.report(self.job_id, event)
+        return job
+
+    async def watch_for_cancellation(self) -> None:
+        """Watch for a cancellation. If watching is impossible, the answer to the next report shows the cancellation."""
+        await trio.sleep(WATCH_DELAY)
+        while not self.over:
+            if self._known:
+                with contextlib.suppress(ClientError):
+                    await self._watch()
+            await trio.sleep(POLL_INTERVAL)
+
+    async def _watch(self) -> None:
+        from progressd.client.watcher import watch
+        from progressd.core.messages import Error, StatusChange
+
+        client = self._client
+        async with watch(client.url, self.job_id, key=client.key) as messages:
+            async for message in messages:
+                if isinstance(message, StatusChange):
+                    self._note(message.data.new_status)
+                elif isinstance(message, Error):
+                    self._note_failure(message.data.message)
+
+    def _note(self, status: JobStatus) -> None:
+        """Record the status of the job. A finished job does not stop the command, which may have reported the end."""
+        self.over = self.over or status.finished
+        if status is JobStatus.CANCELLED:
+            self.cancelled.set()
+
+    def _note_failure(self, sentence: str | None) -> None:
+        """Print a message if the daemon failed the job because its lease expired, such as after a long Ctrl-Z."""
+        if sentence == PRODUCER_LOST and not self._lost:
+            self._lost = True
+            self._say(f"job {self.job_id} has failed: nothing was reported for too long; the command continues")
+
+    @property
+    def _client(self) -> "RestClient":
+        """The client, which is made in a thread. Raises InvalidURL, InvalidKey."""
+        if self._made is None:
+            self._made = self._make_client()
+        return self._made
+
+
+def event_of(type_: str, **data: Any) -> dict[str, Any]:
+    return {"type": type_, "data": data}
+
+
+def failure_of(sentence: str) -> dict[str, Any]:
+    return event_of("error", message=values.text(sentence, values.MAX_SENTENCE))
+
+
+def describe_exit(program: str, status: int) -> str:
+    if status > 0:
+        return f"{program} failed with exit status {status}"
+    try:
+        return f"{program} was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"{program} was killed by signal {-status}"
+
+
+def _given(progress: ReportedProgress) -> dict[str, Any]:
+    given = {name: getattr(progress, name) for name in progress.__struct_fields__}
+    return {name: value for name, value in given.items() if value is not None}
