@@ -24,7 +24,7 @@ from support import keys
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
 from support.http_client import client_of
 from support.keys import bearer
-from support.peer import Peer, request
+from support.peer import Peer, request, upgrade
 from support.samples import job_id
 from support.waiting import PATIENCE, eventually
 
@@ -161,6 +161,39 @@ async def test_an_unreadable_secret_changes_nothing(side: Side) -> None:
 def make_token(state_dir: Path, *arguments: str) -> str:
     """Return what `progressd token` prints."""
     return CliRunner().invoke(main, ["token", *arguments, "--state-dir", str(state_dir)]).output.strip()
+
+
+async def say(side: Side, data: bytes) -> None:
+    """Send data, and check that the response does not repeat the secret."""
+    async with Peer(await side.daemon.connect()) as peer:
+        await peer.send(data)
+        with trio.move_on_after(0.2):
+            assert b"eyJ" not in await peer.receive()
+
+
+async def test_the_log_has_no_token_or_key(side: Side, capfd: pytest.CaptureFixture[str]) -> None:
+    good, key = await side.token(), side.client.headers["Authorization"].removeprefix("Bearer ")
+    expired = new_token(secret_from(side.daemon.settings.auth.token_secret_file), "jobs", datetime.now(UTC))
+    targets = (f"/ws/jobs/{MINE}", f"/ws/jobs/{OTHER}", "/ws", "/ws/no", "/ws/jobs?since=x&interval=x")
+    for secret in (good, expired, f"{good}x", key, f"{key}x"):
+        for target in targets:
+            join = "&" if "?" in target else "?"
+            await say(side, upgrade(f"{target}{join}token={secret}"))
+            await say(side, upgrade(target, {"Sec-WebSocket-Protocol": f"progressd.token.{secret}, progressd"}))
+        await say(side, upgrade(f"/ws/jobs?token={secret}", {"Sec-WebSocket-Key": "x"}))
+        for target in (f"/api/jobs/{MINE}", f"/api/jobs/{MINE}/events", "/api/x", "/api/jobs/x", "/api/jobs?limit=x"):
+            join = "&" if "?" in target else "?"
+            await say(side, request(f"{target}{join}token={secret}"))
+            await say(side, request(target, bearer(secret)))
+            await say(side, request(target, {"X-API-Key": secret}))
+        await say(side, request(f"/api/jobs?token={secret}", {"Content-Length": "x"}))
+        await say(side, request(f"/api/jobs?token={secret}", {"X": "x" * 20_000}))
+    side.daemon.kill(signal.SIGHUP)
+    await side.daemon.settled()
+    written = "".join(capfd.readouterr())
+    assert "watcher left" in written
+    assert "connection rejected" in written
+    assert [secret for secret in (good, expired, key) if secret[-20:] in written] == []
 
 
 def test_the_command_needs_no_running_daemon(tmp_path: Path) -> None:

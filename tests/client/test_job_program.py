@@ -184,6 +184,21 @@ def test_a_signal_handler_may_report(daemon: ServedDaemon) -> None:
     assert seen(daemon, job)["progress"]["current_step"] >= 5000
 
 
+def test_an_interrupt_at_the_start_cancels_the_job(daemon: ServedDaemon) -> None:
+    def interrupt(*_: object) -> None:
+        if any(thread.name == "progressd: interrupted" and thread.ident for thread in threading.enumerate()):
+            raise KeyboardInterrupt
+
+    job = Job("interrupted", **to(daemon))
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            job.__enter__()
+    finally:
+        sys.setprofile(None)
+    until(lambda: status(daemon, job) == "cancelled")
+
+
 def test_a_signal_ends_the_wait_for_the_daemon(daemon: ServedDaemon) -> None:
     def leave(*_: object) -> None:
         raise SystemExit(3)

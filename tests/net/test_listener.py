@@ -1,5 +1,6 @@
 """The one port: a failure ends one connection, and the daemon stops whatever its clients do."""
 
+import math
 import os
 import signal
 import socket
@@ -235,6 +236,18 @@ async def test_only_clients_that_ignore_the_close_delay_the_stop(
         await peer.open("/ws/jobs")
         await daemon.stop()
         assert await peer.close_code() == 1001
+
+
+async def test_a_second_signal_ends_the_wait_for_watchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("progressd.app.CLOSE_TIMEOUT", "progressd.ws.websocket.CLOSE_TIMEOUT"):
+        monkeypatch.setattr(name, math.inf)
+    async with running_daemon(tmp_path) as daemon, Peer(await daemon.connect()) as peer:
+        await peer.open()
+        daemon.kill()
+        assert await peer.close_code() == 1001  # the client does not answer
+        daemon.kill()
+        with trio.fail_after(PATIENCE):
+            await daemon.stopped.wait()
 
 
 async def test_watchers_of_a_running_job_get_its_end_before_the_stop(tmp_path: Path) -> None:

@@ -86,6 +86,20 @@ async def test_an_invalid_command_does_not_end_the_connection(daemon: RunningDae
             assert (await watcher.receive()) == {"type": "pong"}
 
 
+async def test_a_job_that_is_registered_again_comes_with_all_jobs(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=[f"job:{ID}"])
+        await watcher.receive_until("subscribed")
+        await daemon.report(progress(ID, 1), completed(ID))
+        await watcher.receive_until("completed")
+        await daemon.daemon.ingest.delete(await daemon.daemon.registry.get(ID))
+        await daemon.report(registered(ID), progress(ID, 5))
+        await ask(watcher, type="subscribe", topics=["jobs"])
+        got = await watcher.receive_until("subscribed")
+    assert [message["type"] for message in got] == ["job_created", "status_change", "progress", "subscribed"]
+
+
 async def test_a_batch_comes_with_the_jobs_that_had_ended_before_all_jobs_were_watched(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         first, second = job_id(1), job_id(2)

@@ -236,7 +236,11 @@ class Job:
             on_cancelled=on_cancelled,
             on_finished=on_finished,
         )
-        self._reporter.start()
+        try:
+            self._reporter.start()
+        except BaseException as error:  # such as KeyboardInterrupt; the block does not run
+            self._finish(error)
+            raise
 
     def _finish(self, error: BaseException | None) -> ReporterThread | None:
         """Report the end. Return the reporter to wait for; None if the interpreter exits or nothing is reported."""
