@@ -131,6 +131,14 @@ async def test_a_missing_program_raises(name: str, tmp_path: Path) -> None:
         await start([name], tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"echo read by a shell\n", b"\xfe\xed\xfa\xce of another system"])
+async def test_a_shell_never_runs_an_invalid_program(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "program").write_bytes(content)
+    (tmp_path / "program").chmod(0o755)
+    with pytest.raises(OSError, match=r"begins with #!: '\./program'"):
+        await start(["./program"], tmp_path)
+
+
 def ours() -> set[str]:
     """Return the children of this process that were not reaped."""
     return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}

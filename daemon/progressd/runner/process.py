@@ -163,8 +163,11 @@ class ChildProcess:
     ) -> "ChildProcess":
         """Start a program without a shell. Raises OSError."""
         program = str(cwd / command[0]) if "/" in command[0] else command[0]
-        if shutil.which(program, path=environment.get("PATH", os.defpath)) is None:
+        found = shutil.which(program, path=environment.get("PATH", os.defpath))
+        if found is None:
             raise OSError(errno.ENOENT, "not installed or not executable", command[0])
+        if not await trio.to_thread.run_sync(_is_program, found):  # prlimit would pass it to a shell
+            raise OSError(errno.ENOEXEC, "neither a program nor a script that begins with #!", command[0])
         process = await reaper.open_process(
             (PRLIMIT, *limits.arguments(), "--", *command),
             stdin=subprocess.DEVNULL,
@@ -260,6 +263,12 @@ def _known(session: int, marks: Set[bytes], processes: Sequence[Process]) -> Map
         for process in processes
         if process.session == session or (marks and marks <= set(environment_of(process.pid)))
     }
+
+
+def _is_program(path: str) -> bool:
+    with suppress(PermissionError), open(path, "rb") as file:  # a program may be executable but not readable
+        return file.read(4).startswith((b"#!", b"\x7fELF"))
+    return True
 
 
 def _raise_oom_score(pid: int) -> None:
