@@ -100,7 +100,7 @@ class Clients:
         assert "damaged" not in error, f"job {story.id}, event {position}: {error}"
         failing = self.ledger.excuses_rejection(sent)
         unknown = story.answered == 0 and "no job" in error  # its registration was rejected
-        excused = (self.draining and "stopping" in error) or (failing and ("store" in error or unknown))
+        excused = (self.draining and "stopping" in error) or (failing and ("the database" in error or unknown))
         assert excused, f"job {story.id}, event {position} of {story.answered}: {error}"
 
     def excuses(self, answer: httpx.Response, sent: float) -> bool:

@@ -20,7 +20,7 @@ from support.http_client import FORM_TYPE, file_part, form
 from support.peer import frame
 from support.samples import ID, job_id
 from support.submitting import PDF
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from torture.disk import Power
 from torture.fork_server import ForkedDaemon, ForkServer, client_of
 from torture.ledger import Ledger
@@ -185,7 +185,9 @@ async def test_a_repeated_upload_becomes_its_job(fork_server: ForkServer, tmp_pa
         it.control["log_errno"] = errno.EIO
         assert (await it.upload("key")).status_code == 503
         it.control["log_errno"] = 0
-        answer = await it.upload("key")
+        with trio.fail_after(PATIENCE):  # until it is decided whether the job is stored
+            while (answer := await it.upload("key")).status_code == 503:  # noqa: ASYNC110, there is no event
+                await trio.sleep(0.1)
         assert answer.status_code == 202
         assert "Idempotency-Replayed" not in answer.headers
         assert (it.state_dir / "jobs" / answer.json()["job_id"] / "input").read_bytes() == PDF

@@ -91,7 +91,8 @@ async def test_a_manipulated_store_is_detected(
     fork_server: ForkServer, tmp_path: Path, sabotage: Callable[[Campaign, sqlite3.Connection], None], sentence: str
 ) -> None:
     campaign = Campaign(tmp_path, fork_server, random.Random(1), Power(tmp_path))
-    while not (campaign.ledger.uploads.accepted and campaign.ledger.counted["events answered"] > 20):
+    uploads = campaign.ledger.uploads
+    while not (uploads.accepted.keys() - uploads.made.keys() and campaign.ledger.counted["events answered"] > 20):
         await campaign.round("load")
     with closing(sqlite3.connect(campaign.state_dir / "progressd.db", isolation_level=None)) as db:
         sabotage(campaign, db)
