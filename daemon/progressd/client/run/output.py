@@ -37,8 +37,8 @@ class OutputPump(threading.Thread):
     """Pass on one stream: read from `source`, write to `to`; None: write nothing.
 
     `on_data` gets the output to search, and `on_quiet` is called QUIET seconds after the last byte. `on_error` gets the
-    error of a failed write, but no broken pipe: the command notices that at its next write. `output_filter` removes
-    what the command writes only because progressd asked for it.
+    error of a failed write, but no broken pipe: the command notices that at its next write. `output_filter` removes what
+    the command writes only because progressd asked for it.
     """
 
     def __init__(
