@@ -12,7 +12,7 @@ from progressd.client.endpoint import DEFAULT_URL, checked_url, request_headers
 from progressd.client.errors import ClientError
 from progressd.client.run import plan as planning
 from progressd.client.run import registration as registering
-from progressd.client.run.launch import Command, become_reaper, launch, record_signals
+from progressd.client.run.launch import Command, become_reaper, launch, recorded_signals
 from progressd.client.run.options import RunOptions, parsed
 from progressd.core.errors import ProgressdError
 from progressd.system.private_socket import PrivateSocket
@@ -41,12 +41,16 @@ def prepared(options: RunOptions) -> planning.RunPlan:
 
 def run_command(options: RunOptions, plan: planning.RunPlan) -> int:
     """Run a command and return its exit status."""
-    command, url = options.command, options.url or DEFAULT_URL
     if options.explain:
         print(planning.explanation(plan))
         return 0
     older = become_reaper()
-    received = record_signals()
+    with recorded_signals() as received:
+        return _launch_and_report(options, plan, older, received)
+
+
+def _launch_and_report(options: RunOptions, plan: planning.RunPlan, older: list[int], received: list[int]) -> int:
+    command, url = options.command, options.url or DEFAULT_URL
     job_id = registering.new_id()
     registration: dict[str, Any] = {
         "kind": registering.shortened(os.path.basename(command[0]), registering.MAX_KIND),

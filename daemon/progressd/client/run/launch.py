@@ -10,7 +10,7 @@ import fcntl
 import os
 import signal
 import termios
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NoReturn
 
 from progressd.client.run.terminal import Terminal, moved_up, unread
@@ -39,12 +39,18 @@ def become_reaper() -> list[int]:
         return []
 
 
-def record_signals() -> list[int]:
-    """Return a list to which each signal for the command is added, except those ignored, as under nohup(1)."""
+@contextlib.contextmanager
+def recorded_signals() -> Iterator[list[int]]:
+    """Give a list to which each signal for the command is added, except those ignored, as under nohup(1)."""
     received = list[int]()
-    for number in passed_on():
+    before = {number: signal.getsignal(number) for number in passed_on()}
+    for number in before:
         signal.signal(number, lambda number, _: received.append(number))
-    return received
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def passed_on() -> list[int]:
