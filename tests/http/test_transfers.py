@@ -94,6 +94,8 @@ async def test_slow_uploads_give_way(slow_clock: MockClock, clients: Clients) ->
         for peer in slow:
             await peer.send(FORM[BEGUN + position : BEGUN + position + 1])
         await pass_by(slow_clock, STALL_TIMEOUT / 2)
+    uploads = clients.daemon.daemon.services.transfers.uploads
+    await eventually(lambda: max(upload.body.behind() for upload in uploads) > STALL_TIMEOUT)  # nothing is written
     assert await clients.status() == 202
     assert (await slow[0].response()).status == 408
 
