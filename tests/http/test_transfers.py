@@ -90,12 +90,12 @@ async def test_stalled_uploads_give_way(slow_clock: MockClock, clients: Clients)
 
 async def test_slow_uploads_give_way(slow_clock: MockClock, clients: Clients) -> None:
     slow = [await clients.begin() for _ in range(PLACES - 1)]
-    for position in range(8):  # some time may pass unmeasured, while the daemon writes to disk
+    uploads = clients.daemon.daemon.services.transfers.uploads
+    for position in range(8):
         for peer in slow:
             await peer.send(FORM[BEGUN + position : BEGUN + position + 1])
+        await eventually(lambda: all(upload.body.behind() > 0 for upload in uploads))  # it waits, and writes nothing
         await pass_by(slow_clock, STALL_TIMEOUT / 2)
-    uploads = clients.daemon.daemon.services.transfers.uploads
-    await eventually(lambda: max(upload.body.behind() for upload in uploads) > STALL_TIMEOUT)  # nothing is written
     assert await clients.status() == 202
     assert (await slow[0].response()).status == 408
 
