@@ -1,6 +1,7 @@
 """Show messages as bars on a terminal, as lines in a pipe, or as JSON."""
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self
 
@@ -35,7 +36,7 @@ RESERVED_LINES: Final = 3  # lines for a notice above the bars, the number of hi
 QUEUED: Final = str(JobStatus.QUEUED)
 
 
-class Display:
+class Display(ABC):
     """Show messages within a `with` block."""
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class Display:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:  # noqa: B027, lines have nothing to close
         pass
 
     def show(self, received: Received) -> None:
@@ -64,11 +65,13 @@ class Display:
         """Report that a job was deleted before its end was shown."""
         self._notice(f"job {text.short(job_id)} was deleted")
 
+    @abstractmethod
     def _print(self, received: Received) -> None:
-        raise NotImplementedError
+        """Print one message."""
 
+    @abstractmethod
     def _notice(self, sentence: str) -> None:
-        raise NotImplementedError
+        """Print a sentence about the connection or a job."""
 
 
 class LineDisplay(Display):

@@ -55,7 +55,7 @@ class APIError(ClientError):
 
     @property
     def temporary(self) -> bool:
-        """Whether the same request may succeed later."""
+        """Return whether the same request may succeed later."""
         return is_temporary(self.status)
 
     @classmethod

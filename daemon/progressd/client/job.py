@@ -112,7 +112,7 @@ class Job:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the job was cancelled, as far as the program knows."""
+        """Return whether the job was cancelled, as far as the program knows."""
         return self._pending.cancelled
 
     def step(self, name: str = "") -> None:

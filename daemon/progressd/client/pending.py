@@ -30,7 +30,7 @@ class EventAnswer(Struct, frozen=True):
 
     @property
     def temporary(self) -> bool:
-        """Whether the same event may be accepted later."""
+        """Return whether the same event may be accepted later."""
         return not self.ok and is_temporary(self.status)
 
 
@@ -53,7 +53,7 @@ class PendingEvents:
 
     @property
     def waiting(self) -> bool:
-        """Whether any event waits to be sent."""
+        """Return whether any event waits to be sent."""
         return not self.over and bool(self._registration or self._progress or self._end or self._rejection)
 
     def set_progress(self, data: Mapping[str, Any]) -> None:

@@ -33,11 +33,11 @@ class Timing(Struct, frozen=True, kw_only=True):
     max_closing_delay: float = 1.0
     """The same delay after the end of the job."""
     unanswered_timeout: float = 10.0
-    """How long the end waits for a daemon that accepted a connection but never answered. The daemon may be busy."""
+    """The limit, at the end, for a daemon that accepted a connection but never answered. The daemon may be busy."""
     unconnected_timeout: float = 1.5
-    """How long the end waits without a connection. TCP repeats a lost packet after a second (RFC 6298)."""
+    """The limit, at the end, without a connection. TCP repeats a lost packet after a second (RFC 6298)."""
     loop_timeout: float = 1.0
-    """How long the end of a plain `with` block may block an event loop."""
+    """The limit for the end of a plain `with` block in an event loop."""
 
 
 DEFAULT_TIMING: Final = Timing()

@@ -37,7 +37,7 @@ NETWORKS: Final = 'a list of addresses or networks, such as "10.0.0.0/8"'
 
 
 class Server(Struct, frozen=True, kw_only=True):
-    """Where the daemon listens."""
+    """The addresses of the daemon."""
 
     host: Annotated[
         str,
@@ -158,7 +158,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class StoreSettings(Struct, frozen=True, kw_only=True):
-    """How jobs are stored."""
+    """The storage of jobs."""
 
     synchronous: Annotated[
         Literal["FULL", "NORMAL", "OFF"],
@@ -171,7 +171,7 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
 
 
 class RunnerSettings(Struct, frozen=True, kw_only=True):
-    """How pipelines run."""
+    """The execution of pipelines."""
 
     concurrency: Annotated[int, _setting("Jobs at a time.", ge=1, default="the number of cores", example=4)]
     job_timeout: Annotated[float, _seconds("A job that runs longer is stopped and fails.")] = 3600
@@ -242,7 +242,7 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
 
 
 class ShutdownSettings(Struct, frozen=True, kw_only=True):
-    """How the daemon stops."""
+    """The shutdown of the daemon."""
 
     drain_timeout: Annotated[float, _seconds("How long to wait for jobs, uploads and downloads.")] = 30
     wait_for_jobs: Annotated[

@@ -74,7 +74,7 @@ class Detector:
         self._track = self._new_track()
         self._last: ReportedProgress | None = None
         self._on = plan.enabled or pattern is not None
-        self.source = ""  # where the progress was found, for people: "rsync", "OSC 9;4", "tqdm"; "" if nowhere yet
+        self.source = ""  # the source for people: "rsync", "OSC 9;4", "tqdm"; "" while there is none
 
     @property
     def found(self) -> Reading:

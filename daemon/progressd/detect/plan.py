@@ -41,7 +41,7 @@ _WALK_ENTRIES: Final = 20_000
 
 
 class Plan(NamedTuple):
-    """How to run a command and find its progress. `added` is a sentence for the user, or "" if nothing was added."""
+    """A command to run, and the source of its progress. `added`: a sentence for the user; "" if nothing was added."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = {}
@@ -89,10 +89,10 @@ def plan(
     """Return the plan for a command. Raises InvalidInput if the preset is unknown or invalid.
 
     Args:
-        adapt: Whether the command may be changed where its user sees no difference.
+        adapt: Add arguments and variables that cause no visible difference.
         name: The preset to use, or "none". None: the preset of the program.
-        terminal: Whether the output of the command is a terminal.
-        descriptors: Whether the command can have a descriptor for its progress.
+        terminal: The output of the command is a terminal.
+        descriptors: The command can have a descriptor for its progress.
     """
     command = tuple(command)
     if name == NONE:

@@ -50,7 +50,7 @@ class Adaptation(NamedTuple):
 
 
 class Preset(NamedTuple):
-    """What progressd knows about one program. `rules.py` describes `rules` and `json`."""
+    """The known output of one program. `rules.py` describes `rules` and `json`."""
 
     name: str = ""
     about: str = ""

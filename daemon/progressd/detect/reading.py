@@ -4,7 +4,7 @@ from msgspec import Struct
 
 
 class Reading(Struct):
-    """What one frame says. None and "" mean unknown.
+    """The values in one frame. None and "" mean unknown.
 
     `current` and `total` are in `unit`s, `rate` in units a second, `eta` in seconds. `item` of `items` is the position
     of a file or a task that has a percentage of its own. The progress of several `id`s is added up.
@@ -27,5 +27,5 @@ class Reading(Struct):
 
     @property
     def moves(self) -> bool:
-        """Return whether the frame says how far the program is."""
+        """Return whether the frame has progress."""
         return self.current is not None or self.percent is not None

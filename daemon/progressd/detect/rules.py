@@ -1,4 +1,4 @@
-"""What the rules of a preset find in a frame, and the check of a preset's file.
+"""Apply the rules of a preset to a frame, and check a preset's file.
 
 `progressd.detect.plan` does not need this module, whose imports take long.
 """

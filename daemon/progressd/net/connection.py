@@ -165,7 +165,7 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """Whether the socket is closed on this side."""
+        """Return whether the socket is closed on this side."""
         return self.transport.socket.fileno() < 0
 
     def peer_has_left(self) -> bool:

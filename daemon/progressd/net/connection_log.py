@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class ConnectionOutcome(NamedTuple):
-    """How a connection ended. `reason` has few values; text from the client is in `detail`.
+    """The end of a connection. `reason` has few values; text from the client is in `detail`.
 
     | kind | reason |
     |---|---|

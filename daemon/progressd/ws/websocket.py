@@ -155,7 +155,7 @@ class WebSocket:
 
     @property
     def accepted(self) -> bool:
-        """Whether the handshake was accepted, and messages can be sent."""
+        """Return whether the handshake was accepted, and messages can be sent."""
         return self._ws.request is None
 
     @property

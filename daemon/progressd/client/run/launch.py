@@ -77,7 +77,7 @@ class Command:
 
     @property
     def has_session(self) -> bool:
-        """Whether the command has a session and a controlling terminal of its own."""
+        """Return whether the command has a session and a controlling terminal of its own."""
         return self.report is not None
 
 

@@ -28,7 +28,7 @@ SAMPLE: Final = 4096  # bytes of that end
 DRAIN: Final = 1.0  # seconds to pass on what a stopped command has written
 STDOUT: Final = 1
 STDERR: Final = 2
-DESCRIPTOR: Final = 3  # how the detector calls a descriptor that only carries progress
+DESCRIPTOR: Final = 3  # the detector's number for a descriptor that only carries progress
 ESTIMATE: Final = "the position in the file that it reads (estimate)"
 NOTIFICATIONS: Final = "sd_notify"
 MAX_TAIL: Final = 8192  # last bytes to keep
@@ -195,14 +195,14 @@ class Outputs:
 
     @property
     def source(self) -> str:
-        """What the progress was found in, such as "rsync"; "" if nowhere yet."""
+        """Return the source of the progress, such as "rsync"; "" while there is none."""
         if self._reported:
             return NOTIFICATIONS
         return self._detector.source or (ESTIMATE if self._estimated else "")
 
     @property
     def has_found(self) -> bool:
-        """Whether the command or its output has shown progress."""
+        """Return whether the command or its output has shown progress."""
         return self._reported or bool(self._detector.source)
 
     def note_report(self, progress: ReportedProgress) -> None:
@@ -220,7 +220,7 @@ class Outputs:
 
     @property
     def has_progress(self) -> bool:
-        """Whether there is progress to take."""
+        """Return whether there is progress to take."""
         return self._progress is not None
 
     def take_progress(self) -> ReportedProgress | None:

@@ -1,4 +1,4 @@
-"""How a run finds the progress of its command: what is added to the command, and what is searched."""
+"""Choose the source of a command's progress, and the arguments to add to the command."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +21,11 @@ SYSTEM = "/etc/progressd/presets"
 
 
 class Detection(NamedTuple):
-    """What the outputs use: the detector, and filters for streams to which the plan has added frames."""
+    """The detector, and a filter for the output that the added arguments cause. `estimates`: use the file position."""
 
     detector: "Detector"
     new_filter: "Callable[[], OutputFilter] | None"
-    estimates: bool  # whether the position in a file may be used
+    estimates: bool
 
 
 class RunPlan(NamedTuple):
@@ -111,14 +111,14 @@ def _may_adapt(command: Sequence[str]) -> bool:
 
 
 def explanation(planned: RunPlan) -> str:
-    """Return what a run would do, for people."""
+    """Return the answer of --explain."""
     if planned.pattern is not None:
         return "progress from: the pattern of --progress-pattern"
     if planned.keeps_streams:
-        return "progress from: what the command reports itself; its output is not read"
+        return "progress from: reports of the command; its output is not read"
     plan = planned.plan or _plan(planned.command, None, adapt=False)
     if plan.preset is None:
-        return "progress from: what the output shows, such as 42% or 3/12; no preset knows this command"
+        return "progress from: numbers in the output, such as 42% or 3/12; there is no preset for this command"
     lines = [f"progress from: {plan.preset.name}"]
     if plan.added:
         lines.append(f"{plan.added} (not with --no-adapt)")

@@ -26,7 +26,7 @@ CONFLICT: Final = 409  # HTTP status: the job's status does not allow it
 class JobReporter:
     """Report one job. `say` prints a message for the user.
 
-    `known`: whether the daemon has registered the job; None if that is not known. `cancelled` is set if another user
+    `known`: the daemon has registered the job; None: perhaps. `cancelled` is set if another user
     cancels the job. `over`: the job has finished for the daemon; the command may still run.
     """
 

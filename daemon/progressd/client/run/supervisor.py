@@ -38,7 +38,7 @@ ERROR_LINES: Final = 3  # of standard error, in the error of the job
 class CommandJob:
     """Report one command. `say` prints a message for the user. `received`: the signals since the start.
 
-    `known`: whether the daemon has registered the job; None if that is not known. `notify`: receives the command's
+    `known`: see JobReporter. `notify`: receives the command's
     notifications.
     """
 
