@@ -494,7 +494,7 @@ def test_a_signal_ends_the_wait_for_the_daemon(tmp_path: Path, free_port: int) -
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(1)
             assert process.returncode == 3
-            assert process.stderr.read() == "progressd: the daemon was not told how the command ended\n"
+            assert process.stderr.read() == "progressd: the daemon did not receive the end of the command\n"
 
 
 COUNTS = "echo ready; until [ -e {} ]; do echo 3/9; sleep 0.05; done; exit 4"

@@ -71,7 +71,7 @@ class JobReporter:
                 if await self.report(event) or not (self._known or self._maybe_known):
                     return
                 await trio.sleep(1)
-        self._say("the daemon was not told how the command ended")
+        self._say("the daemon did not receive the end of the command")
 
     async def report(self, event: Mapping[str, Any] | None) -> bool:
         """Report an event, or only renew the lease. Return whether no retry is needed."""
@@ -99,8 +99,8 @@ class JobReporter:
         if self._known and event is not None:
             try:
                 self._client.report(self.job_id, event)
-            except APIError as refused:
-                if refused.status not in (UNKNOWN, CONFLICT):
+            except APIError as error:
+                if error.status not in (UNKNOWN, CONFLICT):
                     raise
             else:
                 return {"status": JobStatus.PROCESSING}
