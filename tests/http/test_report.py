@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import sqlite3
 from collections.abc import AsyncGenerator
+from contextlib import closing
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import h11
 import httpx
 import pytest
 import trio
+from progressd.core.close_codes import DRAINING
 from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline
 from progressd.http.routes import report as module
@@ -373,6 +376,22 @@ async def test_a_shutdown_names_the_first_unaccepted_line(daemon: RunningDaemon)
         assert (await silent.response()).status == 503
     with trio.fail_after(PATIENCE):
         await daemon.stopped.wait()
+
+
+async def test_a_shutdown_adds_no_answer_to_a_whole_body(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    responses = []
+
+    async def report() -> None:
+        responses.append(await client.post("/api/events", content=lines(registered(ID)), headers=LINES))
+
+    async with trio.open_nursery() as nursery:
+        with closing(sqlite3.connect(daemon.settings.state_dir / "progressd.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # blocks the write
+            nursery.start_soon(report)
+            await eventually(lambda: daemon.daemon.connection_log.open == 1)
+            await wait_all_tasks_blocked(0.01)
+            daemon.daemon.streams.close(DRAINING)
+    assert [answer["ok"] for answer in answers_in(responses[0])] == [True]
 
 
 async def test_a_producer_cannot_end_a_runners_job(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ class BodyChunks:
         if (request.content_length or 0) > max_bytes:
             raise TooLarge(_too_large(max_bytes))
         self._body = _body(request)
+        self._length = request.content_length
         self._max_bytes = max_bytes
         self._stall = limits.idle_timeout
         self._rate = 0 if any_rate else limits.min_body_rate
@@ -152,6 +153,11 @@ class BodyChunks:
         if self._size > self._max_bytes:
             raise TooLarge(_too_large(self._max_bytes))
         return piece
+
+    @property
+    def whole(self) -> bool:
+        """Return whether all bytes that Content-Length announced were received. False for chunked bodies."""
+        return self._size == self._length
 
     def behind(self) -> float:
         """Return for how many seconds the client has sent nothing, or its delay at the required rate.

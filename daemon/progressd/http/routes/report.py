@@ -152,7 +152,7 @@ class NDJSONResponse(ResponseBody):
 
     async def _next_piece(self) -> bytes:
         with trio.CancelScope() as self._reading:
-            if self._stopping:
+            if self._stopping and not self._pieces.whole:
                 self._reading.cancel()
             if not self._piece:
                 self._piece = await anext(self._pieces)
@@ -171,6 +171,7 @@ class NDJSONResponse(ResponseBody):
         self._reading.cancel()
 
     def _stop(self) -> None:
-        """Stop reading."""
+        """Stop reading, unless only the end of the body is missing."""
         self._stopping = True
-        self._reading.cancel()
+        if not self._pieces.whole:
+            self._reading.cancel()
