@@ -76,7 +76,7 @@ def test_a_block_may_ignore_the_cancellation(backend: str, daemon: ServedDaemon)
             await anyio.to_thread.run_sync(until, lambda: status(daemon, job) == "processing")
             assert request(daemon, "DELETE", job).is_success
             await anyio.to_thread.run_sync(until, lambda: job.cancelled)
-            await anyio.sleep(0.01)
+            await anyio.lowlevel.checkpoint()
 
     run(backend, work)
 
@@ -99,15 +99,16 @@ def test_a_cancelled_block_cancels_the_job(backend: str, daemon: ServedDaemon) -
 
 def test_a_cancelled_asyncio_task_cancels_the_job(daemon: ServedDaemon) -> None:
     async def work() -> None:
-        jobs = []
+        jobs, started = [], asyncio.Event()
 
         async def sleep() -> None:
             async with Job("scan", **to(daemon)) as job:
                 jobs.append(job)
+                started.set()
                 await asyncio.sleep(1000)
 
         task = asyncio.create_task(sleep())
-        await asyncio.sleep(0.01)
+        await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -126,7 +127,7 @@ def test_the_loop_runs_while_the_end_waits(backend: str, daemon: ServedDaemon) -
     async def go_on_later() -> None:
         nonlocal ticks
         while ticks < 20:
-            await anyio.sleep(0.01)
+            await anyio.lowlevel.checkpoint()
             ticks += 1
         daemon.process.send_signal(signal.SIGCONT)
 

@@ -154,7 +154,8 @@ async def test_a_restart_under_load(machine: Machine) -> None:
             job_id = await running_job(machine, "pdf", options_part({"dpi": 100, "upscale": False}))
             await trio.run_process(machine.inside("systemctl", "restart", "progressd.service"))
             await eventually(lambda: load.returns == WATCHERS, PATIENCE)
-            await trio.sleep(0.5)
+            before = len(load.reported)
+            await eventually(lambda: len(load.reported) > before + 20, PATIENCE)
             load.enough = True
             await load.reported_all.wait()
             await eventually(lambda: all(seen[-1] == load.reported[-1] for seen in load.seen), PATIENCE)
