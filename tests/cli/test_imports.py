@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import httpx
 import pytest
 from support.reporting import WAYS, place, registered
 from support.serving import PATIENCE, ServedDaemon
@@ -53,9 +52,8 @@ def test_a_plain_report_imports_only_c_modules(way: str, daemon: ServedDaemon) -
 def test_commands_of_a_client_need_no_server_packages(arguments: list[str], daemon: ServedDaemon) -> None:
     job = registered(daemon)
     if arguments[0] == "watch":
-        url = f"{daemon.url}/api/jobs/{job}/events"
         for event in ({"type": "status_change", "data": {"new_status": "processing"}}, {"type": "completed"}):
-            httpx.post(url, json=event, trust_env=False, timeout=PATIENCE).raise_for_status()
+            daemon.request("POST", f"/api/jobs/{job}/events", json=event).raise_for_status()
     name, *rest = [argument.replace("JOB", job) for argument in arguments]
     modules = loaded(command(name, "--url", daemon.url, *rest))
     assert modules & SERVER == set()

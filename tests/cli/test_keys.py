@@ -5,16 +5,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import httpx
 import pytest
 from click.testing import Result
 from progressd.auth.api_keys import new_secret
 from progressd.cli.remote import Remote
 from support import cli, keys
 from support.growth import fill
-from support.serving import PATIENCE, served_daemon
+from support.serving import PATIENCE, ServedDaemon, served_daemon
 
 CONFIG = """
 [auth]
@@ -32,11 +31,19 @@ OTHER = "use another key with PROGRESSD_KEY or --key-file"
 class Locked(NamedTuple):
     """A daemon that requires keys, and its keys."""
 
-    url: str
+    served: ServedDaemon
     keys_file: Path
     key: str
     reader: str
     brief: str
+
+    @property
+    def url(self) -> str:
+        return self.served.url
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """Send a request with the key, and return the response's JSON."""
+        return self.served.request(method, path, headers=keys.bearer(self.key), **options).json()
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +53,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
     key, reader = keys.add(keys_file, "ops", "read", "write"), keys.add(keys_file, "look", "read")
     brief = keys.add(keys_file, "brief", "read")
     with served_daemon(state_dir, config=CONFIG) as daemon:
-        yield Locked(daemon.url, keys_file, key, reader, brief)
+        yield Locked(daemon, keys_file, key, reader, brief)
 
 
 def run(locked: Locked, *arguments: str, **environ: str) -> Result:
@@ -65,11 +72,9 @@ def test_every_command_works_with_a_key(locked: Locked) -> None:
     assert job_id in run(locked, "jobs", **environ).stdout
     assert "completed" in run(locked, "watch", job_id, **environ).stdout
     assert run(locked, "delete", job_id, **environ).stdout == f"{job_id} deleted\n"
-    made = httpx.post(
-        f"{locked.url}/api/jobs", json={"kind": "x"}, headers=keys.bearer(locked.key), trust_env=False, timeout=PATIENCE
-    )
-    assert run(locked, "emit", "--job", made.json()["id"], "--step", "3", "Three", **environ).exit_code == 0
-    assert run(locked, "cancel", made.json()["id"], **environ).stdout.endswith(" cancelled\n")
+    made = locked.request("POST", "/api/jobs", json={"kind": "x"})
+    assert run(locked, "emit", "--job", made["id"], "--step", "3", "Three", **environ).exit_code == 0
+    assert run(locked, "cancel", made["id"], **environ).stdout.endswith(" cancelled\n")
 
 
 @pytest.mark.parametrize(
@@ -141,10 +146,7 @@ def test_a_command_inherits_the_key(locked: Locked, tmp_path: Path) -> None:
     environ = {**os.environ, "PROGRESSD_URL": locked.url}
     done = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    answer = httpx.get(
-        f"{locked.url}/api/jobs?kind=sh", headers=keys.bearer(locked.key), trust_env=False, timeout=PATIENCE
-    )
-    [job] = answer.json()["jobs"]
+    [job] = locked.request("GET", "/api/jobs?kind=sh")["jobs"]
     assert (job["status"], job["progress"]["step_name"]) == ("completed", "Seven")
 
 
@@ -166,9 +168,7 @@ def test_shell_completion_uses_the_key(locked: Locked) -> None:
 
 
 def test_revoking_a_key_ends_its_watchers(locked: Locked) -> None:
-    httpx.post(
-        f"{locked.url}/api/jobs", json={"kind": "x"}, headers=keys.bearer(locked.key), trust_env=False, timeout=PATIENCE
-    )
+    locked.request("POST", "/api/jobs", json={"kind": "x"})
     call = [sys.executable, "-m", "progressd", "watch"]
     environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.brief}
     with subprocess.Popen(call, env=environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:

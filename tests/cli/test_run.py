@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from support import keys
 from support.serving import PATIENCE, ServedDaemon, backup, restore, served_daemon
@@ -56,7 +55,7 @@ def below(pid: int) -> set[int]:
 
 def jobs(daemon: ServedDaemon) -> list[dict[str, Any]]:
     """Return the newest job, if any."""
-    answer = httpx.get(f"{daemon.url}/api/jobs", params={"limit": 1}, trust_env=False, timeout=PATIENCE)
+    answer = daemon.request("GET", "/api/jobs?limit=1")
     found: list[dict[str, Any]] = answer.json()["jobs"]
     return found
 
@@ -310,7 +309,7 @@ def test_a_cancellation_ends_the_command(daemon: ServedDaemon) -> None:
     with running(daemon.url, "--", sys.executable, "-c", WAITS) as process:
         job = newest(daemon)
         assert job["status"] == "processing"
-        assert httpx.delete(f"{daemon.url}/api/jobs/{job['id']}", trust_env=False, timeout=PATIENCE).status_code == 200
+        cancel(daemon)
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
         assert process.stderr is not None
         said = process.stderr.read()
@@ -335,9 +334,8 @@ def script_of(process: subprocess.Popen[str]) -> set[int]:
     return below(process.pid)
 
 
-def cancel(daemon: ServedDaemon, **headers: str) -> None:
-    url = f"{daemon.url}/api/jobs/{newest(daemon)['id']}"
-    assert httpx.delete(url, headers=headers, trust_env=False, timeout=PATIENCE).status_code == 200
+def cancel(daemon: ServedDaemon) -> None:
+    assert daemon.request("DELETE", f"/api/jobs/{newest(daemon)['id']}").is_success
 
 
 @pytest.mark.parametrize("how", ["cancelled", "SIGHUP", "SIGINT"])
@@ -454,7 +452,7 @@ def test_a_cancellation_that_cannot_be_written_ends_the_command(daemon: ServedDa
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         [started] = below(process.pid)
-        httpx.delete(f"{daemon.url}/api/jobs/{newest(daemon)['id']}", trust_env=False, timeout=PATIENCE)
+        cancel(daemon)
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
     assert not alive(started)
 
@@ -507,10 +505,9 @@ def test_a_write_key_receives_the_cancellation(tmp_path: Path) -> None:
     with (
         served_daemon(tmp_path / "state", config="auth.required = true") as daemon,
         running(daemon.url, "--key", writer, *COUNTED, "--", "sh", "-c", COUNTS.format("/no/file")) as process,
-        httpx.Client(base_url=daemon.url, headers=keys.bearer(other), trust_env=False, timeout=PATIENCE) as client,
     ):
-        [job] = client.get("/api/jobs").json()["jobs"]
-        assert client.delete(f"/api/jobs/{job['id']}").status_code == 200
+        [job] = daemon.request("GET", "/api/jobs", headers=keys.bearer(other)).json()["jobs"]
+        assert daemon.request("DELETE", f"/api/jobs/{job['id']}", headers=keys.bearer(other)).is_success
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
         assert process.stderr is not None
         assert process.stderr.read() == f"progressd: job {job['id']} was cancelled: stopping the command\n"

@@ -13,7 +13,6 @@ import termios
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import httpx
 import pytest
 from support.serving import PATIENCE, ServedDaemon
 from support.waiting import alive, until
@@ -309,7 +308,7 @@ def test_a_cancellation_ends_a_command_with_a_terminal(daemon: ServedDaemon) -> 
         before = terminal.settings()
         terminal.type(f"{RUN} {daemon.url} -- sh -c 'echo $PROGRESSD_JOB_ID be\"\"gun; exec sleep 1000'\n".encode())
         [job] = re.findall(r"(\S+) begun", terminal.read(rb"begun\r\n").decode())
-        httpx.delete(f"{daemon.url}/api/jobs/{job}", trust_env=False, timeout=PATIENCE).raise_for_status()
+        daemon.request("DELETE", f"/api/jobs/{job}").raise_for_status()
         terminal.read(f"progressd: job {job} was cancelled: stopping the command\r\n% $".encode())
         assert terminal.settings() == before
 

@@ -124,9 +124,7 @@ async def test_the_document_has_response_headers(document: dict[str, Any]) -> No
 )
 def test_the_daemon_conforms_to_the_document(tmp_path: Path, examples: int, phases: str) -> None:
     with served_daemon(tmp_path / "state") as daemon:
-        assert (
-            httpx.post(f"{daemon.url}/api/jobs", json={"id": ID, "kind": "backup"}, timeout=PATIENCE).status_code == 201
-        )
+        assert daemon.request("POST", "/api/jobs", json={"id": ID, "kind": "backup"}).status_code == 201
         command = [
             *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{daemon.url}/api/openapi.json"),
             *(
@@ -149,7 +147,7 @@ def test_the_daemon_conforms_to_the_document(tmp_path: Path, examples: int, phas
         found = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
         assert found is not None, done.stdout
         assert int(found[1]) == int(found[2]) > 10 * examples
-        assert httpx.get(f"{daemon.url}/api/health", timeout=PATIENCE).json()["status"] == "healthy"
+        assert daemon.request("GET", "/api/health").json()["status"] == "healthy"
 
 
 async def test_the_docs_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:

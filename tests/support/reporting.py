@@ -11,7 +11,8 @@ import pytest
 from progressd.client import Job
 from progressd.client.reporter import Timing
 
-from support.serving import PATIENCE, ServedDaemon
+from support.serving import ServedDaemon
+from support.waiting import PATIENCE
 
 WAYS = ["socket", "url"]
 SOON = Timing(report_interval=0.02, slow_interval=0.2, poll_interval=0.2, max_delay=0.1, max_closing_delay=0.1)
@@ -35,7 +36,7 @@ def request(daemon: ServedDaemon, method: str, job: Job | str, **what: Any) -> h
 
 def registered(daemon: ServedDaemon) -> str:
     """Register a job and return its id."""
-    response = httpx.post(f"{daemon.url}/api/jobs", json={}, trust_env=False, timeout=PATIENCE)
+    response = daemon.request("POST", "/api/jobs", json={})
     return str(response.json()["id"])
 
 

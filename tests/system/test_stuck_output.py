@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import httpx
 import pytest
 from support.daemon import completed, progress, registered
 from support.samples import job_id
@@ -55,7 +54,7 @@ def test_an_unread_stderr_blocks_nothing(tmp_path: Path, unread: IO[str]) -> Non
     with served_daemon(tmp_path / "state", log=unread) as daemon:
         try:
             finish_jobs(daemon)
-            assert httpx.get(f"{daemon.url}/api/health", timeout=PATIENCE, trust_env=False).status_code == 200
+            assert daemon.request("GET", "/api/health").status_code == 200
             daemon.process.send_signal(signal.SIGTERM)
             assert daemon.process.wait(PATIENCE) == 0
         finally:

@@ -1,9 +1,8 @@
 """EventSource and fetch in a browser."""
 
-import httpx
 from playwright.sync_api import Page, expect
 from support.samples import job_id
-from support.serving import PATIENCE, ServedDaemon
+from support.serving import ServedDaemon
 
 COLLECT = """id => new Promise(done => {
     const messages = [], source = new EventSource(`/api/jobs/${id}/events`)
@@ -17,12 +16,12 @@ WAIT = """async id => {
 
 
 def report(served: ServedDaemon, id_: str, **event: object) -> None:
-    assert httpx.post(f"{served.url}/api/jobs/{id_}/events", json=event, timeout=PATIENCE).status_code == 200
+    assert served.request("POST", f"/api/jobs/{id_}/events", json=event).status_code == 200
 
 
 def registered(served: ServedDaemon, number: int) -> str:
     id_ = job_id(number)
-    assert httpx.post(f"{served.url}/api/jobs", json={"id": id_}, timeout=PATIENCE).status_code in (200, 201)
+    assert served.request("POST", "/api/jobs", json={"id": id_}).status_code in (200, 201)
     return id_
 
 

@@ -35,7 +35,7 @@ class Locked(NamedTuple):
 
     def report(self, kind: str) -> None:
         """Register a job."""
-        with httpx.Client(trust_env=False, headers=keys.bearer(self.key), timeout=PATIENCE) as client:
+        with httpx.Client(trust_env=False, verify=False, headers=keys.bearer(self.key), timeout=PATIENCE) as client:
             assert client.post(f"{self.url}/api/jobs", json={"kind": kind}).status_code == 201
 
 

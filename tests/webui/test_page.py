@@ -4,9 +4,8 @@ import json
 import re
 from pathlib import Path
 
-import httpx
 from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect
-from support.serving import PATIENCE, ServedDaemon, served_daemon
+from support.serving import ServedDaemon, served_daemon
 
 from .conftest import opened_page
 
@@ -300,12 +299,12 @@ def test_deleting_a_job_asks_first(page: Page) -> None:
     expect(failed).to_have_count(0)
 
 
-def test_a_deleted_job_disappears(page: Page) -> None:
+def test_a_deleted_job_disappears(page: Page, served: ServedDaemon) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
     job_id = page.evaluate(REPORT, ["elsewhere", {"type": "error", "data": {"message": "No."}}])
     failed = page.locator(".job[data-status=failed]", has_text="elsewhere")
     expect(failed).to_have_count(1)
-    deleted = httpx.delete(f"{page.url}api/jobs/{job_id}?purge=true", trust_env=False, timeout=PATIENCE)
+    deleted = served.request("DELETE", f"/api/jobs/{job_id}?purge=true")
     deleted.raise_for_status()
     expect(failed).to_have_count(0)
 

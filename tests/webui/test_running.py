@@ -5,10 +5,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from support.serving import PATIENCE, ServedDaemon, served_daemon
+from support.serving import ServedDaemon, served_daemon
 
 from .conftest import opened_page
 
@@ -58,11 +57,11 @@ def test_a_running_job_moves_and_is_cancelled(page: Page, gate: Path, scan: Path
     expect(page.locator(".job[data-status=cancelled]")).to_be_visible()
 
 
-def test_a_batch_is_cancelled_as_a_whole(page: Page, scan: Path) -> None:
+def test_a_batch_is_cancelled_as_a_whole(page: Page, served: ServedDaemon, scan: Path) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
     files = [("files[]", (f"part-{n}.pdf", scan.read_bytes())) for n in range(6)]
     options = {"options": json.dumps({"dpi": 600, "priority": "high"})}
-    answer = httpx.post(f"{page.url}api/batch", files=files, data=options, trust_env=False, timeout=PATIENCE)
+    answer = served.request("POST", "/api/batch", files=files, data=options)
     assert answer.status_code < 300, answer.text
     batch = page.locator(".batch", has_text="Batch of 6 files")
     expect(batch).to_contain_text("part-0.pdf, … · high priority")
