@@ -27,6 +27,8 @@ if [ "${1-}" = tools ]; then
     need ffmpeg ffmpeg
     need gpg gnupg
     need e2fsck e2fsprogs
+    need borg borgbackup
+    need borgmatic borgmatic
 fi
 
 [ -n "$missing" ] || exit 0

@@ -1,6 +1,7 @@
 """The commands against a daemon that requires keys."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ class Locked(NamedTuple):
     key: str
     reader: str
     brief: str
+    writer: str
 
     @property
     def url(self) -> str:
@@ -51,9 +53,9 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
     state_dir = tmp_path_factory.mktemp("daemon") / "state"
     keys_file = state_dir / "keys.json"
     key, reader = keys.add(keys_file, "ops", "read", "write"), keys.add(keys_file, "look", "read")
-    brief = keys.add(keys_file, "brief", "read")
+    brief, writer = keys.add(keys_file, "brief", "read"), keys.add(keys_file, "send", "write")
     with served_daemon(state_dir, config=CONFIG) as daemon:
-        yield Locked(daemon, keys_file, key, reader, brief)
+        yield Locked(daemon, keys_file, key, reader, brief, writer)
 
 
 def run(locked: Locked, *arguments: str, **environ: str) -> Result:
@@ -148,6 +150,18 @@ def test_a_command_inherits_the_key(locked: Locked, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     [job] = locked.request("GET", "/api/jobs?kind=sh")["jobs"]
     assert (job["status"], job["progress"]["step_name"]) == ("completed", "Seven")
+
+
+def test_a_write_key_receives_the_cancellation(locked: Locked) -> None:
+    call = [sys.executable, "-m", "progressd", "run", "sh", "-c", "echo $PROGRESSD_JOB_ID; exec sleep 1000"]
+    environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.writer}
+    with subprocess.Popen(call, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        job_id = process.stdout.readline().strip()
+        assert locked.request("DELETE", f"/api/jobs/{job_id}")["status"] == "cancelled"
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said == f"progressd: job {job_id} was cancelled: stopping the command\n"
 
 
 def test_a_command_runs_without_a_key(locked: Locked) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import keys
 from support.serving import PATIENCE, ServedDaemon, backup, restore, served_daemon
 from support.waiting import alive, until
 
@@ -499,20 +498,6 @@ COUNTS = "echo ready; until [ -e {} ]; do echo 3/9; sleep 0.05; done; exit 4"
 COUNTED = ("-p", r"(?P<current>\d)/(?P<total>\d)")
 
 
-def test_a_write_key_receives_the_cancellation(tmp_path: Path) -> None:
-    path = tmp_path / "state" / "keys.json"
-    writer, other = keys.add(path, "writer", "write"), keys.add(path, "other", "read", "write")
-    with (
-        served_daemon(tmp_path / "state", config="auth.required = true") as daemon,
-        running(daemon.url, "--key", writer, *COUNTED, "--", "sh", "-c", COUNTS.format("/no/file")) as process,
-    ):
-        [job] = daemon.request("GET", "/api/jobs", headers=keys.bearer(other)).json()["jobs"]
-        assert daemon.request("DELETE", f"/api/jobs/{job['id']}", headers=keys.bearer(other)).is_success
-        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
-        assert process.stderr is not None
-        assert process.stderr.read() == f"progressd: job {job['id']} was cancelled: stopping the command\n"
-
-
 def test_a_restored_daemon_receives_the_whole_job(tmp_path: Path, free_port: int) -> None:
     state_dir, go = tmp_path / "state", tmp_path / "go"
 
@@ -526,10 +511,6 @@ def test_a_restored_daemon_receives_the_whole_job(tmp_path: Path, free_port: int
         process = closing.enter_context(running(daemon.url, "--name", "long", *COUNTED, "--", *program))
         until(lambda: shown() == [("processing", 3)])
         daemon.kill()
-        restore(state_dir, tmp_path / "backup.db")
-        with served_daemon(state_dir, port=free_port) as again:
-            until(lambda: shown() == [("processing", 3)])
-            again.kill()
         restore(state_dir, tmp_path / "backup.db")
         go.touch()
         until(lambda: not below(process.pid))

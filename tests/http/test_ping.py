@@ -211,7 +211,7 @@ healthchecks:
 """
 
 
-@pytest.mark.skipif(not shutil.which("borgmatic") or not shutil.which("borg"), reason="borgmatic is not installed")
+@pytest.mark.tools
 def test_borgmatic_reports_its_runs(tmp_path: Path) -> None:
     source, config = tmp_path / "source", tmp_path / "borgmatic.yaml"
     source.mkdir()
