@@ -91,9 +91,9 @@ def store(tmp_path: Path) -> Iterator[SQLiteStore]:
     store.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
-    """A daemon in its own process, shared by the tests of a module."""
+    """A daemon in its own process, shared by all tests that do not harm it."""
     with served_daemon(tmp_path_factory.mktemp("served") / "state") as daemon:
         yield daemon
 

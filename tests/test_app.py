@@ -334,11 +334,11 @@ def test_a_daemon_without_threads_ends_with_an_error(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().removeprefix("listening on ").strip()
-        assert httpx.post(f"{url}/api/jobs", trust_env=False).status_code == 201
+        assert httpx.post(f"{url}/api/jobs", trust_env=False, verify=False).status_code == 201
         process.send_signal(signal.SIGUSR1)
         with suppress(httpx.TransportError):
             for _ in range(1000):
-                httpx.post(f"{url}/api/jobs", trust_env=False)
+                httpx.post(f"{url}/api/jobs", trust_env=False, verify=False)
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "RuntimeError: can't start new thread" in errors.splitlines()[-1]

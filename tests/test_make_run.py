@@ -65,7 +65,7 @@ def test_it_converts_the_scan_until_ctrl_c(tmp_path: Path) -> None:
     with started(tmp_path) as (shell, terminal):
         shown = read_until(terminal, "Ctrl-C stops the daemon.")
         assert "The result:  http://" in shown
-        assert httpx.get(f"{url_in(shown)}/api/health", timeout=PATIENCE, trust_env=False).is_success
+        assert httpx.get(f"{url_in(shown)}/api/health", timeout=PATIENCE, trust_env=False, verify=False).is_success
         os.write(terminal, b"\x03")
         assert shell.wait(PATIENCE) == 0
         os.close(terminal)
@@ -78,7 +78,7 @@ def test_closing_the_terminal_stops_the_daemon(tmp_path: Path) -> None:
 
     def gone() -> bool:
         try:
-            httpx.get(f"{url}/api/health", timeout=PATIENCE, trust_env=False)
+            httpx.get(f"{url}/api/health", timeout=PATIENCE, trust_env=False, verify=False)
         except httpx.TransportError:
             return True
         return False

@@ -1,11 +1,8 @@
-from collections.abc import Iterator
-
 import pytest
-from support.serving import ServedDaemon, served_daemon
+from support.serving import ServedDaemon
 
 
 @pytest.fixture(scope="session")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
-    """One daemon for all tests here. A test that stops its process has it continue."""
-    with served_daemon(tmp_path_factory.mktemp("served") / "state") as daemon:
-        yield daemon
+def daemon(served: ServedDaemon) -> ServedDaemon:
+    """Return the daemon in its own process that other tests share."""
+    return served
