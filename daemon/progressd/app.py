@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, closing
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -91,7 +92,7 @@ async def started(
     settings: Settings,
     environ: MutableMapping[str, str],
     read_settings: Callable[[], Settings] | None = None,
-    store_type: type[SQLiteStore] | None = None,
+    open_store: Callable[[Path, str], SQLiteStore] = SQLiteStore.open,
 ) -> AsyncGenerator[tuple["Daemon", Sockets]]:
     """Open the state directory and the sockets, and start the tasks. No requests are served yet.
 
@@ -100,9 +101,7 @@ async def started(
     with (
         own_state_dir(settings.state_dir),
         open_sockets(settings, environ) as sockets,
-        closing(
-            (store_type or SQLiteStore).open(settings.state_dir / "progressd.db", settings.store.synchronous)
-        ) as store,
+        closing(open_store(settings.state_dir / "progressd.db", settings.store.synchronous)) as store,
     ):
         async with trio.open_nursery() as tasks:
             daemon = Daemon(settings, store, tasks, read_settings or (lambda: settings))
@@ -200,10 +199,12 @@ class Daemon:
         watchdog: float | None = None,
         *,
         on_terminal: bool = False,
+        close_timeout: float = CLOSE_TIMEOUT,
     ) -> None:
         """Serve until a signal, then drain: first the jobs, then the connections. Further signals shorten the drain.
 
         `watchdog`: seconds after which systemd kills a daemon that does not report. `on_terminal`: SIGHUP stops it.
+        `close_timeout`: seconds for the last bytes of connections.
         """
         deadline = ShutdownDeadline(signals)
         async with trio.open_nursery() as ending:
@@ -219,11 +220,11 @@ class Daemon:
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
                     await self._until_stopped(signals, notify, on_terminal)
                     ending.start_soon(deadline.run)
-                    await self._finish_work(deadline)
+                    await self._finish_work(deadline, close_timeout)
                     accepting.cancel_scope.cancel()
                 for listening in sockets.tcp:
                     listener.stop(listening)
-                ending.start_soon(self._abort_late, connections.cancel_scope, deadline)
+                ending.start_soon(self._abort_late, connections.cancel_scope, deadline, close_timeout)
                 await self._close_connections(listener)
             ending.cancel_scope.cancel()
         if self.services.ready:
@@ -246,7 +247,7 @@ class Daemon:
         log.info("stopping", signal=signal.Signals(number).name)
         notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self.settings.shutdown.drain_timeout + LAST_WORK) * 1e6)}")
 
-    async def _finish_work(self, deadline: ShutdownDeadline) -> None:
+    async def _finish_work(self, deadline: ShutdownDeadline, close_timeout: float) -> None:
         """Reject new work, notify the watchers, and wait for jobs, transfers and lines of producers."""
         shutdown, transfers = self.settings.shutdown, self.services.transfers
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers.ends else 0
@@ -259,7 +260,7 @@ class Daemon:
                 await self.runner.done.wait()
             while transfers.ends:  # some may begin while others are waited for
                 await next(iter(transfers.ends)).wait()
-        with deadline.limit(max(until - trio.current_time(), CLOSE_TIMEOUT)):
+        with deadline.limit(max(until - trio.current_time(), close_timeout)):
             await self.producers.drain()
 
     async def _close_connections(self, listener: Listener) -> None:
@@ -269,8 +270,8 @@ class Daemon:
         self.streams.close(DRAINING)
         await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))
 
-    async def _abort_late(self, connections: trio.CancelScope, deadline: ShutdownDeadline) -> None:
-        with deadline.limit(CLOSE_TIMEOUT):
+    async def _abort_late(self, connections: trio.CancelScope, deadline: ShutdownDeadline, seconds: float) -> None:
+        with deadline.limit(seconds):
             await trio.sleep_forever()
         self.http.abort()
         connections.cancel()

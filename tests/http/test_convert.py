@@ -435,9 +435,8 @@ class FullStore(SQLiteStore):
         raise StoreFailed("the store does not take it: disk full")
 
 
-async def test_a_failing_store_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.app.SQLiteStore", FullStore)
-    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+async def test_a_failing_store_leaves_no_files(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, open_store=FullStore.open) as daemon, client_of(daemon) as client:
         rejected = await post_form(client, file_part())
         assert (rejected.status_code, error_of(rejected)) == (503, "the store does not take it: disk full")
         assert rejected.headers["Retry-After"] == str(rejected.json()["retry_after"])

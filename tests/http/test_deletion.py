@@ -147,24 +147,18 @@ async def resumed_past_the_deletion(daemon: RunningDaemon, cursor: str) -> None:
     assert messages[-1]["data"] == {"status": "completed", "labels": {"team": "scan"}}
 
 
-class CountingStore(SQLiteStore):
-    """Count the deletions that have begun."""
+async def test_an_event_waits_for_few_of_many_deletions(tmp_path: Path) -> None:
+    class CountingStore(SQLiteStore):
+        deletions = 0
+        begun = trio.Event()
 
-    deletions = 0
-    begun = trio.Event()
+        async def delete(self, ids: Collection[str], deletion: Deletion | None = None) -> list[str]:
+            CountingStore.deletions += 1
+            self.begun.set()
+            return await super().delete(ids, deletion)
 
-    async def delete(self, ids: Collection[str], deletion: Deletion | None = None) -> list[str]:
-        type(self).deletions += 1
-        self.begun.set()
-        return await super().delete(ids, deletion)
-
-
-async def test_an_event_waits_for_few_of_many_deletions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.app.SQLiteStore", CountingStore)
-    monkeypatch.setattr(CountingStore, "deletions", 0)
-    monkeypatch.setattr(CountingStore, "begun", trio.Event())
     jobs = [job_id(number) for number in range(2, 32)]
-    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+    async with running_daemon(tmp_path, open_store=CountingStore.open) as daemon, client_of(daemon) as client:
         await finished(daemon, *jobs)
         async with trio.open_nursery() as nursery:
             for job in jobs:

@@ -1,5 +1,6 @@
 """Every error is JSON with one sentence, and shows no internals."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +101,21 @@ async def test_own_and_allowed_pages_may_write(tmp_path: Path) -> None:
         assert (await client.post("/api/jobs", headers={"Origin": "https://other.example"})).status_code == 403
 
 
-class BrokenStore(SQLiteStore):
-    """Fails with a given error."""
+def broken(failure: Exception) -> Callable[[Path, str], SQLiteStore]:
+    """Return the `open` of a store whose lists fail."""
 
-    failure: Exception
+    class BrokenStore(SQLiteStore):
+        async def list_jobs(self, *what: Any) -> Any:
+            raise failure
 
-    async def list_jobs(self, *what: Any) -> Any:
-        raise self.failure
+    return BrokenStore.open
 
 
-async def test_an_internal_error_returns_500_without_details(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.app.SQLiteStore", BrokenStore)
-    monkeypatch.setattr(BrokenStore, "failure", RuntimeError("/secret/path"), raising=False)
-    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+async def test_an_internal_error_returns_500_without_details(tmp_path: Path) -> None:
+    async with (
+        running_daemon(tmp_path, open_store=broken(RuntimeError("/secret/path"))) as daemon,
+        client_of(daemon) as client,
+    ):
         for _ in range(2):
             response = await client.get("/api/jobs")
             assert response.status_code == 500
@@ -120,10 +123,9 @@ async def test_an_internal_error_returns_500_without_details(tmp_path: Path, mon
         assert (await client.get("/api/health")).status_code == 200
 
 
-async def test_a_failing_store_returns_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.app.SQLiteStore", BrokenStore)
-    monkeypatch.setattr(BrokenStore, "failure", StoreFailed("the disk is full", retry_after=7), raising=False)
-    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+async def test_a_failing_store_returns_503(tmp_path: Path) -> None:
+    failure = StoreFailed("the disk is full", retry_after=7)
+    async with running_daemon(tmp_path, open_store=broken(failure)) as daemon, client_of(daemon) as client:
         response = await client.get("/api/jobs")
         assert response.status_code == 503
         assert response.json() == {"error": "the disk is full", "retry_after": 7}

@@ -5,6 +5,7 @@ import sqlite3
 import uuid
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import trio
 from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline
+from progressd.store.sqlite import SQLiteStore
 from support.daemon import (
     PATIENCE,
     RunningDaemon,
@@ -491,12 +493,14 @@ async def test_concurrent_registrations_return_201_once(client: httpx.AsyncClien
 
 
 @pytest.mark.parametrize("named", [False, True])
-async def test_jobs_that_are_registered_together_share_a_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
-) -> None:
-    monkeypatch.setattr("progressd.store.connection.BUSY_TIMEOUT", PATIENCE)
+async def test_jobs_that_are_registered_together_share_a_commit(tmp_path: Path, named: bool) -> None:
     statuses: list[int] = []
-    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client, trio.open_nursery() as nursery:
+    patient = partial(SQLiteStore.open, busy_timeout=PATIENCE)
+    async with (
+        running_daemon(tmp_path, open_store=patient) as daemon,
+        client_of(daemon) as client,
+        trio.open_nursery() as nursery,
+    ):
 
         async def register() -> None:
             body = {"id": str(uuid.uuid4())} if named else {}

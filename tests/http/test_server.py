@@ -4,8 +4,9 @@ import contextlib
 import gc
 import math
 import tracemalloc
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from progressd.core.messages import JobStatus
 from progressd.http.server.hypercorn import KEEP_ALIVE_TIMEOUT
 from progressd.http.server.protocol import HALF_CLOSE_TIMEOUT, POLL_INTERVAL
 from progressd.net.connection import LINGER_TIMEOUT
+from progressd.store.sqlite import SQLiteStore
 from support.daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon
 from support.http_client import FORM_TYPE, file_part, form, get
 from support.peer import Peer, request
@@ -161,11 +163,8 @@ async def stuck_download(directory: Path, **given: Any) -> AsyncGenerator[tuple[
             yield daemon, stream
 
 
-async def test_a_client_that_does_not_read_does_not_delay_the_stop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", 0.3)
-    async with stuck_download(tmp_path, shutdown={"drain_timeout": 0.3}) as (daemon, _):
+async def test_a_client_that_does_not_read_does_not_delay_the_stop(tmp_path: Path) -> None:
+    async with stuck_download(tmp_path, shutdown={"drain_timeout": 0.3}, close_timeout=0.3) as (daemon, _):
         await daemon.stop()
 
 
@@ -199,11 +198,9 @@ async def test_a_client_that_sends_and_does_not_read_times_out(slow_clock: MockC
             nursery.cancel_scope.cancel()
 
 
-@pytest.fixture
-def long_page(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
-    """Return jobs whose list does not fit into the kernel's buffers."""
-    monkeypatch.setattr("progressd.store.listing.PAGE_BYTES", 1 << 30)
-    return [registered(job_id(number), options={"text": "x" * 60_000}) for number in range(1, 151)]
+open_long_pages = partial(SQLiteStore.open, page_bytes=1 << 30)
+# Jobs whose list does not fit into the kernel's buffers.
+LONG_PAGE = [registered(job_id(number), options={"text": "x" * 60_000}) for number in range(1, 151)]
 
 
 async def unread(daemon: RunningDaemon, held: int) -> trio.SocketStream:
@@ -214,9 +211,10 @@ async def unread(daemon: RunningDaemon, held: int) -> trio.SocketStream:
     return stream
 
 
-async def test_unread_responses_are_limited_in_total(tmp_path: Path, long_page: list[Mapping[str, Any]]) -> None:
-    async with running_daemon(tmp_path, limits={"send_buffer_bytes_total": 20_000_000}) as daemon:
-        await daemon.report(*long_page)
+async def test_unread_responses_are_limited_in_total(tmp_path: Path) -> None:
+    limits = {"send_buffer_bytes_total": 20_000_000}
+    async with running_daemon(tmp_path, open_store=open_long_pages, limits=limits) as daemon:
+        await daemon.report(*LONG_PAGE)
         budget, connection_log = daemon.daemon.http.budget, daemon.daemon.connection_log
         async with await unread(daemon, 0), await unread(daemon, 10_000_000):
             assert connection_log.open == 2
@@ -229,9 +227,9 @@ async def test_unread_responses_are_limited_in_total(tmp_path: Path, long_page: 
                         assert await read_to_the_end(reading) > 9_000_000
 
 
-async def test_an_unread_response_is_kept_once(tmp_path: Path, long_page: list[Mapping[str, Any]]) -> None:
-    async with running_daemon(tmp_path) as daemon:
-        await daemon.report(*long_page)
+async def test_an_unread_response_is_kept_once(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, open_store=open_long_pages) as daemon:
+        await daemon.report(*LONG_PAGE)
         tracemalloc.start()
         try:
             async with await unread(daemon, 0):
@@ -300,11 +298,16 @@ async def test_a_request_during_the_stop_gets_the_last_response(
         assert await peer.rest() == b""
 
 
+@pytest.fixture
+async def patient_daemon(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
+    """A daemon that waits for its clients at the end."""
+    async with running_daemon(tmp_path, close_timeout=math.inf) as daemon:
+        yield daemon
+
+
 @pytest.mark.parametrize("answered", PATHS)
-async def test_busy_clients_get_every_response_during_a_stop(
-    daemon: RunningDaemon, answered: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", math.inf)
+async def test_busy_clients_get_every_response_during_a_stop(patient_daemon: RunningDaemon, answered: str) -> None:
+    daemon = patient_daemon
     await daemon.report(registered(ID))
     answers = 0
 
@@ -344,10 +347,8 @@ async def connect_forever(daemon: RunningDaemon) -> None:
             await wait_all_tasks_blocked()
 
 
-async def test_a_stopping_daemon_rejects_new_connections(
-    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", math.inf)
+async def test_a_stopping_daemon_rejects_new_connections(patient_daemon: RunningDaemon) -> None:
+    daemon = patient_daemon
     async with daemon.watch() as watcher:
         daemon.kill()
         await watcher.receive_until("server_shutdown")

@@ -214,10 +214,9 @@ async def test_a_stop_notifies_and_disconnects_watchers(tmp_path: Path) -> None:
 async def test_only_clients_that_ignore_the_close_delay_the_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("progressd.app.CLOSE_TIMEOUT", "progressd.ws.websocket.CLOSE_TIMEOUT"):
-        monkeypatch.setattr(name, 3600)
+    monkeypatch.setattr("progressd.ws.websocket.CLOSE_TIMEOUT", 3600)
     async with (
-        running_daemon(tmp_path) as daemon,
+        running_daemon(tmp_path, close_timeout=3600) as daemon,
         Peer(await daemon.connect()) as watcher,
         Peer(await daemon.connect()) as silent,
         Peer(await daemon.connect()) as slow,
@@ -231,17 +230,15 @@ async def test_only_clients_that_ignore_the_close_delay_the_stop(
         for peer in (watcher, silent, slow):
             assert await peer.rest() == b""
         await daemon.stop()
-    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", 0.3)
-    async with running_daemon(tmp_path) as daemon, Peer(await daemon.connect()) as peer:
+    async with running_daemon(tmp_path, close_timeout=0.3) as daemon, Peer(await daemon.connect()) as peer:
         await peer.open("/ws/jobs")
         await daemon.stop()
         assert await peer.close_code() == 1001
 
 
 async def test_a_second_signal_ends_the_wait_for_watchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("progressd.app.CLOSE_TIMEOUT", "progressd.ws.websocket.CLOSE_TIMEOUT"):
-        monkeypatch.setattr(name, math.inf)
-    async with running_daemon(tmp_path) as daemon, Peer(await daemon.connect()) as peer:
+    monkeypatch.setattr("progressd.ws.websocket.CLOSE_TIMEOUT", math.inf)
+    async with running_daemon(tmp_path, close_timeout=math.inf) as daemon, Peer(await daemon.connect()) as peer:
         await peer.open()
         daemon.kill()
         assert await peer.close_code() == 1001  # the client does not answer

@@ -23,7 +23,16 @@ from progressd.producers.ndjson import TURN_LINES, NDJSONReader
 from progressd.producers.unix_socket import MAX_READS, Poller, ProducerConnection
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
-from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, status_change
+from support.daemon import (
+    PATIENCE,
+    CommitGate,
+    RunningDaemon,
+    completed,
+    progress,
+    registered,
+    running_daemon,
+    status_change,
+)
 from support.memory import Deciding
 from support.samples import ID, job_id
 from support.spine import running
@@ -77,29 +86,16 @@ async def test_a_ref_is_answered_with_the_cursor(daemon: RunningDaemon) -> None:
         assert answer["cursor"] == daemon.daemon.history.cursor((await daemon.daemon.registry.get(ID)).offset)
 
 
-class SlowStore(SQLiteStore):
-    """Hold commits until `leave` is set."""
-
-    begun: trio.Event
-    leave: trio.Event
-
-    async def commit(self, *what: Any) -> None:
-        self.begun.set()
-        await self.leave.wait()
-        await super().commit(*what)
-
-
-async def test_nothing_is_answered_before_it_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.app.SQLiteStore", SlowStore)
-    SlowStore.begun, SlowStore.leave = trio.Event(), trio.Event()
-    async with running_daemon(tmp_path) as daemon, producer(daemon) as program:
+async def test_nothing_is_answered_before_it_is_durable(tmp_path: Path) -> None:
+    gate = CommitGate()
+    async with running_daemon(tmp_path, open_store=gate.open_store) as daemon, producer(daemon) as program:
         await program.send({"ref": 1, **registered(ID)})
         with trio.fail_after(PATIENCE):
-            await SlowStore.begun.wait()
+            await gate.committing.wait()
         await trio.testing.wait_all_tasks_blocked()
         assert not program.stream.socket.is_readable()
         assert daemon.daemon.registry.known(ID) is None
-        SlowStore.leave.set()
+        gate.may_commit.set()
         assert (await program.answer())["ok"]
 
 
@@ -141,7 +137,7 @@ async def test_a_bad_line_is_rejected_and_the_stream_continues(
     assert (third["ref"], third["ok"]) == (2, True)
 
 
-async def test_a_store_failure_rejects_the_event_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_failure_rejects_the_event_only(tmp_path: Path) -> None:
     class FlakyStore(SQLiteStore):
         refusals = 1
 
@@ -151,8 +147,7 @@ async def test_a_store_failure_rejects_the_event_only(tmp_path: Path, monkeypatc
                 raise StoreFailed("the store does not take it: the disk is full")
             await super().commit(*what)
 
-    monkeypatch.setattr("progressd.app.SQLiteStore", FlakyStore)
-    async with running_daemon(tmp_path) as daemon, producer(daemon) as program:
+    async with running_daemon(tmp_path, open_store=FlakyStore.open) as daemon, producer(daemon) as program:
         await program.send(registered(ID))
         assert await program.answer() == {
             "ok": False,
@@ -339,19 +334,19 @@ async def test_an_idle_producer_is_disconnected(store: SQLiteStore, mock_clock: 
             nursery.cancel_scope.cancel()
 
 
-async def test_a_producer_that_waits_for_its_answer_is_not_idle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("progressd.app.SQLiteStore", SlowStore)
-    SlowStore.begun, SlowStore.leave = trio.Event(), trio.Event()
-    async with running_daemon(tmp_path, ingest={"idle_timeout": 0.1}) as daemon, producer(daemon) as program:
+async def test_a_producer_that_waits_for_its_answer_is_not_idle(tmp_path: Path) -> None:
+    gate = CommitGate()
+    async with (
+        running_daemon(tmp_path, ingest={"idle_timeout": 0.1}, open_store=gate.open_store) as daemon,
+        producer(daemon) as program,
+    ):
         await program.send({"ref": 1, **registered(ID)})
         with trio.fail_after(PATIENCE):
-            await SlowStore.begun.wait()
+            await gate.committing.wait()
             async with producer(daemon) as idle:  # connected later, and gone before
                 [closed] = await idle.answers_until_closed()
                 assert closed["status"] == 408
-        SlowStore.leave.set()
+        gate.may_commit.set()
         assert (await program.answer())["ok"]
         [closed] = await program.answers_until_closed()
         assert closed["status"] == 408

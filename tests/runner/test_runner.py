@@ -518,7 +518,7 @@ class FlakyStore(SQLiteStore):
 
 async def test_the_end_of_a_job_is_retried_until_stored(tmp_path: Path) -> None:
     pipelines = {"pdf": python(COPY, result=True)}
-    async with running_daemon(tmp_path, store_type=FlakyStore, pipelines=pipelines) as daemon:
+    async with running_daemon(tmp_path, open_store=FlakyStore.open, pipelines=pipelines) as daemon:
         done = await run(daemon, "pdf")
         assert done.status is COMPLETED
         assert daemon.daemon.files.output(done.id).read_bytes() == PDF

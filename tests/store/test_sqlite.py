@@ -15,7 +15,6 @@ import trio
 import trio.testing
 from progressd.core.errors import SettingsError, StoreFailed
 from progressd.core.messages import JobStatus
-from progressd.store import connection
 from progressd.store.base import Change, Filter
 from progressd.store.schema import MIGRATIONS
 from progressd.store.sqlite import SQLiteStore
@@ -132,9 +131,8 @@ async def test_a_long_deletion_stops_and_continues_later(store: SQLiteStore, tmp
     assert gone == [job_id(number) for number in range(1, len(gone) + 1)]
 
 
-async def test_a_locked_file_fails_one_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "BUSY_TIMEOUT", 0.01)
-    with closing(SQLiteStore.open(path)) as store, closing(other_process(path)) as db:
+async def test_a_locked_file_fails_one_write(path: Path) -> None:
+    with closing(SQLiteStore.open(path, busy_timeout=0.01)) as store, closing(other_process(path)) as db:
         db.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreFailed, match="locked"):
             await store.commit([job(1)], [])

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 import trio
 import trio.testing
-from progressd.app import Daemon, started
+from progressd.app import CLOSE_TIMEOUT, Daemon, started
 from progressd.config.settings import (
     BUILT_IN,
     AuthSettings,
@@ -240,24 +240,51 @@ class Watcher:
         return reason.code, reason.reason
 
 
+class CommitGate:
+    """Hold the commits of a daemon with this `open_store` until `may_commit` is set."""
+
+    def __init__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hold the next commits."""
+        self.committing, self.may_commit = trio.Event(), trio.Event()
+
+    def open_store(self, path: Path, synchronous: str) -> SQLiteStore:
+        """Open a store that waits for this gate."""
+        gate = self
+
+        class GatedStore(SQLiteStore):
+            async def commit(self, *what: Any) -> None:
+                gate.committing.set()
+                await gate.may_commit.wait()
+                await super().commit(*what)
+
+        return GatedStore.open(path, synchronous)
+
+
 @asynccontextmanager
 async def running_daemon(
     directory: Path,
     read_settings: Callable[[], Settings] | None = None,
-    store_type: type[SQLiteStore] | None = None,
+    open_store: Callable[[Path, str], SQLiteStore] = SQLiteStore.open,
+    close_timeout: float = CLOSE_TIMEOUT,
     **given: Any,
 ) -> AsyncGenerator[RunningDaemon]:
-    """Run a daemon over `directory`/state with settings by section, `limits={"max_uploads": 4}`. Stop it cleanly."""
+    """Run a daemon over `directory`/state with settings by section, `limits={"max_uploads": 4}`. Stop it cleanly.
+
+    `open_store` opens its database, such as `partial(SQLiteStore.open, busy_timeout=1)` or that of a subclass.
+    """
     send_signal, signals = trio.open_memory_channel[int](10)
     with send_signal, signals:
         settings = settings_in(directory / "state", **given)
-        async with started(settings, {}, read_settings, store_type) as (daemon, sockets):
+        async with started(settings, {}, read_settings, open_store) as (daemon, sockets):
             running = RunningDaemon(daemon, sockets.url, send_signal)
             answers = trio.Event()
 
             async def run() -> None:
                 notify = Notifier({})
-                await daemon.run(sockets, signals, notify, lambda _url: answers.set())
+                await daemon.run(sockets, signals, notify, lambda _url: answers.set(), close_timeout=close_timeout)
                 assert running.asked_to_stop, "the daemon ended unexpectedly"
                 running.stopped.set()
 

@@ -24,7 +24,7 @@ InThread: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 
 
 @contextlib.contextmanager
-def connected(path: Path, synchronous: str, wal_bytes: int) -> Iterator[list[sqlite3.Connection]]:
+def connected(path: Path, synchronous: str, wal_bytes: int, busy_timeout: float) -> Iterator[list[sqlite3.Connection]]:
     """Open a connection that writes, two that only read, and one for checkpoints. Close them if the block raises.
 
     `wal_bytes`: the size to which the file of the write-ahead log (WAL) is truncated. Raises SettingsError for a file
@@ -35,7 +35,7 @@ def connected(path: Path, synchronous: str, wal_bytes: int) -> Iterator[list[sql
     with file_errors(path), contextlib.ExitStack() as opened:
         if not path.exists():
             os.close(new_file(path))
-        writer = opened.enter_context(contextlib.closing(_connect(path)))
+        writer = opened.enter_context(contextlib.closing(_connect(path, busy_timeout)))
         writer.execute("PRAGMA journal_mode = WAL")
         writer.execute(f"PRAGMA synchronous = {synchronous}")
         if version < len(schema.MIGRATIONS):
@@ -44,7 +44,7 @@ def connected(path: Path, synchronous: str, wal_bytes: int) -> Iterator[list[sql
             migrate(writer, version)
         writer.execute("PRAGMA wal_autocheckpoint = 0")  # see Checkpointer
         writer.execute(f"PRAGMA journal_size_limit = {wal_bytes}")
-        others = [opened.enter_context(contextlib.closing(_connect(path))) for _ in range(3)]
+        others = [opened.enter_context(contextlib.closing(_connect(path, busy_timeout))) for _ in range(3)]
         for reader in others[:2]:
             reader.execute("PRAGMA query_only = ON")
         for other in others:  # open the file now, because later no file descriptor may be left
@@ -53,9 +53,9 @@ def connected(path: Path, synchronous: str, wal_bytes: int) -> Iterator[list[sql
         opened.pop_all()
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, timeout: float) -> sqlite3.Connection:
     # check_same_thread: Trio's worker threads vary, but the limiter lets only one thread use the connection at a time.
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=timeout)
 
 
 class WALLimits(NamedTuple):

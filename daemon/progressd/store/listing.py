@@ -30,10 +30,10 @@ class _List(NamedTuple):
 ALL: Final = _List("all", "", "jobs WHERE status = ?")
 
 
-def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tuple[list[Any], int]:
+def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int, page_bytes: int) -> tuple[list[Any], int]:
     """Return a page of rows with the bodies of the jobs, and the total number of jobs. Call this in a transaction.
 
-    A page that would exceed PAGE_BYTES ends early, after at least one job.
+    A page that would exceed `page_bytes` ends early, after at least one job.
     """
     statuses = list(JobStatus if which.statuses is None else which.statuses)
     if not statuses:
@@ -54,7 +54,7 @@ def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tupl
     with contextlib.closing(bodies):
         for row in bodies:
             size += len(row[-1])
-            if rows and size > PAGE_BYTES:
+            if rows and size > page_bytes:
                 break
             rows.append(row)
     return rows, total

@@ -24,8 +24,9 @@ from progressd.core.job import Job
 from progressd.core.messages import JobStatus
 from progressd.store import listing
 from progressd.store.base import Change, Deletion, Filter
-from progressd.store.connection import Checkpointer, WALLimits, connected
+from progressd.store.connection import BUSY_TIMEOUT, Checkpointer, WALLimits, connected
 from progressd.store.errors import UnreadableRow, damaged, shortage, store_error
+from progressd.store.listing import PAGE_BYTES
 from progressd.store.rows import (
     AMONG,
     BATCH,
@@ -60,6 +61,7 @@ class SQLiteStore:
         writer: sqlite3.Connection,
         *others: sqlite3.Connection,
         delete_seconds: float,
+        page_bytes: int,
         wal: WALLimits,
     ) -> None:
         self._writer = writer
@@ -71,6 +73,7 @@ class SQLiteStore:
         self._reading = trio.CapacityLimiter(1)
         self._listing = trio.CapacityLimiter(1)  # separate, because lists may take long
         self._delete_seconds = delete_seconds
+        self._page_bytes = page_bytes
         self.delete_durations = Histogram(
             "progressd_store_delete_duration_seconds",
             "How long a deletion of finished jobs blocked other writes.",
@@ -89,15 +92,18 @@ class SQLiteStore:
         synchronous: str = "FULL",
         *,
         delete_seconds: float = DELETE_SECONDS,
+        page_bytes: int = PAGE_BYTES,
+        busy_timeout: float = BUSY_TIMEOUT,
         wal: WALLimits = WALLimits(),  # noqa: B008, a constant
     ) -> Self:
         """Open or create the file, and migrate its schema. Blocks.
 
-        `delete_seconds`: the target duration of a delete transaction. Raises SettingsError for a file that is not a
-        store of this or an older version, and does not change that file.
+        `delete_seconds`: the target duration of a delete transaction. `page_bytes`: the size at which a list ends.
+        `busy_timeout`: seconds to wait for another process. Raises SettingsError for a file that is not a store of
+        this or an older version, and does not change that file.
         """
-        with connected(path, synchronous, wal.restart) as connections:
-            return cls(path, *connections, delete_seconds=delete_seconds, wal=wal)
+        with connected(path, synchronous, wal.restart, busy_timeout) as connections:
+            return cls(path, *connections, delete_seconds=delete_seconds, page_bytes=page_bytes, wal=wal)
 
     def close(self) -> None:
         """Close the file. Blocks."""
@@ -195,7 +201,7 @@ class SQLiteStore:
         def read() -> tuple[list[Job], int]:
             self._lister.execute("BEGIN")  # so that the page and the counts are consistent
             try:
-                rows, total = listing.page(self._lister, which, limit, offset)
+                rows, total = listing.page(self._lister, which, limit, offset, self._page_bytes)
             finally:
                 self._lister.execute("ROLLBACK")
             return list(readable(job_of, rows, self._skip)), total
