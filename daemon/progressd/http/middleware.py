@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 import trio
@@ -21,8 +21,7 @@ from progressd.core.errors import Forbidden, OutOfScope, ProgressdError, RateLim
 from progressd.core.messages import ALL_JOBS, encode
 from progressd.http.body import SAFE
 from progressd.http.context import CONTEXT, AppContext, RequestContext
-from progressd.http.job_cache import CachedResponse, Headers
-from progressd.http.response import MIN_GZIP_BYTES, respond
+from progressd.http.job_cache import MIN_GZIP_BYTES, CachedResponse, Headers
 from progressd.http.schemas import JSON
 from progressd.net.request import check_host, check_origin, header
 
@@ -275,3 +274,20 @@ async def _reject(error: ProgressdError, receive: ASGIReceiveCallable, send: ASG
     body = encode(error.body())
     fields = {**error.headers(), "Content-Type": JSON, "Content-Length": str(len(body))}
     await respond(receive, send, error.status, fields, body)
+
+
+async def respond(
+    receive: ASGIReceiveCallable, send: ASGISendCallable, status: int, fields: Mapping[str, str], body: bytes = b""
+) -> None:
+    """Send a whole response and discard the request's body: Hypercorn does not finish a request with an unread body."""
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields.items()]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_discard, receive)
+        await send({"type": "http.response.start", "status": status, "headers": headers, "trailers": False})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+        nursery.cancel_scope.cancel()
+
+
+async def _discard(receive: ASGIReceiveCallable) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
