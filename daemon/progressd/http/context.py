@@ -16,7 +16,7 @@ from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits, Settings
 from progressd.core.errors import RequestTimeout, TooManyUploads
-from progressd.engine.access import ScopedServices, Scopes
+from progressd.engine.access import View, Views
 from progressd.files.job_files import JobFiles
 from progressd.http.body import BodyChunks
 from progressd.http.job_cache import JobResponseCache
@@ -103,7 +103,7 @@ class AppContext:
     settings: Settings  # the settings in force
     authenticator: Authenticator
     rate_limits: RateLimiter
-    views: Scopes
+    views: Views
     broadcaster: Broadcaster
     files: JobFiles
     streams: StreamRegistry
@@ -128,7 +128,7 @@ class RequestContext:
 
     app: AppContext
     client: Client
-    view: ScopedServices
+    view: View
 
     @property
     def owner(self) -> str:
