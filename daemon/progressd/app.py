@@ -21,7 +21,7 @@ from progressd.config.settings import Settings
 from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import JobStatus
-from progressd.engine.access import Scopes
+from progressd.engine.access import Views
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.log import LocalLog
@@ -136,10 +136,10 @@ class Daemon:
         self.connection_log = ConnectionLog()
         self.authenticator = Authenticator(settings.auth)
         self.rate_limits = RateLimiter(settings)
-        self.scopes = Scopes(store, self.registry, self.batches, self.history, self.broadcaster, self.ingest)
+        self.views = Views(store, self.registry, self.batches, self.history, self.broadcaster, self.ingest)
         self.connection_limiter = ConnectionLimiter(settings)
         self.watchers = WebSocketServer(
-            settings, self.authenticator, self.rate_limits, self.connection_limiter, self.scopes
+            settings, self.authenticator, self.rate_limits, self.connection_limiter, self.views
         )
         self.streams = StreamRegistry(self.connection_limiter)
         self.announcer = Announcer(self.watchers, self.streams)
@@ -165,7 +165,7 @@ class Daemon:
             settings=self.settings,
             authenticator=self.authenticator,
             rate_limits=self.rate_limits,
-            views=self.scopes,
+            views=self.views,
             broadcaster=self.broadcaster,
             files=self.files,
             streams=self.streams,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from msgspec.structs import replace
 from progressd.broadcast.envelope import Envelope, FrameBatch, ReplayedEnvelope
-from progressd.broadcast.throttle import ProgressThrottle, Released, ThrottledOutbox, TypeFilteredOutbox, of_types
+from progressd.broadcast.throttle import Delivery, ProgressThrottle, ThrottledOutbox, TypeFilteredOutbox, of_types
 from progressd.core.close_codes import JOB_FINISHED
 from progressd.core.messages import JobMessage, Progress, ends_job
 from support.outboxes import Collected
@@ -84,7 +84,7 @@ def test_one_progress_per_job_and_interval(
 def test_resuming_from_any_cursor_misses_nothing(story: list[tuple[str, str, float]]) -> None:
     pace, now = ProgressThrottle(2.0), 0.0
     told: list[Envelope] = []
-    out: list[Released] = []
+    out: list[Delivery] = []
     for name, what, wait in story:
         now += wait
         out += pace.release(now)
@@ -93,12 +93,12 @@ def test_resuming_from_any_cursor_misses_nothing(story: list[tuple[str, str, flo
         told += numbered([message], len(told) + 1, hidden=what == "hidden")
         out += pace.take(told[-1:], now)
         had = {let.item.offset for let in out}
-        upto = max([let.upto for let in out] + [pace.upto(len(told))])
+        upto = max([let.resume_offset for let in out] + [pace.resume_offset(len(told))])
         newest = {item.message.job_id: item for item in told if isinstance(item.message, Progress)}
         for item in told[:upto]:
             overtaken = isinstance(item.message, Progress) and newest[item.message.job_id] is not item
             assert item.offset in had or overtaken
-    assert [let.upto for let in out] == sorted(let.upto for let in out)
+    assert [let.resume_offset for let in out] == sorted(let.resume_offset for let in out)
 
 
 def test_ended_jobs_leave_nothing() -> None:

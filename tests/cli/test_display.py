@@ -35,12 +35,12 @@ WELL = received("server_status", status="healthy")
 @pytest.mark.parametrize(
     ("message", "line"),
     [
-        (CREATED, f"{JOB} job_created pdf a.pdf"),
+        (CREATED, f"{JOB} job_created pdf: a.pdf"),
         (
             received(
                 "job_created", kind="rsync", name="rsync -a /a /b", status="queued", created_at="2026-03-01T00:00:00Z"
             ),
-            f"{JOB} job_created rsync rsync -a /a /b",
+            f"{JOB} job_created rsync: rsync -a /a /b",
         ),
         (STARTED, f"{JOB} status_change queued -> processing"),
         (MOVED, f"{JOB} progress 41% 5/12 AI Upscaling, 1 min 5 s left"),

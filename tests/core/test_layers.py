@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,3 +134,14 @@ def test_importing_the_core_loads_no_io_library() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "progressd.core.job" in loaded
     assert not {"trio", "sqlite3", "socket", "quart", "hypercorn", "trio_websocket", "asyncio"} & set(loaded)
+
+
+def test_the_architecture_page_names_files_that_exist() -> None:
+    repository = ROOT.parent.parent
+    missing = []
+    for line in (repository / "docs" / "architecture.md").read_text().splitlines():
+        names = re.findall(r"`([\w./-]*(?:/|\.(?:py|js|css|md)))`", line)
+        folders = {ROOT, repository} | {folder / name for name in names for folder in (ROOT, repository)}
+        folders |= {folder.parent for folder in folders}  # a row may leave out the folder of later files
+        missing += [name for name in names if not any((folder / name).exists() for folder in folders)]
+    assert missing == []

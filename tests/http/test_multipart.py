@@ -6,7 +6,7 @@ import httpx
 from hypothesis import example, given
 from hypothesis import strategies as st
 from progressd.config.settings import Limits
-from progressd.http.multipart import MAX_HEADER, FormReader
+from progressd.http.body import MAX_HEADER, FormReader
 from support.daemon import RunningDaemon, running_daemon
 from support.http_client import (
     BOUNDARY,

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from progressd.http.body import STALL_TIMEOUT
+from progressd.http.context import STALL_TIMEOUT
 from support.daemon import RunningDaemon, running_daemon
 from support.http_client import FORM_TYPE, file_part, form
 from support.keys import add, bearer

@@ -153,15 +153,15 @@ class Server:
         self.broadcaster = Broadcaster(self.history, nursery=nursery)
         settings = settings_in(tmp_path, limits=limits)
         self.ingest = Deciding()
-        scope = SimpleNamespace(labels={}, history=self.history, ingest=self.ingest)
-        scopes = SimpleNamespace(broadcaster=self.broadcaster, of=lambda who: scope)
+        view = SimpleNamespace(labels={}, history=self.history, ingest=self.ingest)
+        views = SimpleNamespace(broadcaster=self.broadcaster, of=lambda who: view)
         authenticator = Authenticator(settings.auth)
         self.watchers = WebSocketServer(
             settings,
             authenticator,
             RateLimiter(settings),
             ConnectionLimiter(settings),
-            cast(Any, scopes),
+            cast(Any, views),
         )
         nursery.start_soon(self.watchers.heartbeat.run)
         self.ended_at: float | None = None

@@ -75,6 +75,24 @@ def require(identity: Identity, action: Scope) -> None:
         raise OutOfScope(f"the scope {action} is required: this key has {scopes}")
 
 
+def admit(
+    address: str, authenticate: Callable[[], Identity], count: Callable[[Client], object], check: Callable[[], None]
+) -> Client:
+    """Return the sender of a request or handshake. A guess of a key counts too, for the address.
+
+    `check` checks what a browser says about the page. Raises the errors of all three functions.
+    """
+    try:
+        client = Client(address, authenticate())
+    except Unauthorized:
+        count(Client(address, ANONYMOUS))
+        check()
+        raise
+    count(client)
+    check()
+    return client
+
+
 class Authenticator:
     """The keys in force. Call `load` first; `run` then follows the key file."""
 

@@ -93,11 +93,11 @@ def filtered_outbox(
     return outbox
 
 
-class Released(NamedTuple):
+class Delivery(NamedTuple):
     """A message to send, and the offset from which a client resumes after it."""
 
     item: Envelope
-    upto: int
+    resume_offset: int
 
 
 class ProgressThrottle:
@@ -126,43 +126,43 @@ class ProgressThrottle:
             heappop(self._due)
         return math.inf
 
-    def upto(self, offset: int) -> int:
+    def resume_offset(self, offset: int) -> int:
         """Return the offset from which a client resumes after messages up to `offset`; smaller if any are held back."""
         return min(offset, next(iter(self._kept.values())).offset - 1) if self._kept else offset
 
-    def take(self, items: Sequence[Envelope], now: float) -> list[Released]:
+    def take(self, items: Sequence[Envelope], now: float) -> list[Delivery]:
         """Accept new messages, in order. Return the messages to send now."""
-        out: list[Released] = []
+        out: list[Delivery] = []
         for item in items:
             message = item.message
             if isinstance(item, ReplayedEnvelope):
                 if isinstance(message, Progress):
                     self._kept.pop(message.job_id, None)  # the held progress is no newer
                     self._allowed[message.job_id] = now + self._interval
-                out.append(Released(item, item.offset))
+                out.append(Delivery(item, item.offset))
                 continue
             if isinstance(message, Progress):
                 self._note(item)
                 self._keep(message.job_id, item)
                 if now >= self._allowed.get(message.job_id, -math.inf):
-                    out.append(self._let_out(message.job_id, now))
+                    out.append(self._deliver(message.job_id, now))
                 continue
             if isinstance(message, StatusChange | Completed | Error):
                 if message.job_id in self._kept:
-                    out.append(self._let_out(message.job_id, now))
+                    out.append(self._deliver(message.job_id, now))
                 if ends_job(message):
                     self._allowed.pop(message.job_id, None)
             self._note(item)
-            out.append(Released(item, self.upto(item.offset)))
+            out.append(Delivery(item, self.resume_offset(item.offset)))
         return out
 
-    def release(self, now: float) -> list[Released]:
+    def release(self, now: float) -> list[Delivery]:
         """Return the held messages that are due, in order."""
         due = set[tuple[int, str]]()
         while self.next_due <= now and self._due:
             job_id = heappop(self._due)[1]
             due.add((self._kept[job_id].offset, job_id))
-        return [self._let_out(job_id, now) for _, job_id in sorted(due)]
+        return [self._deliver(job_id, now) for _, job_id in sorted(due)]
 
     def _note(self, item: Envelope) -> None:
         """Record the newest offset, unless the message has no cursor: an undecided change may still precede it."""
@@ -175,10 +175,10 @@ class ProgressThrottle:
         self._kept[job_id] = item
         self._kept.move_to_end(job_id)
 
-    def _let_out(self, job_id: str, now: float) -> Released:
+    def _deliver(self, job_id: str, now: float) -> Delivery:
         self._allowed[job_id] = now + self._interval
         item = self._kept.pop(job_id)
-        return Released(item, self.upto(self._newest))
+        return Delivery(item, self.resume_offset(self._newest))
 
 
 class ThrottledOutbox:
@@ -207,7 +207,7 @@ class ThrottledOutbox:
 
     def resume_offset(self, offset: int) -> int:
         """See Outbox."""
-        return self._throttle.upto(offset)
+        return self._throttle.resume_offset(offset)
 
     def follow(self, fan_out: FanOut) -> None:
         """See Outbox. The throttle follows instead of the outbox."""
@@ -219,14 +219,15 @@ class ThrottledOutbox:
                 await trio.sleep_forever()
             self._pass_on(self._throttle.release(trio.current_time()))
 
-    def _pass_on(self, out: list[Released]) -> None:
+    def _pass_on(self, out: list[Delivery]) -> None:
         if out:
-            self._outbox.put(FrameBatch([_placed(item, upto) for item, upto in out]))
+            self._outbox.put(FrameBatch([_with_cursor(item, offset) for item, offset in out]))
 
 
-def _placed(item: Envelope, upto: int) -> Envelope:
-    """Return the message with the cursor of the offset `upto`."""
+def _with_cursor(item: Envelope, offset: int) -> Envelope:
+    """Return the message with the cursor of an offset."""
     cursor = item.message.cursor
-    if upto == item.offset or cursor is UNSET:
+    if offset == item.offset or cursor is UNSET:
         return item
-    return Envelope(upto, replace(item.message, cursor=str(Cursor.parse(cursor)._replace(offset=upto))), item.labels)
+    message = replace(item.message, cursor=str(Cursor.parse(cursor)._replace(offset=offset)))
+    return Envelope(offset, message, item.labels)

@@ -49,7 +49,7 @@ def describe(message: Message, url: str) -> str:
     """Return the content of a message as text."""
     match message:
         case JobCreated(_, data):
-            return printable(f"{data.kind} {data.name or data.input_filename or ''}")
+            return printable(": ".join(filter(None, [data.kind, data.name or data.input_filename])))
         case StatusChange(_, data):
             return f"{data.old_status} -> {data.new_status}"
         case Progress(_, data):

@@ -21,7 +21,7 @@ from progressd.engine.registry import Batches, Registry
 from progressd.store.base import Filter, Store
 
 
-class ScopedRegistry:
+class RegistryView:
     """The registry, restricted to the jobs that a client may see."""
 
     def __init__(self, registry: Registry, identity: Identity) -> None:
@@ -46,7 +46,7 @@ class ScopedRegistry:
         return {job_id: job for job_id, job in found.items() if self._identity.may_see(job)}
 
 
-class ScopedBatches:
+class BatchesView:
     """The batches, restricted to batches whose jobs are all visible to a client."""
 
     def __init__(self, batches: Batches, store: Store, identity: Identity) -> None:
@@ -69,7 +69,7 @@ class ScopedBatches:
         return batch
 
 
-class ScopedStore:
+class StoreView:
     """The store, with lists and counts restricted to the jobs with a client's labels."""
 
     def __init__(self, store: Store, identity: Identity) -> None:
@@ -103,7 +103,7 @@ class ScopedStore:
         return {status: (await self.list_jobs(Filter([status]), 1, 0))[1] for status in JobStatus}
 
 
-class ScopedIngest(EventSink):
+class IngestView(EventSink):
     """Ingest for a client: events change only jobs that the client may see, and new jobs get the client's labels."""
 
     def __init__(self, ingest: Ingest, identity: Identity) -> None:
@@ -130,7 +130,7 @@ class ScopedIngest(EventSink):
         return event
 
 
-class ScopedHistory:
+class HistoryView:
     """The history, restricted to the topics that a client may watch."""
 
     def __init__(self, history: History, identity: Identity) -> None:
@@ -162,18 +162,18 @@ class ScopedHistory:
         return found if self._identity.may_watch_all else found - {ALL_JOBS}
 
 
-class ScopedServices(NamedTuple):
-    """The engine, restricted to the view of a client. `labels`: the labels that every visible job has."""
+class View(NamedTuple):
+    """The engine as one client sees it. `labels`: the labels that every visible job has."""
 
     labels: Mapping[str, str]
-    store: Store | ScopedStore
-    registry: Registry | ScopedRegistry
-    batches: Batches | ScopedBatches
-    history: History | ScopedHistory
-    ingest: Ingest | ScopedIngest
+    store: Store | StoreView
+    registry: Registry | RegistryView
+    batches: Batches | BatchesView
+    history: History | HistoryView
+    ingest: Ingest | IngestView
 
 
-class Scopes:
+class Views:
     """Make the view for each client. An unrestricted client receives the unwrapped components."""
 
     def __init__(
@@ -186,22 +186,22 @@ class Scopes:
         ingest: Ingest,
     ) -> None:
         self.broadcaster = broadcaster
-        self._all = ScopedServices({}, store, registry, batches, history, ingest)
+        self._all = View({}, store, registry, batches, history, ingest)
         self._store = store
         self._registry = registry
         self._batches = batches
         self._history = history
         self._ingest = ingest
 
-    def of(self, identity: Identity) -> ScopedServices:
+    def of(self, identity: Identity) -> View:
         """Return the view of a client."""
         if not identity.bound:
             return self._all
-        return ScopedServices(
+        return View(
             identity.labels,
-            ScopedStore(self._store, identity),
-            ScopedRegistry(self._registry, identity),
-            ScopedBatches(self._batches, self._store, identity),
-            ScopedHistory(self._history, identity),
-            ScopedIngest(self._ingest, identity),
+            StoreView(self._store, identity),
+            RegistryView(self._registry, identity),
+            BatchesView(self._batches, self._store, identity),
+            HistoryView(self._history, identity),
+            IngestView(self._ingest, identity),
         )

@@ -1,26 +1,38 @@
-"""Request bodies with backpressure, and the limits of uploads.
+"""Request bodies with backpressure, and multipart forms with files (RFC 7578), which go to disk as they arrive.
 
 Quart's own body buffers everything the client sends: a fast upload to a slow disk would fill the memory. This one reads
 a chunk from the connection once the handler has read the previous chunk, so that TCP slows the client down.
 """
 
+import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
+from functools import partial
 from traceback import clear_frames
-from typing import Final, NamedTuple
+from typing import Any, Final, Protocol, cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser
 from quart.wrappers.request import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioRequest
+from werkzeug.http import parse_options_header
 
 from progressd.config.settings import Limits
-from progressd.core.errors import RequestTimeout, TooLarge, TooManyUploads, readable_size
+from progressd.core.errors import InvalidInput, RequestTimeout, TooLarge, readable_size
+from progressd.files.job_files import Upload
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-STALL_TIMEOUT: Final = 5.0  # seconds of delay after which a new upload can replace an upload
+OVERHEAD: Final = 1024 * 1024  # bytes of a form besides its files and fields
+MAX_HEADER: Final = 4096  # bytes of a part's header
+FROM_FILES: Final = ("options", "labels")  # fields that may be sent as a file, as with `curl -F options=@o.json`
+DISPOSITION: Final = b"content-disposition"
+EVENTS: Final = ("header_field", "header_value", "header_end", "headers_finished", "part_data", "part_end", "end")
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings reach the client as an error
 
 
 class BackpressuredBody:
@@ -187,63 +199,133 @@ async def whole_body(request: Request, limits: Limits, max_bytes: int = 1024 * 1
     return b"".join([piece async for piece in BodyChunks(request, limits, max_bytes)])
 
 
-class Upload(NamedTuple):
-    """A request that uploads files, and the scope that cancels it."""
+class FormSink(Protocol):
+    """Receive the files of a form, one after the other."""
 
-    client: str
-    body: BodyChunks
-    scope: trio.CancelScope
+    async def begin(self, filename: str) -> Upload:
+        """Begin a file."""
+
+    async def whole(self) -> None:
+        """Finish the file. It is complete."""
 
 
-class Transfers:
-    """The uploads and downloads in progress: limit them, cancel a stalled upload for a new one, delay a shutdown."""
+def form_body(request: Request, limits: Limits, max_files: int) -> BodyChunks:
+    """Return the body of a request with a form. Raises InvalidInput, TooLarge."""
+    if request.mimetype != "multipart/form-data" or not request.mimetype_params.get("boundary"):
+        raise InvalidInput("the body is not a form: send it as multipart/form-data, with a boundary")
+    max_bytes = max_files * limits.max_upload_bytes + limits.max_form_fields * limits.max_form_field_bytes + OVERHEAD
+    if (request.content_length or 0) > max_bytes:
+        files = "the file is" if max_files == 1 else "the files together are"
+        raise TooLarge(f"{files} larger than {readable_size(max_files * limits.max_upload_bytes)}, the limit")
+    return BodyChunks(request, limits, max_bytes)
 
-    def __init__(self) -> None:
-        self.ends = set[trio.Event]()  # an event for each transfer in progress, set when the transfer ends
-        self.uploads = list[Upload]()
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Register a transfer inside the block."""
-        ended = trio.Event()
-        self.ends.add(ended)
+async def receive_form(
+    request: Request, body: BodyChunks, sink: FormSink, file_fields: Collection[str], limits: Limits, max_files: int
+) -> dict[str, str]:
+    """Pass the files to `sink`. Return the remaining fields. Raises InvalidInput, TooLarge, RequestTimeout."""
+    try:
+        reader = FormReader(request.mimetype_params["boundary"], sink, file_fields, limits, max_files)
+        async for piece in body:
+            await reader.feed(piece)
+        if not reader.ended:
+            raise ValueError("cut off")
+    except ValueError:
+        raise InvalidInput("the form is malformed or was cut off: send it again") from None
+    if not reader.files:
+        raise InvalidInput(f"the form has no file: send one in the field {next(iter(file_fields))}")
+    return {name: value.decode(errors="replace") for name, value in reader.fields.items()}
+
+
+def printable_name(filename: str) -> str:
+    """Return a file's name for an error: at most 60 characters, all printable."""
+    return "".join(letter if letter.isprintable() else "_" for letter in filename[:60])
+
+
+def _note(events: list[tuple[str, bytes]], event: str, data: bytes = b"", start: int = 0, end: int = 0) -> None:
+    """Keep an event of the parser. A method of the reader would be a reference cycle."""
+    events.append((event, data[start:end]))
+
+
+class FormReader:
+    """Read the parts of a form from the chunks of a body."""
+
+    def __init__(
+        self, boundary: str, sink: FormSink, file_fields: Collection[str], limits: Limits, max_files: int
+    ) -> None:
+        """Raise ValueError for an overlong boundary."""
+        self.ended = False
+        self.files = 0
+        self.fields: dict[str, bytes] = {}
+        self._sink = sink
+        self._file_fields = file_fields
+        self._limits = limits
+        self._max_files = max_files
+        self._parts = 0
+        self._header, self._disposition = b"", b""
+        self._field: str | None = None  # the field name of the current part; None for a file
+        self._file: Upload | None = None  # the current part; None for a field
+        self._filename = ""
+        self._size = 0  # bytes of that file
+        self._events = list[tuple[str, bytes]]()  # parser events of the current chunk
+        callbacks = {f"on_{event}": partial(_note, self._events, event) for event in EVENTS}
+        self._parser = MultipartParser(boundary.encode(), cast(Any, callbacks), max_header_size=MAX_HEADER)
+
+    async def feed(self, piece: bytes) -> None:
+        """Read the next chunk of the body. Raises ValueError if it is malformed, InvalidInput, TooLarge."""
+        self._events.clear()
         try:
-            yield
-        finally:
-            self.ends.discard(ended)
-            ended.set()
+            self._parser.write(piece)
+        except MultipartParseError as error:
+            if "exceeded" not in str(error):
+                raise
+            size = readable_size(MAX_HEADER)
+            raise TooLarge(f"a part of the form has more than 8 headers, or one larger than {size}") from error
+        for event, data in self._events:
+            match event:
+                case "header_field" | "header_value":
+                    self._header += data
+                case "header_end":
+                    if self._header.lower().startswith(DISPOSITION):
+                        self._disposition = self._header[len(DISPOSITION) :]
+                    self._header = b""
+                case "headers_finished":
+                    await self._begin_part()
+                    await trio.lowlevel.checkpoint()  # one chunk may have many parts
+                case "part_data":
+                    await self._add(data)
+                case "part_end" if self._file is not None:
+                    await self._sink.whole()
+                case "end":
+                    self.ended = True
 
-    @contextmanager
-    def uploading(self, client: str, body: BodyChunks, limits: Limits, *, exempt: bool) -> Iterator[None]:
-        """Register an upload inside the block. Raises TooManyUploads, and RequestTimeout if a new upload replaced it.
+    async def _begin_part(self) -> None:
+        self._parts += 1
+        if self._parts > self._limits.max_form_fields + self._max_files:
+            raise TooLarge("the form has too many fields besides the file")
+        _, parameters = parse_options_header(self._disposition.decode())
+        name, filename = parameters.get("name", ""), parameters.get("filename")
+        self._disposition = b""
+        self._file = self._field = None
+        if filename and name in self._file_fields:
+            self.files += 1
+            if self.files > self._max_files == 1:
+                raise InvalidInput("the form has several files: send only one here, or all of them to /api/batch")
+            if self.files > self._max_files:
+                raise TooLarge(f"the batch has too many files: send at most {self._max_files} together")
+            self._filename, self._size = filename, 0
+            self._file = await self._sink.begin(filename)
+        elif filename is None or name in FROM_FILES:
+            self._field = name
 
-        A client that is `exempt` from the limit per address leaves a quarter of the slots to other clients.
-        """
-        max_uploads = limits.max_uploads
-        share = max_uploads - max_uploads // 4 if exempt else limits.max_uploads_per_address
-        own = [upload for upload in self.uploads if upload.client == client]
-        if len(own) >= share:
-            self._make_room(own, TooManyUploads(f"this client already has {share} uploads in progress"))
-        if len(self.uploads) >= max_uploads:
-            self._make_room(self.uploads, TooManyUploads(f"{max_uploads} uploads are already in progress"))
-        upload = Upload(client, body, trio.CancelScope())
-        self.uploads.append(upload)
-        try:
-            with self.active(), upload.scope:
-                yield
-        finally:
-            self._remove(upload)
-        if upload.scope.cancelled_caught:
-            raise RequestTimeout("the body arrived too slowly and made room for another upload")
-
-    def _make_room(self, uploads: list[Upload], error: TooManyUploads) -> None:
-        """Cancel the upload that is furthest behind. Raises the error if no upload is."""
-        slowest = max(uploads, key=lambda upload: upload.body.behind())
-        if slowest.body.behind() < STALL_TIMEOUT:
-            raise error
-        self._remove(slowest)
-        slowest.scope.cancel()
-
-    def _remove(self, upload: Upload) -> None:
-        if upload in self.uploads:
-            self.uploads.remove(upload)
+    async def _add(self, data: bytes) -> None:
+        if self._file is not None:
+            self._size += len(data)
+            if self._size > (limit := self._limits.max_upload_bytes):
+                raise TooLarge(f"{printable_name(self._filename)} is larger than {readable_size(limit)}, the limit")
+            await self._file.write(data)
+        elif self._field is not None:
+            value = self.fields.get(self._field, b"") + data
+            if len(value) > (limit := self._limits.max_form_field_bytes):
+                raise TooLarge(f"the field {self._field[:60]!r} is larger than {readable_size(limit)}")
+            self.fields[self._field] = value

@@ -1,20 +1,24 @@
-"""The context of a request: its client, and the parts of the daemon that its route uses."""
+"""What routes use: the client of a request, the parts of the daemon, and what all requests share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 from weakref import WeakValueDictionary
 
+import msgspec
 import trio
-from quart import request
+from quart import Response, request
 
 from progressd.auth.authenticator import Authenticator, Client
 from progressd.auth.limits import RateLimiter, counted_as
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.outbox import MemoryBudget
-from progressd.config.settings import Settings
-from progressd.engine.access import ScopedServices, Scopes
+from progressd.config.settings import Limits, Settings
+from progressd.core.errors import RequestTimeout, TooManyUploads
+from progressd.engine.access import View, Views
 from progressd.files.job_files import JobFiles
-from progressd.http.body import Transfers
+from progressd.http.body import BodyChunks
 from progressd.http.job_cache import JobResponseCache
 from progressd.http.metrics import MetricsCollector
 from progressd.http.streams import StreamRegistry
@@ -25,6 +29,71 @@ CONTEXT: Final = "progressd.context"  # the key of a RequestContext in an ASGI s
 # Bytes of unread NDJSON answers of all clients together. Each client may have MAX_ANSWERS, because many read no answer
 # before they have sent all lines. Above the limit, the client with the most unread answers is disconnected.
 MAX_PENDING: Final = 4 * MAX_ANSWERS
+STALL_TIMEOUT: Final = 5.0  # seconds of delay after which a new upload can replace an upload
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Upload(NamedTuple):
+    """A request that uploads files, and the scope that cancels it."""
+
+    client: str
+    body: BodyChunks
+    scope: trio.CancelScope
+
+
+class Transfers:
+    """The uploads and downloads in progress: limit them, cancel a stalled upload for a new one, delay a shutdown."""
+
+    def __init__(self) -> None:
+        self.ends = set[trio.Event]()  # an event for each transfer in progress, set when the transfer ends
+        self.uploads = list[_Upload]()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Register a transfer inside the block."""
+        ended = trio.Event()
+        self.ends.add(ended)
+        try:
+            yield
+        finally:
+            self.ends.discard(ended)
+            ended.set()
+
+    @contextmanager
+    def uploading(self, client: str, body: BodyChunks, limits: Limits, *, exempt: bool) -> Iterator[None]:
+        """Register an upload inside the block. Raises TooManyUploads, and RequestTimeout if a new upload replaced it.
+
+        A client that is `exempt` from the limit per address leaves a quarter of the slots to other clients.
+        """
+        max_uploads = limits.max_uploads
+        share = max_uploads - max_uploads // 4 if exempt else limits.max_uploads_per_address
+        own = [upload for upload in self.uploads if upload.client == client]
+        if len(own) >= share:
+            self._make_room(own, TooManyUploads(f"this client already has {share} uploads in progress"))
+        if len(self.uploads) >= max_uploads:
+            self._make_room(self.uploads, TooManyUploads(f"{max_uploads} uploads are already in progress"))
+        upload = _Upload(client, body, trio.CancelScope())
+        self.uploads.append(upload)
+        try:
+            with self.active(), upload.scope:
+                yield
+        finally:
+            self._remove(upload)
+        if upload.scope.cancelled_caught:
+            raise RequestTimeout("the body arrived too slowly and made room for another upload")
+
+    def _make_room(self, uploads: list[_Upload], error: TooManyUploads) -> None:
+        """Cancel the upload that is furthest behind. Raises the error if no upload is."""
+        slowest = max(uploads, key=lambda upload: upload.body.behind())
+        if slowest.body.behind() < STALL_TIMEOUT:
+            raise error
+        self._remove(slowest)
+        slowest.scope.cancel()
+
+    def _remove(self, upload: _Upload) -> None:
+        if upload in self.uploads:
+            self.uploads.remove(upload)
 
 
 @dataclass
@@ -34,7 +103,7 @@ class AppContext:
     settings: Settings  # the settings in force
     authenticator: Authenticator
     rate_limits: RateLimiter
-    views: Scopes
+    views: Views
     broadcaster: Broadcaster
     files: JobFiles
     streams: StreamRegistry
@@ -59,7 +128,7 @@ class RequestContext:
 
     app: AppContext
     client: Client
-    view: ScopedServices
+    view: View
 
     @property
     def owner(self) -> str:
@@ -71,3 +140,8 @@ class RequestContext:
 def request_context() -> RequestContext:
     """Return the context of the current request, created by AccessMiddleware."""
     return cast(RequestContext, request.scope[CONTEXT])  # type: ignore[typeddict-item]
+
+
+def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a response with a JSON body."""
+    return Response(_encode(body), status, headers, content_type="application/json")

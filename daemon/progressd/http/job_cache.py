@@ -12,6 +12,7 @@ from progressd.net.request import BasePath
 
 MAX_ENTRIES: Final = 4096  # jobs, about 1.5 KiB each
 MAX_ENTRY_BYTES: Final = 4096  # larger bodies are rare, and are encoded each time
+MIN_GZIP_BYTES: Final = 1400  # a shorter response is one packet, compressed or not
 CACHING: Final = "private, no-cache"  # cache it, and revalidate each time
 
 Headers = Sequence[tuple[bytes, bytes]]

@@ -7,7 +7,8 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 import trio
@@ -15,14 +16,13 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 from hypercorn.typing import Scope as ASGIScope
 
 from progressd.auth.api_keys import Scope
-from progressd.auth.authenticator import ANONYMOUS, UNRESTRICTED, Client, Identity, require
+from progressd.auth.authenticator import UNRESTRICTED, Client, Identity, admit, require
 from progressd.auth.limits import RateLimitState, client_address, networks
 from progressd.core.errors import Forbidden, OutOfScope, ProgressdError, RateLimited, Unauthorized
 from progressd.core.messages import ALL_JOBS, encode
 from progressd.http.body import SAFE
 from progressd.http.context import CONTEXT, AppContext, RequestContext
-from progressd.http.job_cache import CachedResponse, Headers
-from progressd.http.response import MIN_GZIP_BYTES, respond
+from progressd.http.job_cache import MIN_GZIP_BYTES, CachedResponse, Headers
 from progressd.http.schemas import JSON
 from progressd.net.request import check_host, check_origin, header
 
@@ -121,7 +121,7 @@ class AccessMiddleware:
             with trio.CancelScope() as serving, self._authenticator.revocable(client.identity, serving.cancel):
                 await self._pass_on(scope, client, receive, response)
             if serving.cancelled_caught:
-                self._authorize(scope, self._identify(scope))
+                _authorize(self._identify(scope), scope)
                 raise Unauthorized("the key has changed: send the request again")
         except ProgressdError as error:
             if not response.started:
@@ -144,8 +144,9 @@ class AccessMiddleware:
         path = target.decode()
         scope: Any = {"method": "GET", "path": path, "query_string": b"", "headers": headers, "client": client}
         try:
-            sender = self._identify(scope)
-            self._authorize(scope, sender)
+            sender = Client(self._address(scope), self._identify(scope))
+            self._check_browser(scope)
+            _authorize(sender.identity, scope)
             if not sender.identity.may_see(job):
                 return None
             answer = self._context.answers.answer(job, fields.get(b"if-none-match"))
@@ -175,19 +176,18 @@ class AccessMiddleware:
         await respond(receive, send, 308, {"Location": location, "Content-Length": "0"})
         return True
 
-    def _identify(self, scope: HTTPScope) -> Client:
-        """Return the client. Raises Unauthorized for an invalid key or token, except on public paths."""
+    def _identify(self, scope: HTTPScope) -> Identity:
+        """Return the client's identity. Raises Unauthorized for an invalid key or token, except on public paths."""
         headers = list(scope["headers"])
         query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else None
         if ping := PING_KEY.match(scope["path"]):
             headers, query = [(b"x-api-key", ping[1].encode())], None
         try:
-            identity = self._authenticator.authenticate(headers, query)
+            return self._authenticator.authenticate(headers, query)
         except Unauthorized:
             if action_of(scope["method"], scope["path"]) is not None or scope["path"] == AUTH_STATUS:
                 raise
-            identity = self._authenticator.anonymous
-        return Client(self._address(scope), identity)
+            return self._authenticator.anonymous
 
     def _count(self, path: str, client: Client) -> Headers:
         """Count a request. Returns the headers with the client's quota. Raises RateLimited."""
@@ -196,31 +196,18 @@ class AccessMiddleware:
         state = self._rate_limits.take(client)
         return () if state is None else _quota(state)
 
-    def _authorize(self, scope: HTTPScope, client: Client) -> None:
-        """Check that the client may send this request. Raises Forbidden, Unauthorized, OutOfScope."""
-        self._check_browser(scope)
-        action = action_of(scope["method"], scope["path"])
-        if action is not None:
-            require(client.identity, action)
-            _require_in_scope(client.identity, scope["path"])
-
     def _admit(self, scope: HTTPScope, response: ResponseSender) -> Client:
-        try:
-            client = self._identify(scope)
-        except Unauthorized:  # guesses of a key count too
-            self._count_request(scope, Client(self._address(scope), ANONYMOUS), response)
-            self._check_browser(scope)
-            raise
-        self._count_request(scope, client, response)
-        self._authorize(scope, client)
-        return client
+        def count(client: Client) -> None:
+            try:
+                response.quota = self._count(scope["path"], client)
+            except RateLimited:
+                response.quota = _quota(self._rate_limits.state(client))
+                raise
 
-    def _count_request(self, scope: HTTPScope, client: Client, response: ResponseSender) -> None:
-        try:
-            response.quota = self._count(scope["path"], client)
-        except RateLimited:
-            response.quota = _quota(self._rate_limits.state(client))
-            raise
+        identify, check = partial(self._identify, scope), partial(self._check_browser, scope)
+        client = admit(self._address(scope), identify, count, check)
+        _authorize(client.identity, scope)
+        return client
 
     def _address(self, scope: HTTPScope) -> str:
         peer = scope["client"][0] if scope["client"] else "unix"
@@ -255,7 +242,13 @@ def _quota(state: RateLimitState) -> Headers:
     return [(f"x-ratelimit-{name}".encode(), str(value).encode()) for name, value in values.items()]
 
 
-def _require_in_scope(identity: Identity, path: str) -> None:
+def _authorize(identity: Identity, scope: HTTPScope) -> None:
+    """Check that a client may send this request. Raises Unauthorized, OutOfScope."""
+    path = scope["path"]
+    action = action_of(scope["method"], path)
+    if action is None:
+        return
+    require(identity, action)
     paths = FOR_ALL_JOBS_TOKENS if identity.topic == ALL_JOBS else FOR_TOPIC_TOKENS
     if identity.topic is not None and not path.startswith(paths):
         raise OutOfScope(f"this token is for {identity.topic} only")
@@ -275,3 +268,20 @@ async def _reject(error: ProgressdError, receive: ASGIReceiveCallable, send: ASG
     body = encode(error.body())
     fields = {**error.headers(), "Content-Type": JSON, "Content-Length": str(len(body))}
     await respond(receive, send, error.status, fields, body)
+
+
+async def respond(
+    receive: ASGIReceiveCallable, send: ASGISendCallable, status: int, fields: Mapping[str, str], body: bytes = b""
+) -> None:
+    """Send a whole response and discard the request's body: Hypercorn does not finish a request with an unread body."""
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields.items()]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_discard, receive)
+        await send({"type": "http.response.start", "status": status, "headers": headers, "trailers": False})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+        nursery.cancel_scope.cancel()
+
+
+async def _discard(receive: ASGIReceiveCallable) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,19 +1,23 @@
-"""The OpenAPI 3.1 document, built from the routes and their descriptions."""
+"""The OpenAPI 3.1 document, built from the routes and their descriptions: as JSON, and as a page."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache, partial
 from inspect import cleandoc
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
-from msgspec import Struct
-from quart import Quart
+from jinja2 import Environment, FileSystemLoader
+from msgspec import UNSET, Struct, UnsetType
+from quart import Blueprint, Quart, Response, current_app
 
 from progressd import __version__
-from progressd.http.schemas import (
-    JSON,
-    ErrorBody,
-)
+from progressd.http.context import request_context
+from progressd.http.schemas import JSON
+
+blueprint = Blueprint("reference", __name__, url_prefix="/api")
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -41,6 +45,17 @@ def described(
         return view
 
     return describe
+
+
+class ErrorBody(Struct, frozen=True):
+    """The reason as a sentence. 401, 403 and 429 have a word in `error` and the sentence in `message`.
+
+    `retry_after` is in seconds.
+    """
+
+    error: str
+    message: str | UnsetType = UNSET
+    retry_after: int | UnsetType = UNSET
 
 
 COMMON_ERRORS: Final = (400, 401, 403, 429, 500, 503)
@@ -100,6 +115,9 @@ SECURITY: Final[list[dict[str, list[str]]]] = [{}, {"bearer": []}, {"key": []}]
 _REFERENCE: Final = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 
+CACHING: Final = {"Cache-Control": "no-cache"}
+TEMPLATES: Final = Path(__file__).parent / "templates"
+_OBJECT: Final = {"type": "object", "description": "An OpenAPI 3.1 document."}
 ID: Final = "03efbe1e-1257-4729-9f9d-14e3b6d6e228"  # the example in paths
 
 
@@ -249,3 +267,32 @@ def _tag(path: str) -> str:
 
 def _any_json(type_: type) -> dict[str, Any]:
     return {"description": "any JSON"}
+
+
+@blueprint.get("/openapi.json")
+@described(_OBJECT)
+async def openapi() -> Response:
+    """Return this document."""
+    document, _ = _rendered()
+    return Response(document, 200, CACHING, content_type="application/json")
+
+
+@blueprint.get("/docs")
+@described(also={200: {"text/html": {"type": "string"}}})
+async def docs() -> Response:
+    """Return this document as a page."""
+    _, page = _rendered()
+    return Response(page, 200, CACHING, content_type="text/html; charset=utf-8")
+
+
+def _rendered() -> tuple[bytes, str]:
+    return _render(current_app, request_context().app.settings.server.base_path)
+
+
+@lru_cache(maxsize=1)
+def _render(app: Quart, base_path: str) -> tuple[bytes, str]:
+    """Return the document and the page. Building them takes 50 ms, and they never change."""
+    document = openapi_document(app, base_path)
+    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+    templates.globals["json"] = partial(json.dumps, indent=2, ensure_ascii=False)
+    return msgspec.json.encode(document), templates.get_template("docs.html").render(document=document)

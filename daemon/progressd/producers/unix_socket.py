@@ -38,6 +38,7 @@ class UnixSocket:
         self._settings = settings.ingest
         self._poller = Poller(ingest)
         self._connected = 0
+        self._rejecting = False  # the newest producer was rejected
         self._producers = set[ProducerConnection]()
         self._accepting = trio.CancelScope()
         self._drained = trio.Event()
@@ -68,9 +69,12 @@ class UnixSocket:
     def _accepted(self, sock: socket.socket, producers: trio.Nursery) -> None:
         if self._connected < self._settings.max_connections:
             self._connected += 1
+            self._rejecting = False
             producers.start_soon(self._serve, sock)
             return
-        log.warning("too many producers, rejecting a new one (ingest.max_connections)", connected=self._connected)
+        if not self._rejecting:
+            log.warning("too many producers, rejecting new ones (ingest.max_connections)", connected=self._connected)
+        self._rejecting = True
         error = TooManyConnections(
             f"too many producers: {self._connected} are connected (try again later, or raise ingest.max_connections)"
         )

@@ -72,11 +72,12 @@ export async function signedDownloadUrl(id) {
  * body has been sent.
  * @param {File[]} files
  * @param {object} options
+ * @param {string} key the same for each try, so that a retry creates nothing twice
  * @param {(sent: number, total: number) => void} onSent bytes
  * @param {AbortSignal} signal
  * @returns {Promise<{job_id?: string, batch_id?: string, status: string, created_at: string}>}
  */
-export function submit(files, options, onSent, signal) {
+export function submit(files, options, key, onSent, signal) {
   const [url, field] = files.length === 1 ? ['api/convert', 'file'] : ['api/batch', 'files[]'];
   const form = new FormData();
   form.append('options', JSON.stringify(options));
@@ -86,6 +87,7 @@ export function submit(files, options, onSent, signal) {
     const xhr = new XMLHttpRequest();
     xhr.open('POST', url);
     for (const [name, value] of Object.entries(credentials())) xhr.setRequestHeader(name, value);
+    xhr.setRequestHeader('Idempotency-Key', key);
     xhr.responseType = 'json';
     xhr.upload.onprogress = ({ loaded, total }) => onSent(loaded, total);
     xhr.onload = () => {

@@ -35,6 +35,7 @@ const REFUSALS = new Set([...BAD_FILE, 422]);
  * @property {File[]} files
  * @property {number} bytes the size of all files
  * @property {object} options
+ * @property {string} key its Idempotency-Key
  * @property {AbortController} abort
  * @property {boolean} running
  */
@@ -69,15 +70,15 @@ export class Uploads {
   /** @param {File[]} files chosen together @param {object} options of the conversion */
   add(files, options) {
     for (let at = 0; at < files.length; at += FILES_IN_BATCH) {
-      this.#put(`upload-${this.#next++}`, files.slice(at, at + FILES_IN_BATCH), options);
+      this.#put(`upload-${this.#next++}`, files.slice(at, at + FILES_IN_BATCH), options, newKey());
     }
     this.#startNext();
   }
 
   /** Sends a failed upload again, from its beginning. */
   retry(id) {
-    const { files, options } = this.#entries.get(id);
-    this.#put(id, files, options);
+    const { files, options, key } = this.#entries.get(id);
+    this.#put(id, files, options, key);
     this.#startNext();
   }
 
@@ -89,7 +90,7 @@ export class Uploads {
     this.#listener.onChange();
   }
 
-  #put(id, files, options) {
+  #put(id, files, options, key) {
     const bytes = files.reduce((sum, file) => sum + file.size, 0);
     const upload = {
       upload: true,
@@ -100,7 +101,7 @@ export class Uploads {
       progress: { step_name: 'Waiting to upload', percent: 0 },
       detail: size(bytes),
     };
-    this.#entries.set(id, { upload, files, bytes, options, abort: new AbortController(), running: false });
+    this.#entries.set(id, { upload, files, bytes, options, key, abort: new AbortController(), running: false });
     this.#listener.onChange();
   }
 
@@ -112,13 +113,13 @@ export class Uploads {
   }
 
   async #send(entry) {
-    const { files, options, abort } = entry;
+    const { files, options, key, abort } = entry;
     const { id, input_filename } = entry.upload;
     entry.running = true;
     this.#change(entry, { waiting: false, progress: { step_name: 'Uploading', percent: 0 } });
     try {
       const onSent = (sent, total) => this.#sent(entry, sent, total);
-      const { job_id, ...data } = await submit(files, options, onSent, abort.signal);
+      const { job_id, ...data } = await submit(files, options, key, onSent, abort.signal);
       this.#entries.delete(id);
       const about = { kind: PIPELINE, pipeline: PIPELINE, input_filename };
       if (job_id) this.#listener.onArrived({ type: 'job_created', job_id, data: { ...about, ...data } });
@@ -156,3 +157,6 @@ export class Uploads {
     this.#listener.onChange();
   }
 }
+
+/** `crypto.randomUUID` exists only under HTTPS and on this machine. */
+const newKey = () => crypto.getRandomValues(new Uint32Array(4)).join('-');

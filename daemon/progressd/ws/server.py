@@ -10,16 +10,16 @@ from trio_websocket import ConnectionClosed
 from wsproto.utilities import LocalProtocolError
 
 from progressd.auth.api_keys import Scope
-from progressd.auth.authenticator import ANONYMOUS, Authenticator, Client, Identity, require
+from progressd.auth.authenticator import ANONYMOUS, Authenticator, Client, Identity, admit, require
 from progressd.auth.limits import ConnectionLimiter, RateLimiter, client_address, networks
 from progressd.broadcast.outbox import MemoryBudget, Outbox
 from progressd.broadcast.throttle import filtered_outbox
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
-from progressd.core.errors import NotFound, ProgressdError, Stopping, TokenExpired, Unauthorized
+from progressd.core.errors import NotFound, ProgressdError, Stopping, TokenExpired
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, Hello, Notice, Resync, batch_topic, job_topic
-from progressd.engine.access import ScopedServices, Scopes
+from progressd.engine.access import View, Views
 from progressd.net.connection import Connection
 from progressd.net.connection_log import LEFT_HANDSHAKE, rejected
 from progressd.net.request import StreamQuery, StreamRequest, check_host, check_origin, require_known, stream_request
@@ -40,13 +40,13 @@ class WebSocketServer:
         authenticator: Authenticator,
         rate_limits: RateLimiter,
         connection_limiter: ConnectionLimiter,
-        scopes: Scopes,
+        views: Views,
     ) -> None:
         self._settings = settings
         self._authenticator = authenticator
         self._rate_limits = rate_limits
         self._connection_limiter = connection_limiter
-        self._scopes = scopes
+        self._views = views
         self._open: dict[WebSocket, Client] = {}  # oldest first
         self.budget = MemoryBudget(settings.limits.send_buffer_bytes_total)
         self.heartbeat = Heartbeat(settings.limits)
@@ -124,28 +124,24 @@ class WebSocketServer:
         headers, server = websocket.headers, self._settings.server
         address = client_address(websocket.connection.address, headers, networks(server.trusted_proxies))
         websocket.connection.log_entry.address = address
+        authenticate = partial(self._authenticator.authenticate, headers, websocket.target.partition("?")[2])
         try:
-            identity = self._authenticator.authenticate(headers, websocket.target.partition("?")[2])
-        except Unauthorized as error:
-            self._check(websocket, Client(address, ANONYMOUS))
-            if isinstance(error, TokenExpired):
-                self._count(websocket, address, ANONYMOUS)
+            client = admit(address, authenticate, self._rate_limits.take, partial(self._check_browser, websocket))
+        except TokenExpired:
+            self._count(websocket, Client(address, ANONYMOUS))
             raise
-        self._check(websocket, Client(address, identity))
-        self._count(websocket, address, identity)
-        return identity
+        self._count(websocket, client)
+        return client.identity
 
-    def _check(self, websocket: WebSocket, client: Client) -> None:
-        """Count the handshake, and check its Host and Origin. Raises RateLimited, Forbidden."""
-        self._rate_limits.take(client)
+    def _check_browser(self, websocket: WebSocket) -> None:
         check_host(websocket.host, self._settings.server)
         check_origin(websocket.origin, websocket.host, self._settings.server)
 
-    def _count(self, websocket: WebSocket, address: str, identity: Identity) -> None:
+    def _count(self, websocket: WebSocket, client: Client) -> None:
         """Count a client. Raises Unavailable if a limit is reached."""
         if self._draining is not None:
             raise Stopping("the daemon is stopping")
-        client = Client(address, identity, publishes(websocket.target))
+        client = client._replace(publishes=publishes(websocket.target))
         self._connection_limiter.check(client)
         self._connection_limiter.add(client)
         self._open[websocket] = client
@@ -156,28 +152,26 @@ class WebSocketServer:
 
     async def _server_for(self, websocket: WebSocket, identity: Identity) -> Callable[[], Awaitable[None]]:
         """Return the function that serves the client once accepted. Raises a ProgressdError to reject the client."""
-        scope, target = self._scopes.of(identity), websocket.target
+        view, target = self._views.of(identity), websocket.target
         if publishes(target):
             require(identity, Scope.WRITE)
             require_known(_parameters(target))
-            return PublishHandler(websocket, NDJSONReader(self._settings.ingest.max_line_bytes, scope.ingest)).serve
+            return PublishHandler(websocket, NDJSONReader(self._settings.ingest.max_line_bytes, view.ingest)).serve
         require(identity, Scope.READ)
         request = read_stream_request(target)
         if request.topic is None:
-            return partial(self._serve_session, websocket, scope, request)
-        await scope.history.require(request.topic)
-        return partial(self._serve_topic, websocket, scope, request, request.topic)
+            return partial(self._serve_session, websocket, view, request)
+        await view.history.require(request.topic)
+        return partial(self._serve_topic, websocket, view, request, request.topic)
 
-    async def _serve_topic(
-        self, websocket: WebSocket, scope: ScopedServices, request: StreamRequest, topic: str
-    ) -> None:
-        history, broadcaster = scope.history, self._scopes.broadcaster
+    async def _serve_topic(self, websocket: WebSocket, view: View, request: StreamRequest, topic: str) -> None:
+        history, broadcaster = view.history, self._views.broadcaster
         after = None if request.since is None else history.offset(request.since, broadcaster.offset)
         if request.since is not None and after is None:
             websocket.send(Resync())
         entry = websocket.connection.log_entry
         entry.topics = topic
-        outbox = _filtered_outbox(websocket, scope, request)
+        outbox = _filtered_outbox(websocket, view, request)
         subscription = broadcaster.join(topic, outbox, after, lambda upto: websocket.send(Hello(history.cursor(upto))))
         try:
             websocket.nursery.start_soon(websocket.replay, subscription)
@@ -186,11 +180,11 @@ class WebSocketServer:
             subscription.leave()
             entry.outcome = websocket.outcome
 
-    async def _serve_session(self, websocket: WebSocket, scope: ScopedServices, request: StreamRequest) -> None:
-        session = self._scopes.broadcaster.open_session(_filtered_outbox(websocket, scope, request))
+    async def _serve_session(self, websocket: WebSocket, view: View, request: StreamRequest) -> None:
+        session = self._views.broadcaster.open_session(_filtered_outbox(websocket, view, request))
         try:
             messages, received = trio.open_memory_channel[str | bytes](1)
-            commands = SubscriptionCommands(websocket, session, scope.history, self._subscribe_lock)
+            commands = SubscriptionCommands(websocket, session, view.history, self._subscribe_lock)
             websocket.nursery.start_soon(commands.run, received)
             await websocket.serve(messages)
         finally:
@@ -199,11 +193,9 @@ class WebSocketServer:
             session.leave()
 
 
-def _filtered_outbox(websocket: WebSocket, scope: ScopedServices, request: StreamRequest) -> Outbox:
+def _filtered_outbox(websocket: WebSocket, view: View, request: StreamRequest) -> Outbox:
     """Return the outbox behind filters that drop unwanted and hidden messages."""
-    return filtered_outbox(
-        websocket.outbox, request.types, request.interval, scope.labels, websocket.nursery.start_soon
-    )
+    return filtered_outbox(websocket.outbox, request.types, request.interval, view.labels, websocket.nursery.start_soon)
 
 
 def _parameters(target: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from progressd.core.messages import (
     batch_topic,
     job_topic,
 )
-from progressd.engine.access import ScopedHistory
+from progressd.engine.access import HistoryView
 from progressd.engine.history import History
 from progressd.ws.websocket import WebSocket
 
@@ -60,9 +60,7 @@ class SubscriptionCommands:
     pass of the event loop, one client continues.
     """
 
-    def __init__(
-        self, websocket: WebSocket, session: Session, history: History | ScopedHistory, lock: trio.Lock
-    ) -> None:
+    def __init__(self, websocket: WebSocket, session: Session, history: History | HistoryView, lock: trio.Lock) -> None:
         self._websocket = websocket
         self._session = session
         self._history = history

@@ -1,18 +1,20 @@
 """Batches: files that are submitted, queried and cancelled together."""
 
 import uuid
+from datetime import datetime
 from typing import Final
 
+from msgspec import UNSET, Struct, UnsetType
 from quart import Blueprint, Response
 
 from progressd.auth.authenticator import UNRESTRICTED
-from progressd.core.batch import BatchStatus, JobBatch
+from progressd.core.batch import BatchStatus, JobBatch, batch_counts
 from progressd.core.errors import Conflict, ProgressdError
-from progressd.core.events import BatchCancelEvent, checked_batch_id
+from progressd.core.events import BatchCancelEvent, Priority, checked_batch_id
 from progressd.core.job import Job
-from progressd.http.context import request_context
+from progressd.core.messages import BatchProgressData, Cursor, JobStatus
+from progressd.http.context import json_response, request_context
 from progressd.http.openapi import described
-from progressd.http.response import json_response
 from progressd.http.routes.submission import (
     LABELS,
     REPLAYED,
@@ -22,15 +24,8 @@ from progressd.http.routes.submission import (
     requested_submission,
     require_unused,
 )
-from progressd.http.schemas import (
-    FORM,
-    BatchAccepted,
-    BatchCancelled,
-    BatchJobs,
-    BatchView,
-    batch_job_view,
-    batch_view,
-)
+from progressd.http.schemas import FORM, or_unset, shown_progress
+from progressd.net.request import BasePath
 
 MAX_FILES: Final = 100
 FIELDS: Final = ("files[]", "files")
@@ -46,6 +41,88 @@ FILES_SCHEMA: Final = {
 FILES: Final = {FORM: FILES_SCHEMA}
 
 blueprint = Blueprint("batch", __name__, url_prefix="/api/batch")
+
+
+class BatchAccepted(Struct, frozen=True):
+    """The batch created from files."""
+
+    batch_id: str
+    status: BatchStatus
+    job_count: int
+    created_at: datetime
+
+
+class BatchCancelled(Struct, frozen=True):
+    """The cancelled batch; finished jobs stay unchanged."""
+
+    batch_id: str
+    status: BatchStatus
+    cancelled_jobs: int
+    completed_jobs: int
+
+
+class BatchView(Struct, frozen=True, kw_only=True):
+    """A batch. `estimated_completion` is present while only some of the jobs have finished."""
+
+    batch_id: str
+    status: BatchStatus
+    priority: Priority
+    progress: BatchProgressData
+    created_at: datetime
+    started_at: datetime | UnsetType = UNSET
+    completed_at: datetime | UnsetType = UNSET
+    estimated_completion: datetime | UnsetType = UNSET
+    cursor: str
+
+
+def batch_view(batch: JobBatch, store_id: str) -> BatchView:
+    """Return a batch for a client."""
+    return BatchView(
+        batch_id=batch.id,
+        status=batch.status,
+        priority=batch.priority,
+        progress=batch_counts(batch),
+        created_at=batch.created_at,
+        started_at=or_unset(batch.started_at),
+        completed_at=or_unset(batch.completed_at),
+        estimated_completion=or_unset(batch.estimated_completion),
+        cursor=str(Cursor(store_id, batch.offset)),
+    )
+
+
+class BatchJobProgress(Struct, frozen=True):
+    """The progress of a job in a batch."""
+
+    percent: int
+    step_name: str
+
+
+class BatchJobView(Struct, frozen=True, kw_only=True):
+    """A summary of a job in a batch. `download_url` is present once there is a result."""
+
+    job_id: str
+    filename: str
+    status: JobStatus
+    download_url: str | UnsetType = UNSET
+    progress: BatchJobProgress
+
+
+class BatchJobs(Struct, frozen=True):
+    """The jobs of a batch, in order of submission."""
+
+    batch_id: str
+    jobs: list[BatchJobView]
+
+
+def batch_job_view(job: Job, base: BasePath) -> BatchJobView:
+    """Return a job of a batch for a client."""
+    return BatchJobView(
+        job_id=job.id,
+        filename=job.input_filename or "",
+        status=job.status,
+        download_url=or_unset(base.result(job.id, job.output_path)),
+        progress=BatchJobProgress(shown_progress(job).percent, job.progress.step_name),
+    )
 
 
 @blueprint.post("")

@@ -2,17 +2,45 @@
 
 import shutil
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct, UnsetType
 from quart import Blueprint, Response
 
 from progressd import __version__
 from progressd.core.errors import StoreFailed, Unavailable
-from progressd.http.context import request_context
+from progressd.http.context import json_response, request_context
 from progressd.http.openapi import described
-from progressd.http.response import json_response
-from progressd.http.schemas import JSON, Health, HealthState, PipelineDefaults
+from progressd.http.schemas import JSON
 
 blueprint = Blueprint("health", __name__, url_prefix="/api/health")
+
+
+class PipelineDefaults(Struct, frozen=True):
+    """The defaults of a pipeline's options."""
+
+    options: dict[str, object]
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """The health of the daemon.
+
+    `status` is `healthy`; `failing` while the store cannot save; or `degraded` when a job cannot be read, or when the
+    files of jobs use all their space. `error` is the reason. `tools` lists the programs that pipeline options need,
+    and whether they are installed.
+    """
+
+    status: str
+    version: str
+    tools: dict[str, bool]
+    pipelines: dict[str, PipelineDefaults]
+    error: str | UnsetType = UNSET
+
+
+class HealthState(Struct, frozen=True):
+    """The status, and the reason if it is an error."""
+
+    status: str
+    error: str | UnsetType = UNSET
+    retry_after: int | UnsetType = UNSET  # seconds
 
 
 @blueprint.get("")

@@ -26,12 +26,12 @@ from progressd.core.job import Job
 from progressd.core.json import decode, reason_of
 from progressd.core.messages import FINISHED, JobStatus
 from progressd.http.body import whole_body
-from progressd.http.context import request_context
+from progressd.http.context import json_response, request_context
 from progressd.http.job_cache import CACHING
 from progressd.http.openapi import described
-from progressd.http.response import FileBody, attachment, json_response
+from progressd.http.response import FileBody, attachment
 from progressd.http.routes.sse import changed_job
-from progressd.http.schemas import JSON, JobPage, JobView, NewJob, RetryAccepted, job_view
+from progressd.http.schemas import JSON, JobView, job_view
 from progressd.store.base import Filter
 
 MAX_PAGE: Final = 1000  # jobs
@@ -43,6 +43,29 @@ IN_URLS: Final = "!#$%&'()*+,/:;=?@[]~"  # all other characters are percent-enco
 T = TypeVar("T")
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/api/jobs")
+
+
+class NewJob(Registration, frozen=True):
+    """The body of `POST /api/jobs`."""
+
+    id: str | None = None
+
+
+class JobPage(Struct, frozen=True):
+    """A page of jobs; `total` counts all pages."""
+
+    jobs: list[JobView]
+    total: int
+    limit: int
+    offset: int
+
+
+class RetryAccepted(Struct, frozen=True):
+    """The new job with the same input and options."""
+
+    job_id: str
+    status: JobStatus
+    message: str
 
 
 class PageQuery(Struct, frozen=True):

@@ -124,11 +124,11 @@ class _Run:
 
     async def job(self) -> Job | None:
         """Return the job of a run that has started."""
-        scope = request_context().view
+        view = request_context().view
         if RUN in self._labels:
-            return (await scope.registry.find([self._new_id])).get(self._new_id)
+            return (await view.registry.find([self._new_id])).get(self._new_id)
         running = Filter([JobStatus.PROCESSING], self._slug, tuple(self._labels.items()))
-        found, _ = await scope.store.list_jobs(running, MAX_RUNNING, 0)
+        found, _ = await view.store.list_jobs(running, MAX_RUNNING, 0)
         return next((job for job in found if RUN not in job.labels), None)
 
     def started(self, job: Job | None) -> list[Event]:

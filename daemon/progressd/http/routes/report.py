@@ -20,9 +20,8 @@ from progressd.broadcast.outbox import MemoryBudget
 from progressd.core.errors import ProgressdError, RequestTimeout, Stopping
 from progressd.core.events import ProducerEvent, checked_job_id
 from progressd.http.body import BodyChunks, whole_body
-from progressd.http.context import request_context
+from progressd.http.context import json_response, request_context
 from progressd.http.openapi import described
-from progressd.http.response import json_response
 from progressd.http.schemas import JSON, NDJSON
 from progressd.http.streams import StreamRegistry
 from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, Ack, NDJSONReader, read_event, rejection

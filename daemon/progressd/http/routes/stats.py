@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from msgspec import Struct
 from prometheus_client.exposition import choose_encoder
 from quart import Blueprint, Response, request
 
@@ -13,16 +14,60 @@ from progressd import __version__
 from progressd.core.errors import OutOfScope
 from progressd.core.job import Job
 from progressd.core.messages import JobStatus
-from progressd.http.context import request_context
+from progressd.http.context import json_response, request_context
 from progressd.http.openapi import described
-from progressd.http.response import json_response
-from progressd.http.schemas import BatchStats, JobStats, ServerStats, Stats, SystemStats
 from progressd.store.base import Filter
 
 MAX_JOBS: Final = 1000  # newest jobs, used for the statistics of a bound key
 TEXT: Final = {"type": "string"}
 
 blueprint = Blueprint("stats", __name__, url_prefix="/api")
+
+
+class ServerStats(Struct, frozen=True):
+    """The daemon."""
+
+    version: str
+    uptime_seconds: float
+    started_at: datetime
+
+
+class JobStats(Struct, frozen=True):
+    """Counts of stored jobs, and the mean duration and the pages of jobs completed since the start."""
+
+    total_jobs: int
+    completed_jobs: int
+    failed_jobs: int
+    cancelled_jobs: int
+    active_jobs: int
+    queued_jobs: int
+    avg_processing_time: float
+    total_pages_processed: int
+
+
+class BatchStats(Struct, frozen=True):
+    """Counts of stored batches; `completed` counts all finished batches."""
+
+    total: int
+    completed: int
+    processing: int
+
+
+class SystemStats(Struct, frozen=True):
+    """The process."""
+
+    memory_used_mb: float
+    worker_count: int
+    websocket_connections: int
+
+
+class Stats(Struct, frozen=True):
+    """Statistics of the daemon."""
+
+    server: ServerStats
+    jobs: JobStats
+    batches: BatchStats
+    system: SystemStats
 
 
 @blueprint.get("/stats")

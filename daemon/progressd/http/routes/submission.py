@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -34,12 +35,10 @@ from progressd.core.json import decode
 from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline, checked_options, shown
 from progressd.files.job_files import JobFiles, Upload
-from progressd.http.body import BodyChunks
-from progressd.http.context import request_context
-from progressd.http.multipart import form_body, printable_name, receive_form
+from progressd.http.body import BodyChunks, form_body, printable_name, receive_form
+from progressd.http.context import json_response, request_context
 from progressd.http.openapi import described
-from progressd.http.response import json_response
-from progressd.http.schemas import FORM, JobAccepted
+from progressd.http.schemas import FORM
 
 PDF: Final = "application/pdf"
 SIGNATURES: Final[Mapping[str, bytes]] = {PDF: b"%PDF-"}  # anywhere in the first 1024 bytes
@@ -70,6 +69,14 @@ blueprint = Blueprint("convert", __name__)
 
 _decode_options = msgspec.json.Decoder(dict[str, object]).decode
 _decode_labels = msgspec.json.Decoder(Labels).decode
+
+
+class JobAccepted(Struct, frozen=True):
+    """The job created from a file."""
+
+    job_id: str
+    status: JobStatus
+    created_at: datetime
 
 
 class PipelineQuery(Struct, frozen=True):

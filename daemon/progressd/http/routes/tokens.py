@@ -4,17 +4,46 @@ import math
 import time
 from datetime import UTC, datetime
 
+from msgspec import UNSET, Struct, UnsetType
 from quart import Blueprint, Response
 
 from progressd.auth.authenticator import ANONYMOUS, UNRESTRICTED
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
-from progressd.http.context import request_context
+from progressd.http.context import json_response, request_context
 from progressd.http.openapi import described
-from progressd.http.response import json_response
-from progressd.http.schemas import AuthStatus, RateLimitStatus, WatchToken
 
 blueprint = Blueprint("auth", __name__)
+
+
+class RateLimitStatus(Struct, frozen=True):
+    """The request quota. The full burst is available again at `reset_at`."""
+
+    enabled: bool
+    requests_per_minute: int
+    burst_size: int
+    your_remaining: int
+    reset_at: datetime
+
+
+class AuthStatus(Struct, frozen=True):
+    """The rights of the request's key, or whether a key is required."""
+
+    authenticated: bool
+    auth_required: bool | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    key_name: str | UnsetType = UNSET
+    scopes: list[str] | UnsetType = UNSET
+    labels: dict[str, str] | UnsetType = UNSET
+    expires_at: datetime | UnsetType | None = UNSET
+
+
+class WatchToken(Struct, frozen=True):
+    """A token to watch one topic, for browsers: they cannot send a key with a WebSocket or an EventSource."""
+
+    token: str
+    topic: str
+    expires_at: datetime
 
 
 @blueprint.get("/api/auth/status")

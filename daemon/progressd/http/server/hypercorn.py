@@ -27,7 +27,6 @@ from progressd.net.connection import LINGER_TIMEOUT, PREFIX, Connection
 from progressd.net.connection_log import UNREAD
 from progressd.net.listener import REQUEST_GRACE
 from progressd.net.request import ALWAYS, BasePath
-from progressd.system.condition import Condition
 
 KEEP_ALIVE_TIMEOUT: Final = 75.0  # seconds until an idle connection is closed, as in nginx
 MAX_RECEIVE: Final = 65536  # bytes in one read
@@ -115,7 +114,6 @@ class HTTPConnection:
         self._gave_up = False
         self._idle = True  # between requests
         self._idle_since = trio.current_time()
-        self._idle_changed = Condition()
         self._keep_alive = REQUEST_GRACE if context.worker.terminated.is_set() else KEEP_ALIVE_TIMEOUT
         self._head_deadline = math.inf  # deadline of a request head that has begun
         self._requests = 0  # number of requests before that head
@@ -175,7 +173,6 @@ class HTTPConnection:
             await self._protocol.handle(Closed())
         elif isinstance(event, Updated):
             self._idle = event.idle
-            self._idle_changed.notify()
             if event.idle:
                 self._restart_keep_alive()
                 self._reading.deadline = self._read_deadline()
@@ -237,7 +234,7 @@ class HTTPConnection:
         """If the data starts like an upgrade, read the rest of its head. Return the data unless it is an upgrade."""
         connection = self._connection
         with trio.move_on_after(UPGRADE_GRACE):  # the last bytes of the previous response may be in flight
-            await self._idle_changed.wait_for(lambda: self._idle)
+            await self._protocol.wait_finished()
         if not self._idle or self._protocol.has_begun():
             return data
         connection.push_back(data)
@@ -253,12 +250,11 @@ class HTTPConnection:
     async def _send(self, data: bytes) -> None:
         if self._closed:
             raise trio.ClosedResourceError
-        budget, rest = self._context.budget, memoryview(data)
+        rest = memoryview(data)
         try:
             while rest and not self._gave_up:
                 if self._unread >= MAX_SEND:
-                    budget.hold(self, len(data))
-                    await self._wait_for_room()
+                    await self._wait_for_room(len(data))
                     continue
                 try:
                     sent = self._connection.transport.send(cast(bytes, rest[:MAX_SEND]))
@@ -269,23 +265,26 @@ class HTTPConnection:
                     rest = rest[sent:]
         except OSError as error:
             raise trio.BrokenResourceError from error
-        finally:
-            budget.hold(self, 0)
         if self._gave_up:
             raise trio.BrokenResourceError("the client does not read")
         await trio.lowlevel.checkpoint()
 
-    async def _wait_for_room(self) -> None:
-        """Wait until the client has read most of the sent data, or give it up.
+    async def _wait_for_room(self, size: int) -> None:
+        """Wait until the client has read most of the sent data, or give it up. Meanwhile `size` bytes stay in memory.
 
         The kernel would accept megabytes at once, and a slow client would have to read all of them before the timeout.
         """
-        if not self._gave_up:
-            with trio.move_on_after(self._context.limits.idle_timeout) as self._sending:
-                await self._connection.transport.wait_writable()
-                self._unread = 0
-            if self._sending.cancelled_caught:
-                self.give_up()
+        budget = self._context.budget
+        budget.hold(self, size)
+        try:
+            if not self._gave_up:
+                with trio.move_on_after(self._context.limits.idle_timeout) as self._sending:
+                    await self._connection.transport.wait_writable()
+                    self._unread = 0
+                if self._sending.cancelled_caught:
+                    self.give_up()
+        finally:
+            budget.hold(self, 0)
 
 
 class _Config(Config):

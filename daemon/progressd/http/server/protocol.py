@@ -33,7 +33,6 @@ from progressd.http.middleware import AccessMiddleware
 from progressd.http.schemas import EVENT_STREAM, JSON, NDJSON
 from progressd.net.connection import Connection
 from progressd.net.request import BasePath, header
-from progressd.system.condition import Condition
 
 HALF_CLOSE_TIMEOUT: Final = 2.0  # seconds until the response to a client that has closed its side must begin
 POLL_INTERVAL: Final = 1.0  # seconds between checks whether a waiting client is still connected
@@ -87,8 +86,8 @@ class Protocol(H11Protocol):
         self._on_fast_response = on_fast_response
         self._cancel = cancel
         self._head = b""  # head of a response; sent together with the next bytes
-        self._finished = True  # the newest request is finished
-        self._finished_changed = Condition()
+        self._finished = trio.Event()  # the response to the newest request is complete
+        self._finished.set()
         self._has_body = False  # the request may have one, even if it is empty
         self._responding = False  # a response has begun
         self._streams_events = False  # the response ends only when the client disconnects
@@ -101,7 +100,7 @@ class Protocol(H11Protocol):
             if self.connection.they_are_waiting_for_100_continue:
                 await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
             if self.connection.their_state is h11.MUST_CLOSE and self.has_begun():
-                await self._while_connected(self._wait_finished)  # bytes after the last request are dropped
+                await self._while_connected(self.wait_finished)  # bytes after the last request are dropped
                 return
             if self._is_in_empty_line():
                 return
@@ -173,10 +172,11 @@ class Protocol(H11Protocol):
         if self.stream is not None:
             with trio.move_on_after(HALF_CLOSE_TIMEOUT) as self._half_closed:
                 self._limit_half_closed()
-                await self._wait_finished()
+                await self.wait_finished()
 
-    async def _wait_finished(self) -> None:
-        await self._finished_changed.wait_for(lambda: self._finished)
+    async def wait_finished(self) -> None:
+        """Wait until the response to the newest request is complete."""
+        await self._finished.wait()
 
     def _limit_half_closed(self) -> None:
         if self._streams_events:
@@ -286,8 +286,7 @@ class Protocol(H11Protocol):
     async def _close_stream(self) -> None:
         await super()._close_stream()
         self.takes_lines = False
-        self._finished = True
-        self._finished_changed.notify()
+        self._finished.set()
 
     async def _create_stream(self, request: h11.Request) -> None:
         self._responding = self._streams_events = False
@@ -301,7 +300,7 @@ class Protocol(H11Protocol):
             request = h11.Request(
                 method=request.method, target=request.target, headers=headers, http_version=request.http_version
             )
-        self._finished = False
+        self._finished = trio.Event()
         await super()._create_stream(request)
 
     async def _reject(self, request: h11.Request) -> None:
