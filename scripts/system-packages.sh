@@ -20,6 +20,7 @@ need caddy caddy
 need apache2 apache2-bin
 need rsync rsync
 need git git
+need progress progress
 if [ "${1-}" = tools ]; then
     need zstd zstd
     need qemu-img qemu-utils

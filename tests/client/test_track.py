@@ -7,14 +7,9 @@ import progressd
 import pytest
 from progressd.client import JobCancelled
 from progressd.tqdm import tqdm, trange
-from support.reporting import request, to
+from support.reporting import newest, request, to
 from support.serving import ServedDaemon
 from support.waiting import until
-
-
-def newest(daemon: ServedDaemon, kind: str) -> dict[str, Any]:
-    jobs: list[dict[str, Any]] = daemon.request("GET", f"/api/jobs?limit=1&kind={kind}").json()["jobs"]
-    return jobs[0] if jobs else {}
 
 
 def broken() -> Iterator[int]:

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -281,3 +282,101 @@ def test_backoff_doubles_up_to_a_limit(failures: int) -> None:
     delay = backoff(failures)
     longest = MAX_DELAY if failures > 10 else min(MAX_DELAY, MIN_DELAY * 2**failures)
     assert longest / 2 <= delay <= longest
+
+
+async def in_asyncio(url: str, **options: Any) -> list[str]:
+    async with watch_texts(url, JOB, **options) as texts:
+        return [received.text async for received in texts]
+
+
+def in_a_block(url: str, **options: Any) -> list[str]:
+    with watch_texts(url, JOB, **options) as texts:
+        return [received.text for received in texts] + [received.text for received in texts]
+
+
+WITHOUT_TRIO: list[Callable[..., list[str]]] = [
+    lambda url, **options: [received.text for received in watch_texts(url, JOB, **options)],
+    in_a_block,
+    lambda url, **options: asyncio.run(in_asyncio(url, **options)),
+]
+without_trio = pytest.mark.parametrize("collect", WITHOUT_TRIO, ids=["loop", "block", "asyncio"])
+
+
+@without_trio
+async def test_programs_without_trio_reconnect_too(collect: Callable[..., list[str]]) -> None:
+    losses: list[Disconnected] = []
+    first, rest = [progress(1, "s-1"), progress(2, "s-2")], [progress(3, "s-3"), *END]
+    async with daemon(says(*first, close=1001), says(*rest)) as served:
+        got = await trio.to_thread.run_sync(partial(collect, served.url, on_lost=losses.append))
+    assert got == first + rest
+    assert served.paths == [f"/ws/jobs/{JOB}", f"/ws/jobs/{JOB}?since=s-2"]
+    assert [lost.failures for lost in losses] == [0]
+
+
+@without_trio
+async def test_programs_without_trio_receive_the_error(collect: Callable[..., list[str]]) -> None:
+    async with daemon(refuses(404, {"error": "no job"})) as served:
+        with pytest.raises(APIError, match="no job"):
+            await trio.to_thread.run_sync(collect, served.url)
+    with pytest.raises(ConnectError, match="no daemon answers"):
+        await trio.to_thread.run_sync(collect, served.url)
+    with pytest.raises(InvalidURL):
+        await trio.to_thread.run_sync(collect, "ftp://progress")
+
+
+async def test_asyncio_is_not_blocked_and_a_cancelled_wait_loses_nothing() -> None:
+    go = trio.Event()
+
+    async def script(request: WebSocketRequest) -> None:
+        websocket = await request.accept()
+        await go.wait()
+        for text in [progress(1, "s-1"), *END]:
+            await websocket.send_message(text)
+        await websocket.aclose(1000, "job finished")
+
+    async def main(token: trio.lowlevel.TrioToken, url: str) -> list[str]:
+        async with watch_texts(url, JOB) as texts:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(texts), 0.01)
+            token.run_sync_soon(go.set)
+            return [received.text async for received in texts]
+
+    async with daemon(script) as served:
+        got = await trio.to_thread.run_sync(asyncio.run, main(trio.lowlevel.current_trio_token(), served.url))
+    assert got == [progress(1, "s-1"), *END]
+
+
+@pytest.mark.parametrize("loop", [False, True])
+async def test_leaving_the_block_early_closes_the_connection(loop: bool) -> None:
+    closed = trio.Event()
+
+    async def script(request: WebSocketRequest) -> None:
+        websocket = await request.accept()
+        await websocket.send_message(progress(1, "s-1"))
+        with pytest.raises(ConnectionClosed):
+            await websocket.get_message()
+        closed.set()
+
+    async def in_loop() -> None:
+        async with watch(served.url, JOB) as messages:
+            waiting = asyncio.ensure_future(anext(messages))
+            assert isinstance(await waiting, Progress)
+            waiting = asyncio.ensure_future(anext(messages))  # never finishes
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    def in_block() -> None:
+        with watch(served.url, JOB) as messages:
+            assert isinstance(next(messages), Progress)
+        assert list(messages) == []
+
+    async with daemon(script) as served:
+        await trio.to_thread.run_sync(*([asyncio.run, in_loop()] if loop else [in_block]))
+        with trio.fail_after(PATIENCE):
+            await closed.wait()
+
+
+async def test_a_plain_block_does_not_block_an_event_loop() -> None:
+    with pytest.raises(RuntimeError, match="async with"):
+        watch("http://127.0.0.1:1").__enter__()

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "lifecycle": "core engine ws http",
     "app": "core system config store broadcast auth files net engine producers runner ws http lifecycle",
     "cli": "core detect system config auth client app admin",
+    "integrations": "core client",
     "tqdm": "client",
     "__main__": "cli",
 }
@@ -47,7 +48,7 @@ ONLY_IN = {
     "wsproto": {"ws", "client", "net", "broadcast"},
     "jwt": {"auth"},
     "subprocess": {"admin", "runner", "client", "system", "store"},
-    "rich": {"cli"},
+    "rich": {"cli", "integrations"},
     "click": {"cli"},
     "asyncio": {"client"},
     "anyio": {"client"},

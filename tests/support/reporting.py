@@ -45,6 +45,12 @@ def seen(daemon: ServedDaemon, job: Job | str) -> dict[str, Any]:
     return daemon.job(job if isinstance(job, str) else job.id)
 
 
+def newest(daemon: ServedDaemon, kind: str) -> dict[str, Any]:
+    """Return the newest job of a kind; empty if there is none."""
+    jobs: list[dict[str, Any]] = daemon.request("GET", f"/api/jobs?limit=1&kind={kind}").json()["jobs"]
+    return jobs[0] if jobs else {}
+
+
 def status(daemon: ServedDaemon, job: Job | str) -> str:
     return str(seen(daemon, job).get("status"))
 

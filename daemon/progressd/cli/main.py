@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "serve": "serve",
     "submit": "submit",
     "run": "run",
+    "attach": "attach",
     "presets": "presets",
     "emit": "emit",
     "watch": "watch",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import anyio
 
 
-def _trio_runs() -> bool:
+def trio_runs() -> bool:
     """Return whether this thread runs Trio."""
     with contextlib.suppress(KeyError, AttributeError):  # trio is not imported, or another thread is importing it
         return bool(sys.modules["trio"].lowlevel.in_trio_run())
@@ -21,13 +21,13 @@ def _trio_runs() -> bool:
 def is_running() -> bool:
     """Return whether this thread runs an event loop, of asyncio or Trio."""
     with contextlib.suppress(KeyError, AttributeError, RuntimeError):
-        return _trio_runs() or sys.modules["asyncio"].get_running_loop() is not None
+        return trio_runs() or sys.modules["asyncio"].get_running_loop() is not None
     return False
 
 
 def call_soon_function() -> Callable[..., object]:
     """Return a thread-safe function that schedules a call in this event loop."""
-    if _trio_runs():
+    if trio_runs():
         import trio
 
         return trio.lowlevel.current_trio_token().run_sync_soon

@@ -1,12 +1,15 @@
 """Watch jobs over a WebSocket. A watcher reconnects with its cursor, as often as necessary.
 
-async with watch("http://127.0.0.1:8080", job_id) as messages:
+async with watch("http://127.0.0.1:8080", job_id) as messages:  # in Trio or asyncio
     async for message in messages:
         ...
+for message in watch("http://127.0.0.1:8080", job_id):  # without an event loop
+    ...
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from types import TracebackType
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -14,9 +17,11 @@ import trio
 from msgspec import UNSET
 from trio_websocket import ConnectionRejected
 
+from progressd.client import event_loop
 from progressd.client.endpoint import MAX_DELAY, backoff, checked_url, no_daemon, request_headers, stream_url
 from progressd.client.errors import APIError, ClientError, ConnectError, StreamClosed
 from progressd.client.http import tls_error
+from progressd.client.threaded import ThreadedStream
 from progressd.client.websocket import CONNECTION_ERRORS, receive_texts, unwrapped
 from progressd.core.close_codes import CloseCode
 from progressd.core.json import UNDECODABLE
@@ -48,6 +53,56 @@ OnLost: TypeAlias = Callable[[Disconnected], None]
 Backoff: TypeAlias = Callable[[int], float]
 
 
+class Watch(Generic[T]):
+    """The messages of a watcher. `async with` works in Trio and asyncio, `with` and `for` anywhere else.
+
+    Leaving the block closes the connection. Outside Trio, a thread of its own receives the messages.
+    """
+
+    def __init__(self, opened: Callable[[OnLost], AbstractAsyncContextManager["Stream[T]"]], on_lost: OnLost) -> None:
+        self._opened = opened
+        self._on_lost = on_lost
+        self._in_trio: AbstractAsyncContextManager[Stream[T]] | None = None
+        self._threaded: ThreadedStream[T] | None = None
+
+    async def __aenter__(self) -> AsyncIterator[T]:
+        if event_loop.trio_runs():
+            self._in_trio = self._opened(self._on_lost)
+            return await self._in_trio.__aenter__()
+        import asyncio
+
+        call_soon = event_loop.call_soon_function()
+        self._threaded = ThreadedStream(lambda: self._opened(lambda lost: _call_in(call_soon, self._on_lost, lost)))
+        await asyncio.wrap_future(self._threaded.start())
+        return self._threaded
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        if self._in_trio is not None:
+            return await self._in_trio.__aexit__(kind, error, traceback)
+        import asyncio
+
+        assert self._threaded is not None
+        await asyncio.shield(asyncio.wrap_future(self._threaded.stop()))
+        return None
+
+    def __enter__(self) -> Iterator[T]:
+        if event_loop.is_running():
+            raise RuntimeError("a plain `with` would block the event loop: use `async with watch(…)`")
+        self._threaded = ThreadedStream(lambda: self._opened(self._on_lost))
+        self._threaded.start().result()
+        return self._threaded
+
+    def __exit__(self, *_: object) -> None:
+        assert self._threaded is not None
+        self._threaded.stop().result()
+
+    def __iter__(self) -> Iterator[T]:
+        with self as messages:
+            yield from messages
+
+
 def watch(
     url: str,
     job_id: str | None = None,
@@ -55,7 +110,7 @@ def watch(
     key: str | None = None,
     on_lost: OnLost = lambda _: None,
     backoff: Backoff = backoff,
-) -> AbstractAsyncContextManager["Stream[Message]"]:
+) -> Watch[Message]:
     """Return the messages of one job until its end, or of all jobs forever. Messages of unknown types are skipped.
 
     The iteration raises InvalidURL, InvalidKey, ConnectError if no daemon answers the first attempt, APIError if the
@@ -64,9 +119,10 @@ def watch(
 
     Args:
         key: For a daemon that requires one.
+        on_lost: Called in the event loop; in a program without one, in another thread.
         backoff: Returns the seconds to wait after the given number of failures in a row.
     """
-    return _stream(_Watcher(url, job_id, key, on_lost, backoff), _known)
+    return Watch(lambda on_lost: _stream(_Watcher(url, job_id, key, on_lost, backoff), _known), on_lost)
 
 
 def watch_texts(
@@ -76,9 +132,18 @@ def watch_texts(
     key: str | None = None,
     on_lost: OnLost = lambda _: None,
     backoff: Backoff = backoff,
-) -> AbstractAsyncContextManager["Stream[Received]"]:
+) -> Watch[Received]:
     """Return messages as `watch` does, with the text of each, including messages of unknown types."""
-    return _stream(_Watcher(url, job_id, key, on_lost, backoff), lambda received: received)
+    return Watch(lambda on_lost: _stream(_Watcher(url, job_id, key, on_lost, backoff), _all), on_lost)
+
+
+def _call_in(call_soon: Callable[..., object], on_lost: OnLost, lost: Disconnected) -> None:
+    with suppress(RuntimeError):  # the event loop is closed
+        call_soon(on_lost, lost)
+
+
+def _all(received: Received) -> Received:
+    return received
 
 
 def _known(received: Received) -> Message | None:

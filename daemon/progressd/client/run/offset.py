@@ -1,56 +1,118 @@
-"""Estimate the progress of a command from its position in the file that it reads.
+"""Find the progress of processes from their positions in the files that they read and write.
 
-It is an estimate: sort(1) reads the whole file before it works. So it is used only if nothing else was found.
+It is an estimate: sort(1) reads the whole file before it works.
 """
 
 import os
 import stat
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 from progressd.core.events import MAX_NAME, ReportedProgress
 
-MIN_SIZE = 1024 * 1024  # bytes
-MAX_PROCESSES = 1000
+MIN_SIZE: Final = 1024 * 1024  # bytes
+MAX_PROCESSES: Final = 1000
+MAX_ARGUMENTS: Final = 10_000  # of a command that are searched for files
+MAX_STILL: Final = 10  # looks in which the current file does not move until another one replaces it
+SECTOR: Final = 512  # bytes; the unit of /sys/dev/block/*/size
+DELETED: Final = " (deleted)"
+VIRTUAL: Final = ("/proc/", "/sys/", "/memfd:")
+# Programs that read the files of their command line one after the other. The last one of cp and mv is the target.
+ONE_BY_ONE: Final = frozenset(
+    b"b2sum base64 bunzip2 bzip2 cat cksum cp grep gunzip gzip lz4 md5sum mv pigz sha1sum sha224sum sha256sum sha384sum"
+    b" sha512sum sum unlz4 unxz unzstd wc xxhsum xz xzcat zcat zstd zstdcat".split()
+)
+WITH_TARGET: Final = frozenset({b"cp", b"mv"})
+
+_Key = tuple[int, str, str]
 
 
-class _Position(NamedTuple):
+class FilePosition(NamedTuple):
+    """The position of a process in a file. `before` and `after`: bytes of the other files that the command names."""
+
     path: str
     size: int
     offset: int
+    writes: bool = False
+    before: int = 0
+    after: int = 0
+
+    def progress(self, remark: str = "") -> ReportedProgress:
+        """Return it as the progress of a job."""
+        name = os.path.basename(self.path).encode("utf-8", "replace").decode()
+        step = f"{'Writing' if self.writes else 'Reading'} {name}{remark}"
+        done = self.before + min(self.offset, self.size)
+        return ReportedProgress(done, self.before + self.size + self.after, step[:MAX_NAME])
 
 
 class FileOffsets:
-    """Search a process and its descendants for the largest file that is being read."""
+    """Search processes and their descendants for the largest file that is being read, or else written.
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._before = dict[tuple[int, str, str], int]()  # offsets by process, descriptor and path
+    A file that is written counts if its size is known: it has been allocated, or it is a block device. `pids` may be
+    changed between two looks.
+    """
 
-    def look(self) -> ReportedProgress | None:
-        """Return the estimate, if the position in a large file has moved since the last call."""
-        now = dict[tuple[int, str, str], int]()
-        best: _Position | None = None
-        for pid in _tree(self._pid):
-            for descriptor, found in _files(pid):
-                key = (pid, descriptor, found.path)
-                now[key] = found.offset
-                moved = found.offset > self._before.get(key, found.offset)
-                if moved and (best is None or found.size > best.size):
-                    best = found
-        self._before = now
-        if best is None:
+    def __init__(self, pids: Sequence[int], min_size: int = MIN_SIZE) -> None:
+        self.pids = pids
+        self.seen = list[int]()  # the processes of the last look
+        self._min_size = min_size
+        self._before = dict[_Key, FilePosition]()
+        self._current: _Key | None = None
+        self._still = 0  # looks since the current file moved
+        self._sizes = dict[bytes, int]()  # of the files on command lines; gzip(1) deletes its files
+
+    def look(self) -> FilePosition | None:
+        """Return the position, if it has changed since the last call."""
+        now = dict[_Key, FilePosition]()
+        self.seen = list(_tree(self.pids))
+        for pid in self.seen:
+            for descriptor, found in _files(pid, self._min_size):
+                now[pid, descriptor, found.path] = found
+        moved = {key for key, found in now.items() if self._moved(key, found)}
+        self._still = 0 if self._current in moved else self._still + 1
+        if self._current in now and self._still < MAX_STILL:
+            moved.add(self._current)
+        self._before, last = now, self._before
+        self._current = max(moved, key=lambda key: (not now[key].writes, now[key].size), default=None)
+        if self._current is None or last.get(self._current) == now[self._current]:
             return None
-        name = os.path.basename(best.path).encode("utf-8", "replace").decode()
-        return ReportedProgress(min(best.offset, best.size), best.size, f"Reading {name} (estimate)"[:MAX_NAME])
+        return self._among_arguments(self._current[0], now[self._current])
+
+    def _moved(self, key: _Key, found: FilePosition) -> bool:
+        before = self._before.get(key)
+        return before is not None and found.offset > before.offset and (not found.writes or found.size == before.size)
+
+    def _among_arguments(self, pid: int, found: FilePosition) -> FilePosition:
+        """Add the sizes of the files that the command reads before and after this one."""
+        if found.writes:
+            return found
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                program, *words = file.read().removesuffix(b"\0").split(b"\0")[:MAX_ARGUMENTS]
+            if (name := os.path.basename(program)) not in ONE_BY_ONE:
+                return found
+            directory = os.readlink(os.fsencode(f"/proc/{pid}/cwd"))
+            paths = [os.path.normpath(os.path.join(directory, word)) for word in words]
+            number = paths.index(os.fsencode(found.path))
+        except (OSError, ValueError):  # it has ended, or the file is not on its command line
+            return found
+        sizes = [self._size_of(path) for path in (paths[:-1] if name in WITH_TARGET else paths)]
+        return found._replace(before=sum(sizes[:number]), after=sum(sizes[number + 1 :]))
+
+    def _size_of(self, path: bytes) -> int:
+        if path not in self._sizes:
+            self._sizes[path] = os.path.getsize(path) if os.path.isfile(path) else 0
+        return self._sizes[path]
 
 
-def _tree(root: int) -> Iterator[int]:
-    """Yield a process and its descendants."""
-    waiting, seen = [root], 0
-    while waiting and seen < MAX_PROCESSES:
+def _tree(roots: Sequence[int]) -> Iterator[int]:
+    """Yield processes and their descendants."""
+    waiting, seen = list(roots), set[int]()
+    while waiting and len(seen) < MAX_PROCESSES:
         pid = waiting.pop()
-        seen += 1
+        if pid in seen:
+            continue
+        seen.add(pid)
         yield pid
         try:
             with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
@@ -59,21 +121,33 @@ def _tree(root: int) -> Iterator[int]:
             continue
 
 
-def _files(pid: int) -> Iterator[tuple[str, _Position]]:
-    """Yield the large regular files that a process has open only for reading, each with its descriptor."""
+def _files(pid: int, min_size: int) -> Iterator[tuple[str, FilePosition]]:
+    """Yield the files and block devices in which a process may have a position, each with its descriptor."""
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return
     for descriptor in descriptors:
         try:
-            status = os.stat(f"/proc/{pid}/fd/{descriptor}")
-            if not stat.S_ISREG(status.st_mode) or status.st_size < MIN_SIZE:
+            size = _size(os.stat(f"/proc/{pid}/fd/{descriptor}"))
+            if size < min_size:
                 continue
+            path = os.readlink(f"/proc/{pid}/fd/{descriptor}")
             with open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii") as file:
                 fields = dict(line.split(":", 1) for line in file if ":" in line)
-            path = os.readlink(f"/proc/{pid}/fd/{descriptor}")
-            if int(fields["flags"], 8) & os.O_ACCMODE == os.O_RDONLY:
-                yield descriptor, _Position(path, status.st_size, int(fields["pos"]))
+            offset, writes = int(fields["pos"]), int(fields["flags"], 8) & os.O_ACCMODE != os.O_RDONLY
+            if not path.startswith(VIRTUAL) and not (writes and offset >= size):
+                yield descriptor, FilePosition(path.removesuffix(DELETED), size, offset, writes)
         except (OSError, ValueError, KeyError):  # the file was closed meanwhile
             continue
+
+
+def _size(status: os.stat_result) -> int:
+    """Return the size of a regular file or a block device; 0 for anything else."""
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size
+    if not stat.S_ISBLK(status.st_mode):
+        return 0
+    device = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    with open(f"/sys/dev/block/{device}/size", encoding="ascii") as file:
+        return int(file.read()) * SECTOR

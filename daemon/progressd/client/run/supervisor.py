@@ -213,10 +213,10 @@ class CommandJob:
     async def _estimate(self, outputs: Outputs) -> None:
         """Report the position in the file that the command reads, until its output shows progress."""
         await trio.sleep(ESTIMATE_DELAY)
-        offsets = FileOffsets(self._command.pid)
+        offsets = FileOffsets([self._command.pid])
         while not outputs.has_found:
             if (found := await trio.to_thread.run_sync(offsets.look)) is not None:
-                outputs.note_estimate(found)
+                outputs.note_estimate(found.progress(" (estimate)"))
             await trio.sleep(ESTIMATE_INTERVAL)
 
     def _progress_moved(self) -> None:

@@ -1,0 +1,83 @@
+"""`progressd attach`: report running processes as jobs."""
+
+import click
+
+from progressd.cli.options import labels as labels_given
+from progressd.cli.remote import Remote, error_sentence, remote_options
+from progressd.client.run.options import DEFAULT_LEASE, MAX_LEASE, MIN_LEASE
+
+
+@click.command()
+@click.argument("processes", metavar="PROCESS...", nargs=-1, required=True)
+@click.option("--follow", "-f", is_flag=True, help="Also attach to processes that start later.")
+@click.option("--name", metavar="NAME", help="The name of the jobs.  [default: the command, without secrets]")
+@click.option(
+    "--label",
+    "labels",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=labels_given,
+    help="A label of the jobs, in addition to host, user, pid and unit.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(MIN_LEASE, MAX_LEASE),
+    default=DEFAULT_LEASE,
+    show_default=True,
+    help="Seconds without contact until a job is shown as stalled. After three times as long, it fails.",
+)
+@remote_options
+@click.pass_context
+def attach(
+    ctx: click.Context,
+    processes: tuple[str, ...],
+    follow: bool,
+    name: str | None,
+    labels: dict[str, str],
+    lease: float,
+    remote: Remote,
+) -> None:
+    """Report running processes as jobs, until they end.
+
+    PROCESS is a process id, the name of a program, or a systemd unit. The progress is the position in the largest file
+    that the process, or a process that it has started, reads or writes. The ids of the jobs are printed.
+
+    With --follow, a job also covers the processes that outlive the one that started them. Programs and units are
+    attached whenever they start, until Ctrl-C.
+
+    \b
+    Examples:
+      progressd attach 4711
+      progressd attach --follow cp dd
+      progressd attach backup.service
+    """
+    import trio
+
+    from progressd.client.attach import Attachment, Target, find, opened
+    from progressd.client.errors import ClientError
+    from progressd.client.websocket import unwrapped
+
+    def say(what: str | ClientError) -> None:
+        click.echo(f"progressd: {what if isinstance(what, str) else error_sentence(what, remote)}", err=True)
+
+    def begun(target: Target, job_id: str) -> None:
+        click.echo(f"{job_id} {target}")
+
+    targets = list[Target]()
+    for process in processes:
+        found = find(process)
+        if not found and not follow:
+            raise ClientError(f"no process is called {process}")
+        for one in found:
+            try:
+                targets.append(opened(one))
+            except ClientError as error:
+                if len(found) == 1 and not follow:
+                    raise
+                say(error)
+    names = [process for process in processes if follow and not process.isdecimal()]
+    if not targets and not names:
+        ctx.exit(1)
+    attachment = Attachment(remote.client, say, begun, name=name, labels=labels, lease=lease, follow=follow)
+    with unwrapped():
+        ctx.exit(trio.run(attachment.run, targets, names))

@@ -1,0 +1,101 @@
+"""`from progressd.integrations.rich import Progress` instead of `from rich.progress import Progress`."""
+
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import rich.progress
+from rich.progress import ProgressColumn, Task, TaskID
+from rich.text import Text
+
+from progressd.client.errors import JobCancelled
+from progressd.client.job import Job
+
+__all__ = ["Progress"]
+
+
+class Progress(rich.progress.Progress):
+    """A progress display of Rich that also reports a job, even if the display is disabled.
+
+    `job`: arguments of `Job`. The job begins with the first task, whose description is its name unless `job` has one.
+    Its progress is that of all tasks with a total, including those that were removed. The end of the display completes
+    the job, and an exception of the `with` block fails it. `update` and `advance` raise JobCancelled if the job is
+    cancelled.
+    """
+
+    def __init__(self, *columns: str | ProgressColumn, job: Mapping[str, Any] | None = None, **options: Any) -> None:
+        self._arguments = job or {}
+        self._job: Job | None = None
+        self._removed = [0.0, 0.0]  # of removed tasks: what is done of them, and their total
+        super().__init__(*columns, **options)
+
+    def add_task(self, description: str, *arguments: Any, **options: Any) -> TaskID:
+        """Add a task, and begin the job."""
+        task = super().add_task(description, *arguments, **options)
+        with self._lock:
+            if self._job is None:
+                name = Text.from_markup(description).plain or "job"
+                job = Job(**{"name": name, "stop_when_cancelled": False, **self._arguments})
+                self._job = job.__enter__()
+        self._report(task)
+        return task
+
+    def remove_task(self, task_id: TaskID) -> None:
+        """Remove a task from the display. What is done of it still counts."""
+        with self._lock:
+            if (task := self._tasks.get(task_id)) is not None and task.total:
+                self._removed[0] += _done(task)
+                self._removed[1] += _done(task)
+        super().remove_task(task_id)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Update a task. Raises JobCancelled."""
+        super().update(task_id, **changes)
+        self._report(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Advance a task. Raises JobCancelled."""
+        super().advance(task_id, advance)
+        self._report(task_id)
+
+    def reset(self, task_id: TaskID, **changes: Any) -> None:
+        """Begin a task again."""
+        super().reset(task_id, **changes)
+        self._report(task_id)
+
+    def stop(self) -> None:
+        """End the display and the job."""
+        self._end(None)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        try:
+            super().stop()
+        finally:
+            job, self._job = self._job, None
+            if job is not None:
+                job.__exit__(type(error), error, None)
+
+    def _report(self, task_id: TaskID) -> None:
+        job = self._job
+        if job is None:
+            return
+        with self._lock:
+            counted = [task for task in self._tasks.values() if task.total]
+            done = self._removed[0] + sum(map(_done, counted))
+            total = self._removed[1] + sum(task.total or 0 for task in counted)
+            now = self._tasks[task_id]
+            done = done if total else now.completed
+        percent = None if not total or total == int(total) > 1 else done / total * 100
+        job.progress(done, total, Text.from_markup(now.description).plain, percent)  # type: ignore[arg-type]
+        if job.cancelled and type(threading.current_thread()).__module__ != rich.progress.__name__:
+            raise JobCancelled(f"job {job.id} was cancelled")
+
+
+def _done(task: Task) -> float:
+    return min(max(task.completed, 0), task.total) if task.total else 0

@@ -1,0 +1,231 @@
+"""`progressd attach`: running processes become jobs."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from progressd.client.attach import exit_status, find, opened, unit_of
+from progressd.client.errors import ClientError
+from progressd.client.run.offset import FileOffsets
+from progressd.system.process_tree import look
+from support.serving import PATIENCE, ServedDaemon
+from support.waiting import until
+
+SIZE = 64 << 20
+RESTRICTED = ["setpriv", "--bounding-set=-kill,-sys_ptrace", "--inh-caps=-kill,-sys_ptrace"]
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A large file, which nothing compresses."""
+    path = tmp_path_factory.mktemp("files") / "big"
+    path.write_bytes(os.urandom(SIZE))
+    return path
+
+
+@contextlib.contextmanager
+def stuck(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command whose output is read only by the test."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_some(process: subprocess.Popen[bytes]) -> bool:
+    """Let a stuck command continue a little."""
+    assert process.stdout is not None
+    return bool(os.read(process.stdout.fileno(), 65536))
+
+
+@contextlib.contextmanager
+def attached(daemon: ServedDaemon, *arguments: object, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    words = [*before, sys.executable, "-m", "progressd", "attach", "--url", daemon.url, *map(str, arguments)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ids(process: subprocess.Popen[str], number: int) -> list[str]:
+    """Return the ids of the jobs, as they are printed."""
+    assert process.stdout is not None
+    return [process.stdout.readline().split()[0] for _ in range(number)]
+
+
+def position(process: subprocess.Popen[bytes], file: Path) -> int:
+    """Return the position of a process in a file."""
+    for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+        if descriptor.readlink() == file:
+            return int(Path(f"/proc/{process.pid}/fdinfo/{descriptor.name}").read_text().split()[1])
+    raise AssertionError(f"{file} is not open")
+
+
+def test_the_progress_is_the_position_in_the_file(daemon: ServedDaemon, big: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        commands = [
+            ["dd", f"if={big}", "bs=64k", "status=none"],
+            ["cp", str(big), "/dev/stdout"],
+            ["gzip", "-1", "-c", str(big)],
+            ["cat", str(big), str(big.parent / "none"), "--", str(big)],
+        ]
+        processes = [stack.enter_context(stuck(words, stderr=subprocess.DEVNULL)) for words in commands]
+        attach = stack.enter_context(attached(daemon, *(process.pid for process in processes)))
+        jobs = ids(attach, len(processes))
+
+        def all_move() -> bool:
+            for process in processes:
+                read_some(process)
+            return all(daemon.job(job)["progress"]["percent"] > 0 for job in jobs)
+
+        until(all_move)
+        for process, job, words in zip(processes, jobs, commands, strict=True):
+            until(
+                lambda job=job, process=process: daemon.job(job)["progress"]["current_step"] == position(process, big)
+            )
+            shown = daemon.job(job)
+            assert (shown["kind"], shown["name"], shown["labels"]["pid"]) == (
+                words[0],
+                " ".join(words),
+                str(process.pid),
+            )
+            assert shown["progress"]["step_name"] == "Reading big"
+            assert shown["progress"]["total_steps"] == (2 * SIZE if words[0] == "cat" else SIZE)
+        if shutil.which("progress"):
+            shown = daemon.job(jobs[0])["progress"]
+            words = ["progress", "--pid", str(processes[0].pid)]
+            told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+            found = re.search(r"([\d.]+)%", told)
+            assert found is not None
+            assert abs(float(found[1]) - shown["current_step"] / SIZE * 100) < 0.1
+
+
+def test_the_job_ends_as_the_process_does(daemon: ServedDaemon, big: Path) -> None:
+    scripts = ["exit 0", "exit 3", "kill -KILL $$", "kill -INT $$"]
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(stuck(["sh", "-c", f"read x; {script}"], stdin=subprocess.PIPE)) for script in scripts
+        ]
+        attach = stack.enter_context(attached(daemon, "--label", "team=ops", *(process.pid for process in processes)))
+        jobs = [daemon.job(job) for job in ids(attach, len(scripts))]
+        assert [(job["status"], job["labels"]["team"]) for job in jobs] == [("processing", "ops")] * len(scripts)
+        for process in processes:
+            process.communicate(b"\n", timeout=PATIENCE)
+        ends = [daemon.ended(job["id"]) for job in jobs]
+        assert [(end["status"], end.get("error")) for end in ends] == [
+            ("completed", None),
+            ("failed", "sh failed with exit status 3"),
+            ("failed", "sh was killed by SIGKILL"),
+            ("cancelled", None),
+        ]
+        assert attach.wait(PATIENCE) == 1
+
+
+def test_descendants_count_and_may_outlive_the_process(daemon: ServedDaemon, big: Path) -> None:
+    script = f"exec 3>&1; (exec cat {big} >&3) & echo; read x"
+    with stuck(["sh", "-c", script], stdin=subprocess.PIPE) as shell, attached(daemon, "-f", shell.pid) as attach:
+        [job] = ids(attach, 1)
+        until(lambda: read_some(shell) and daemon.job(job)["progress"]["step_name"] == "Reading big")
+        assert shell.stdin is not None
+        shell.stdin.write(b"\n")
+        shell.stdin.close()
+        shell.wait(PATIENCE)
+        assert shell.stdout is not None
+        shell.stdout.read()
+        assert daemon.ended(job)["status"] == "completed"
+        assert daemon.job(job)["progress"]["percent"] > 90
+
+
+def test_programs_are_found_by_name_whenever_they_start(daemon: ServedDaemon, tmp_path: Path) -> None:
+    program = tmp_path / "a-name-longer-than-15"
+    program.symlink_to("/bin/sleep")
+    assert find(program.name) == []
+    with attached(daemon, "--follow", "--name", "later", program.name) as attach, stuck([str(program), "1000"]) as one:
+        [job] = ids(attach, 1)
+        assert daemon.job(job)["name"] == "later"
+        assert [process.pid for process in find(program.name)] == [one.pid]
+        with stuck([str(program), "1000"]) as other:
+            [second] = ids(attach, 1)
+            assert daemon.job(second)["labels"]["pid"] == str(other.pid)
+            attach.send_signal(signal.SIGINT)
+            assert attach.wait(PATIENCE) == 130
+            assert one.poll() is other.poll() is None
+    assert [daemon.job(one)["status"] for one in (job, second)] == ["cancelled"] * 2
+
+
+def test_a_cancelled_job_leaves_the_process_alone(daemon: ServedDaemon) -> None:
+    with stuck(["sleep", "1000"]) as process, attached(daemon, process.pid) as attach:
+        [job] = ids(attach, 1)
+        assert daemon.request("DELETE", f"/api/jobs/{job}").is_success
+        assert attach.wait(PATIENCE) == 1
+        assert attach.stderr is not None
+        assert attach.stderr.read() == f"progressd: job {job} was cancelled; sleep ({process.pid}) continues\n"
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize("given", ["999999999", "no-such-program", "no-such.service"])
+def test_what_does_not_run_cannot_be_attached(given: str, daemon: ServedDaemon) -> None:
+    with attached(daemon, given) as attach:
+        _, told = attach.communicate(timeout=PATIENCE)
+    assert attach.returncode == 1
+    assert told == (
+        f"Error: there is no process {given}\n" if given.isdecimal() else f"Error: no process is called {given}\n"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_files_of_another_user_are_out_of_reach(daemon: ServedDaemon) -> None:
+    with stuck(["sleep", "1000"], user=65534) as process, attached(daemon, process.pid, before=RESTRICTED) as attach:
+        _, told = attach.communicate(timeout=PATIENCE)
+    assert attach.returncode == 1
+    named = f"process {process.pid} (sleep, user nobody)"
+    assert told == f"Error: cannot see the open files of {named}: permission denied (use sudo)\n"
+
+
+@pytest.mark.parametrize("script", ["exit 0", "exit 7", "kill -KILL $$"])
+def test_the_exit_status_is_known_before_and_after_it_is_collected(script: str) -> None:
+    with stuck(["sh", "-c", f"read x; {script}"], stdin=subprocess.PIPE) as process:
+        found = look(process.pid)
+        assert found is not None
+        target = opened(found)
+        assert exit_status(target) is None
+        assert process.stdin is not None
+        process.stdin.close()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert (exit_status(target), process.wait()) == (process.returncode,) * 2
+        if (known := exit_status(target)) is not None:  # since Linux 6.15
+            assert known == process.returncode
+        with pytest.raises(ClientError, match="has ended"):
+            opened(found)
+        os.close(target.descriptor)
+
+
+def test_a_file_that_is_written_counts_if_its_size_is_known(tmp_path: Path) -> None:
+    with open(tmp_path / "allocated", "wb") as allocated, open(tmp_path / "growing", "wb") as growing:
+        allocated.truncate(1 << 20)
+        offsets = FileOffsets([os.getpid()], 1)
+        offsets.look()
+        for file in (allocated, growing):
+            file.write(b"x" * 4096)
+            file.flush()
+        found = offsets.look()
+        assert found is not None
+        assert (found.path, found.offset, found.size) == (str(tmp_path / "allocated"), 4096, 1 << 20)
+        assert found.progress().step_name == "Writing allocated"
+        assert offsets.look() is None
+
+
+def test_the_unit_of_a_process_is_the_innermost_one() -> None:
+    unit = unit_of(os.getpid())
+    assert unit == "" or unit in Path("/proc/self/cgroup").read_text()
+    assert unit_of(2**30) == ""
