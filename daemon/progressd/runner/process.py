@@ -21,8 +21,9 @@ from progressd.config.units import seconds_text, size_text
 from progressd.core.pipeline import Pipeline
 from progressd.detect.detector import STDERR, STDOUT
 from progressd.producers.ndjson import LineSplitter, NumberedLine
-from progressd.runner.orphans import JOB, MARK
+from progressd.runner.orphans import JOB, MARK, cgroup_prefix
 from progressd.runner.output import summary
+from progressd.system.cgroup import Cgroup
 from progressd.system.process_tree import Process, Tree, environment_of
 from progressd.system.reaper import reaper
 from progressd.system.transient import is_transient
@@ -37,6 +38,8 @@ RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
 
 # prlimit(1) sets limits before exec. A process with threads must not run Python code between fork and exec.
 PRLIMIT: Final = shutil.which("prlimit") or "prlimit"
+# sh enters a cgroup before anything is started there.
+ENTER: Final = ("/bin/sh", "-c", 'echo 0 >"$0"; exec "$@"')
 OOM_SCORE_ADJ: Final = 500  # the maximum is 1000; the kernel kills the child before the daemon (proc(5))
 
 CPU_GRACE: Final = 5  # seconds of processor time from SIGXCPU to SIGKILL
@@ -141,13 +144,17 @@ class ProgramOutput:
 class ChildProcess:
     """A started program. Call `run` once. On return or error, `run` stops the whole process tree.
 
-    `marks`: environment variables that only this tree has. They identify descendants that left the session.
+    `marks`: environment variables that only this tree has. They identify descendants that left the session. `cgroup`:
+    contains the whole tree.
     """
 
-    def __init__(self, process: trio.Process, kill_grace: float, marks: Sequence[str] = ()) -> None:
+    def __init__(
+        self, process: trio.Process, kill_grace: float, marks: Sequence[str] = (), cgroup: Cgroup | None = None
+    ) -> None:
         self._process = process
         self._kill_grace = kill_grace
-        self._tree = Tree(partial(_known, process.pid, {os.fsencode(mark) for mark in marks}))
+        self._cgroup = cgroup
+        self._tree = Tree(partial(_known, process.pid, {os.fsencode(mark) for mark in marks}), cgroup)
         self.pid = process.pid
         self.stderr = b""  # last bytes of standard error
         self.left: list[Process] = []  # processes that could not be stopped
@@ -168,8 +175,11 @@ class ChildProcess:
             raise OSError(errno.ENOENT, "not installed or not executable", command[0])
         if not await trio.to_thread.run_sync(_is_program, found):  # prlimit would pass it to a shell
             raise OSError(errno.ENOEXEC, "neither a program nor a script that begins with #!", command[0])
+        marked = MARK in environment and JOB in environment
+        cgroup = Cgroup.new(cgroup_prefix(environment[MARK]) + environment[JOB]) if marked else None
+        enter = () if cgroup is None else (*ENTER, cgroup.entrance)
         process = await reaper.open_process(
-            (PRLIMIT, *limits.arguments(), "--", *command),
+            (*enter, PRLIMIT, *limits.arguments(), "--", *command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -180,7 +190,12 @@ class ChildProcess:
         with suppress(OSError):  # the process has exited, or /proc is hidden
             _raise_oom_score(process.pid)
         marks = [f"{name}={environment[name]}" for name in (MARK, JOB) if name in environment]
-        return cls(process, kill_grace, marks)
+        return cls(process, kill_grace, marks, cgroup)
+
+    @property
+    def processes(self) -> int:
+        """Return how many processes of the program have been signalled."""
+        return len(self._tree)
 
     async def run(self, on_stdout: OnLines, on_chunk: OnChunk) -> int:
         """Read the output until the child has exited. Return the exit status, negative for a signal.
@@ -226,6 +241,11 @@ class ChildProcess:
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):
             self.left = await self._end()
+            if self._cgroup is not None:
+                self._cgroup.remove()
+            else:  # a program that forks and exits all the time stays in its group, and this signal cannot miss it
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
             for stream in (self._process.stdout, self._process.stderr):
                 assert stream is not None
                 await stream.aclose()  # not earlier: a write to a closed pipe would raise SIGPIPE

@@ -225,6 +225,8 @@ class Runner:
             with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
                 status = await self._run_child(job, child, output, notify)
         finally:
+            if child.processes:
+                log.info("ended the processes of a job", job_id=job.id, processes=child.processes - len(child.left))
             if child.left:
                 self._left[job.id] = ", ".join(map(str, child.left))
                 log.error("cannot end all processes of a job", job_id=job.id, processes=self._left[job.id])
