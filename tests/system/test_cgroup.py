@@ -51,6 +51,7 @@ def test_only_a_delegated_cgroup_is_used() -> None:
 RUNNER = """
 import os, sys, trio
 from pathlib import Path
+from progressd.detect.plan import Plan
 from progressd.runner.orphans import JOB, MARK
 from progressd.runner.process import ChildProcess, ResourceLimits
 from progressd.system.process_tree import running
@@ -61,7 +62,8 @@ async def nothing(*given): pass
 
 async def main():
     environment = {"PATH": os.environ["PATH"], MARK: "mark", JOB: "job"}
-    child = await ChildProcess.start([sys.executable, "-c", sys.argv[1]], Path("/"), environment, 60, LIMITS)
+    plan = Plan((sys.executable, "-c", sys.argv[1]))
+    child = await ChildProcess.start(plan, Path("/"), environment, 60, LIMITS)
     assert await child.run(nothing, nothing) == 0  # the first process exits at once
     print([str(one) for one in running() if one.session == child.pid])
 
