@@ -36,7 +36,7 @@ from progressd.http.metrics import MetricsCollector
 from progressd.http.middleware import AccessMiddleware
 from progressd.http.server.hypercorn import HTTPServer
 from progressd.http.streams import StreamRegistry
-from progressd.lifecycle import Announcer, ShutdownDeadline, signals_received
+from progressd.lifecycle import Announcer, ShutdownDeadline, ignore_alone, signals_received
 from progressd.net.bind import Sockets, open_sockets
 from progressd.net.connection_log import ConnectionLog
 from progressd.net.listener import Listener
@@ -77,6 +77,7 @@ async def serve(
     numbers = {signal.SIGTERM, signal.SIGINT}
     if not on_terminal or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.add(signal.SIGHUP)
+    ignore_alone()
     with closing(Notifier(os.environ)) as notify, signals_received(numbers) as signals:
         async with started(settings, os.environ, read_settings) as (daemon, sockets):
             gc.collect()

@@ -33,6 +33,18 @@ def signals_received(numbers: Collection[int]) -> Iterator[AsyncIterator[int]]:
         raise
 
 
+def ignore_alone() -> None:
+    """Ignore the signals that this process was started to ignore, as under nohup(1), without passing that on.
+
+    exec(2) keeps an ignored signal ignored, but resets a handler to the default. So pipelines receive these signals.
+    """
+    job_control = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    of_python = {signal.SIGPIPE, signal.SIGXFSZ}  # subprocess resets these
+    for number in signal.valid_signals() - job_control - of_python:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
 class ShutdownDeadline:
     """Time limits of a shutdown. Each signal that `run` receives ends one limit early: the current or the next."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import keys
+from support.cgroups import FORKING, delegated, entering
 from support.serving import PATIENCE, ServedDaemon, backup, restore, served_daemon
 from support.waiting import alive, until
 
@@ -312,8 +315,23 @@ def test_a_cancellation_ends_the_command(daemon: ServedDaemon) -> None:
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
         assert process.stderr is not None
         said = process.stderr.read()
-    assert said == f"progressd: job {job['id']} was cancelled: stopping the command\n"
+    stopping = f"progressd: job {job['id']} was cancelled: stopping the command\n"
+    assert said == f"{stopping}progressd: ended 1 process of the command\n"
     assert newest(daemon)["status"] == "cancelled"
+
+
+def test_a_cancelled_command_leaves_no_process_in_its_cgroup(daemon: ServedDaemon) -> None:
+    script = '(env -i setsid "$0" -c "$1" &); sleep 1000'
+    with delegated() as cgroup:
+        arguments = ["--", "sh", "-c", script, sys.executable, f"print('ready')\n{FORKING}"]
+        with running(daemon.url, *arguments, before=entering(cgroup)) as process:
+            [below] = Path(cgroup.entrance).parent.glob("progressd-run-*")
+            cancel(daemon)
+            assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+            assert process.stderr is not None
+            assert "progressd: ended " in process.stderr.read()
+        assert not cgroup.is_populated()
+        assert not below.exists()
 
 
 SCRIPT = """
@@ -348,6 +366,9 @@ def test_stopping_a_script_ends_all_its_processes(how: str, daemon: ServedDaemon
         number = signal.SIGTERM if how == "cancelled" else signal.Signals[how]
         assert process.wait(PATIENCE) == 128 + number
         assert not [pid for pid in started if alive(pid)]
+        assert process.stderr is not None
+        said = re.search(r"ended (\d+) processes of the command", process.stderr.read())
+        assert (said is not None and int(said[1]) >= len(started)) is (how == "cancelled")
 
 
 def test_every_process_has_the_kill_grace(daemon: ServedDaemon, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from support.serving import served_daemon
 from support.submitting import PDF
 from support.waiting import PATIENCE, until
 
@@ -90,3 +91,12 @@ def test_a_daemon_under_nohup_continues(tmp_path: Path) -> None:
         assert terminal.request("POST", "/api/jobs", json={"kind": "backup"}).status_code == 201
         terminal.process.terminate()
         assert terminal.process.wait(PATIENCE) == 0
+
+
+def test_signals_that_the_daemon_was_started_to_ignore_reach_pipelines(tmp_path: Path) -> None:
+    shown = "'grep -h SigIgn /proc/self/status $0 >$1; :', '{input}', '{output}'"
+    config = f"[pipelines.show]\ncommand = ['sh', '-c', {shown}]\naccept = ['*/*']\n"
+    prefix = ["sh", "-c", 'trap "" HUP QUIT USR1 USR2; exec "$@"', "sh"]
+    with served_daemon(tmp_path / "state", config=config, prefix=prefix) as daemon:
+        job = daemon.completed(daemon.submit("show"))
+        assert daemon.request("GET", job["output_path"]).text == "SigIgn:\t0000000000000000\n"

@@ -37,6 +37,7 @@ CASES = [
     Case("borg-check-json-1.4", "borg check a", "JSON lines", 100, 6),
     Case("borg-create-1.4", "borg create a", "JSON lines", None, 5),
     Case("borg-extract-1.4", "borg extract a", "borg", 97, 100),
+    Case("buildx-rawjson", "docker buildx build --progress=rawjson .", "JSON lines", 80, 6),  # written, not recorded
     Case("cargo-pipe-1.95", "cargo build", "cargo", 75, 4),
     Case("cargo-pty-1.95", "cargo build", "cargo", 75, 4),
     Case("cmake-3.31", "cmake --build b", "cmake", 100, 12),

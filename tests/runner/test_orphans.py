@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -36,7 +36,8 @@ def started(program: str, mark: str | None = None, job: str = job_id(1)) -> Iter
         try:
             yield process
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):  # a program that forks must not outlive its test
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 SLEEPS = "import time; print(); time.sleep(1000)"

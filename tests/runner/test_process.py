@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 from progressd.detect.detector import STDERR, STDOUT
+from progressd.detect.plan import Plan
 from progressd.producers.ndjson import LineTooLong, NumberedLine
 from progressd.runner.process import MAX_LINE, MAX_PIPE_BYTES, ChildProcess, ResourceLimits
 from support.pid_namespace import as_init
@@ -71,7 +72,7 @@ async def start(
     command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None, grace: float = GRACE
 ) -> ChildProcess:
     environment = environment or {"PATH": os.environ["PATH"]}
-    return await ChildProcess.start(command, cwd or Path("/"), environment, grace, LIMITS)
+    return await ChildProcess.start(Plan(tuple(command)), cwd or Path("/"), environment, grace, LIMITS)
 
 
 async def run(command: Sequence[str]) -> tuple[int, Lines, Chunks, ChildProcess]:
@@ -249,6 +250,7 @@ NEXT_ID = Path("/proc/sys/kernel/ns_last_pid")
 REUSED = """
 import os, subprocess, trio, trio.testing
 from pathlib import Path
+from progressd.detect.plan import Plan
 from progressd.runner.process import ChildProcess, ResourceLimits
 
 foreign = None
@@ -268,7 +270,7 @@ async def nothing(*given): pass
 
 async def main():
     global child
-    child = await ChildProcess.start(["echo", "last words"], Path("/"), {"PATH": os.environ["PATH"]}, 0.1, LIMITS)
+    child = await ChildProcess.start(Plan(("echo", "last words")), Path("/"), {"PATH": os.environ["PATH"]}, 0.1, LIMITS)
     assert await child.run(on_lines, nothing) == 0
     print("ended" if foreign.poll() is not None else "runs")
     foreign.kill()

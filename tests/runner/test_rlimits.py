@@ -84,6 +84,7 @@ def test_a_child_gets_at_most_the_limits_of_the_daemon() -> None:
     shown = "print(*resource.getrlimit(resource.RLIMIT_NOFILE), open('/proc/self/oom_score_adj').read())"
     program = (
         "import resource, sys, trio\nfrom pathlib import Path\n"
+        "from progressd.detect.plan import Plan\n"
         "from progressd.runner.process import ChildProcess as Child, ResourceLimits\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (80, 90))\n"
         "Path('/proc/self/oom_score_adj').write_text('700')\n"
@@ -92,7 +93,7 @@ def test_a_child_gets_at_most_the_limits_of_the_daemon() -> None:
         "async def main():\n"
         f"    command = [sys.executable, '-c', {'import resource; ' + shown!r}]\n"
         "    limits = ResourceLimits(1 << 30, 60, 1 << 30, 100)\n"
-        "    await (await Child.start(command, Path('/'), {}, 1, limits)).run(seen, nothing)\n"
+        "    await (await Child.start(Plan(tuple(command)), Path('/'), {}, 1, limits)).run(seen, nothing)\n"
         "trio.run(main)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

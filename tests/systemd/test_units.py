@@ -135,10 +135,11 @@ def test_a_cancelled_job_leaves_no_process_in_the_sandbox(machine: Machine) -> N
 
     machine.eventually(lambda: sleeping() == 4)
     machine.run("progressd", "cancel", job_id, *url)
-    machine.eventually(lambda: sleeping() == 1)  # the one without environment and parent is not identifiable
+    machine.eventually(lambda: sleeping() == 0)  # also the one without environment and parent, due to its cgroup
+    machine.eventually(lambda: "ended the processes of a job" in machine.log("progressd@8093.service"))
+    assert machine.run("find", "/sys/fs/cgroup/system.slice", "-name", f"progressd-*{job_id}") == ""
     machine.run("systemctl", "kill", "--kill-whom=main", "progressd@8093.service")
     machine.eventually(lambda: machine.state("progressd@8093.service")["ActiveState"] == "inactive")
-    assert sleeping() == 0
     assert "cannot" not in machine.log("progressd@8093.service")
 
 

@@ -7,7 +7,8 @@ class Reading(Struct):
     """The values in one frame. None and "" mean unknown.
 
     `current` and `total` are in `unit`s, `rate` in units a second, `eta` in seconds. `item` of `items` is the position
-    of a file or a task that has a percentage of its own. The progress of several `id`s is added up.
+    of a file or a task that has a percentage of its own. The progress of several `id`s is added up. `done` has the named
+    tasks that are done.
     """
 
     current: float | None = None
@@ -22,6 +23,7 @@ class Reading(Struct):
     item: float | None = None
     items: float | None = None
     id: str = ""
+    done: dict[str, bool] | None = None
     resets: bool = False  # the next progress is of another item
     grows: bool = False  # the total is final only if it does not change
 

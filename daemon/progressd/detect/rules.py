@@ -65,6 +65,9 @@ class JsonRule(Struct, frozen=True, forbid_unknown_fields=True):
     rate: str = ""
     eta: str = ""
     id: str = ""  # with it, the progress is the sum over all ids
+    each: str = ""  # a list of objects; each has an `id` and a `step`, and counts as one
+    done: str = ""  # the key that only finished objects of this list have
+    skip: str = ""  # objects whose `step` begins so do not count
     where: dict[str, str | bool | int] = {}  # values that the object must have
     unit: str = ""
 
@@ -72,6 +75,8 @@ class JsonRule(Struct, frozen=True, forbid_unknown_fields=True):
         """Return the values in an object, or None if it lacks them."""
         if any(_inside(line, key) != value for key, value in self.where.items()):
             return None
+        if self.each:
+            return self._read_each(_inside(line, self.each))
         found = Reading(
             current=_json_number(line, self.current),
             total=_json_number(line, self.total),
@@ -93,6 +98,20 @@ class JsonRule(Struct, frozen=True, forbid_unknown_fields=True):
                 return None
             found.current = 0
         return found
+
+    def _read_each(self, objects: Any) -> Reading | None:
+        """Return which objects of a list are done. The first one that is not done is the step."""
+        if not isinstance(objects, list):
+            return None
+        counted = [
+            one
+            for one in objects
+            if isinstance(one, dict) and not (self.skip and _json_text(one, self.step).startswith(self.skip))
+        ]
+        named = {key: one for one in counted if (key := _json_text(one, self.id))}
+        done = {key: _inside(one, self.done) is not None for key, one in named.items()}
+        step = next((_json_text(named[key], self.step) for key, is_done in done.items() if not is_done), "")
+        return Reading(done=done, step=step, current=0) if done else None
 
 
 def _struct(name: str, fields: type[NamedTuple], **types: Any) -> type[Struct]:

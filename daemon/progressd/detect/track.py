@@ -10,6 +10,7 @@ from progressd.core.events import MAX_COUNT, MAX_NAME, ReportedProgress
 from progressd.detect.reading import Reading
 
 MAX_PHASES: Final = 64  # phases and ids that are kept
+MAX_TASKS: Final = 4096
 FINISHED: Final = 90.0  # % at which a phase may be followed by another
 RESTARTED: Final = 10.0  # % below which a phase may have begun again
 
@@ -56,6 +57,7 @@ class Track:
         self._current: _Phase | None = None
         self._restarting = False  # the next reading begins a new phase
         self._ids = dict[str, tuple[float, float]]()
+        self._tasks = dict[str, bool]()
         self._step = ""
         self._total = total
         self._item: tuple[float, float] | None = None
@@ -81,6 +83,8 @@ class Track:
         self.note(reading)
         if reading.id:
             self._add(reading)
+        if reading.done is not None:
+            self._add_done(reading, reading.done)
         if reading.total is None:
             reading.total = self._total
         own = None if reading.grows and reading.total != self.last.total else _percent(reading)
@@ -115,6 +119,14 @@ class Track:
         reading.current = sum(current for current, _ in self._ids.values())
         reading.total = sum(total for _, total in self._ids.values()) or None
         reading.percent = None
+
+    def _add_done(self, reading: Reading, done: Mapping[str, bool]) -> None:
+        """Count the tasks that are done. A task that is done stays so. If all are done, another one may follow."""
+        for name, is_done in done.items():
+            if name in self._tasks or len(self._tasks) < MAX_TASKS:
+                self._tasks[name] = is_done or self._tasks.get(name, False)
+        reading.current = float(sum(self._tasks.values()))
+        reading.total = max(len(self._tasks), reading.current + 1)
 
     def _phase_of(self, reading: Reading, own: float | None) -> _Phase:
         """Return the phase of a reading: a known one, the current one, an earlier one, or a new one."""

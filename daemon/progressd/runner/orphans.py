@@ -17,12 +17,18 @@ import msgspec
 import structlog
 
 from progressd.core.json import UNDECODABLE
+from progressd.system.cgroup import Cgroup
 from progressd.system.process_tree import Process, Tree, environment_of, look
 
 MARK: Final = "PROGRESSD_RUNNER"  # the environment variable with the mark of the daemon
 JOB: Final = "PROGRESSD_JOB_ID"
 
 log = structlog.get_logger(__name__)
+
+
+def cgroup_prefix(mark: str) -> str:
+    """Return how the names of the cgroups of a daemon begin. The job id follows."""
+    return f"progressd-{mark}-"
 
 
 class ProcessId(msgspec.Struct, frozen=True):
@@ -69,6 +75,9 @@ class ProcessRecords:
         """
         tree = Tree(self._known)
         left = await tree.end(grace)
+        for cgroup in Cgroup.existing(cgroup_prefix(self.mark)).values():
+            cgroup.kill()
+            cgroup.remove()
         if tree:
             log.warning("processes of an earlier daemon ended", processes=len(tree) - len(left))
         if left:
@@ -79,10 +88,11 @@ class ProcessRecords:
         return jobs
 
     def _known(self, processes: Sequence[Process]) -> Mapping[int, str]:
-        """Find the job of each process with the mark, or in the session of a recorded leader."""
+        """Find the job of each process with the mark, in a cgroup, or in the session of a recorded leader."""
         leaders = self._leaders()
         mark = f"{MARK}={self.mark}".encode()
-        known = dict[int, str]()
+        cgroups = Cgroup.existing(cgroup_prefix(self.mark))
+        known = {pid: job_id for job_id, cgroup in cgroups.items() for pid in cgroup.pids()}
         for process in processes:
             if process.session in leaders:
                 known[process.pid] = leaders[process.session]

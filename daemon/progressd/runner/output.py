@@ -66,6 +66,17 @@ class OutputParser:
             found = (progress for progress in self._detector.quiet(stream))
         await self._submit(ProgressEvent(self._job_id, one) if one is not None else None for one in found)
 
+    @property
+    def has_found(self) -> bool:
+        """Return whether the program or its output has shown progress."""
+        return self._reports or bool(self._detector.source)
+
+    async def on_position(self, position: int, size: int) -> None:
+        """Handle the position in the input as an estimate, unless there is progress."""
+        if not self.has_found:
+            progress = ReportedProgress(position, size, "Reading the input (estimate)")
+            await self._ingest.submit(ProgressEvent(self._job_id, progress))
+
     async def on_notification(self, progress: ReportedProgress) -> None:
         """Handle the progress of a notification socket."""
         self._reports = True

@@ -7,8 +7,8 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
@@ -19,11 +19,14 @@ import trio
 from progressd.config.settings import RunnerSettings
 from progressd.config.units import seconds_text, size_text
 from progressd.core.pipeline import Pipeline
-from progressd.detect.detector import STDERR, STDOUT
+from progressd.detect.detector import DESCRIPTOR, STDERR, STDOUT
+from progressd.detect.output_filter import OutputFilter
+from progressd.detect.plan import Plan
 from progressd.producers.ndjson import LineSplitter, NumberedLine
-from progressd.runner.orphans import JOB, MARK
+from progressd.runner.orphans import JOB, MARK, cgroup_prefix
 from progressd.runner.output import summary
-from progressd.system.process_tree import Process, Tree, environment_of
+from progressd.system.cgroup import Cgroup
+from progressd.system.process_tree import Process, Tree, environment_of, running
 from progressd.system.reaper import reaper
 from progressd.system.transient import is_transient
 
@@ -37,6 +40,8 @@ RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
 
 # prlimit(1) sets limits before exec. A process with threads must not run Python code between fork and exec.
 PRLIMIT: Final = shutil.which("prlimit") or "prlimit"
+# sh enters a cgroup before anything is started there.
+ENTER: Final = ("/bin/sh", "-c", 'echo 0 >"$0"; exec "$@"')
 OOM_SCORE_ADJ: Final = 500  # the maximum is 1000; the kernel kills the child before the daemon (proc(5))
 
 CPU_GRACE: Final = 5  # seconds of processor time from SIGXCPU to SIGKILL
@@ -141,13 +146,25 @@ class ProgramOutput:
 class ChildProcess:
     """A started program. Call `run` once. On return or error, `run` stops the whole process tree.
 
-    `marks`: environment variables that only this tree has. They identify descendants that left the session.
+    `marks`: environment variables that only this tree has. They identify descendants that left the session. `cgroup`:
+    contains the whole tree. `progress`: the pipe in which the program reports its progress, if the plan has one.
     """
 
-    def __init__(self, process: trio.Process, kill_grace: float, marks: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        process: trio.Process,
+        plan: Plan,
+        kill_grace: float,
+        marks: Sequence[str],
+        cgroup: Cgroup | None,
+        progress: trio.lowlevel.FdStream | None,
+    ) -> None:
         self._process = process
+        self._plan = plan
+        self._progress = progress
         self._kill_grace = kill_grace
-        self._tree = Tree(partial(_known, process.pid, {os.fsencode(mark) for mark in marks}))
+        self._cgroup = cgroup
+        self._tree = Tree(partial(_known, process.pid, {os.fsencode(mark) for mark in marks}), cgroup)
         self.pid = process.pid
         self.stderr = b""  # last bytes of standard error
         self.left: list[Process] = []  # processes that could not be stopped
@@ -155,32 +172,53 @@ class ChildProcess:
     @classmethod
     async def start(
         cls,
-        command: Sequence[str],
+        plan: Plan,
         cwd: Path,
         environment: Mapping[str, str],
         kill_grace: float,
         limits: ResourceLimits,
     ) -> "ChildProcess":
-        """Start a program without a shell. Raises OSError."""
+        """Start the command of a plan without a shell. Raises OSError."""
+        command = plan.command
         program = str(cwd / command[0]) if "/" in command[0] else command[0]
         found = shutil.which(program, path=environment.get("PATH", os.defpath))
         if found is None:
             raise OSError(errno.ENOENT, "not installed or not executable", command[0])
         if not await trio.to_thread.run_sync(_is_program, found):  # prlimit would pass it to a shell
             raise OSError(errno.ENOEXEC, "neither a program nor a script that begins with #!", command[0])
-        process = await reaper.open_process(
-            (PRLIMIT, *limits.arguments(), "--", *command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env=environment,
-            start_new_session=True,
-        )
+        marked = MARK in environment and JOB in environment
+        cgroup = Cgroup.new(cgroup_prefix(environment[MARK]) + environment[JOB]) if marked else None
+        enter = () if cgroup is None else (*ENTER, cgroup.entrance)
+        with ExitStack() as on_failure, ExitStack() as inherited:
+            progress, passed = None, []
+            if plan.progress_fd:
+                reading, writing = os.pipe()
+                inherited.callback(os.close, writing)
+                on_failure.callback(os.close, reading)
+                passed = [writing]
+                command = tuple(plan.arguments(writing))
+            process = await reaper.open_process(
+                (*enter, PRLIMIT, *limits.arguments(), "--", *command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env=environment,
+                start_new_session=True,
+                pass_fds=passed,
+            )
+            on_failure.pop_all()
+            if passed:
+                progress = trio.lowlevel.FdStream(reading)
         with suppress(OSError):  # the process has exited, or /proc is hidden
             _raise_oom_score(process.pid)
         marks = [f"{name}={environment[name]}" for name in (MARK, JOB) if name in environment]
-        return cls(process, kill_grace, marks)
+        return cls(process, plan, kill_grace, marks, cgroup, progress)
+
+    @property
+    def processes(self) -> int:
+        """Return how many processes of the program have been signalled."""
+        return len(self._tree)
 
     async def run(self, on_stdout: OnLines, on_chunk: OnChunk) -> int:
         """Read the output until the child has exited. Return the exit status, negative for a signal.
@@ -192,17 +230,29 @@ class ChildProcess:
         assert process.stdout is not None
         assert process.stderr is not None
         stdout, stderr = ProgramOutput(process.stdout), ProgramOutput(process.stderr)
+        progress = None if self._progress is None else ProgramOutput(self._progress)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read_stdout, stdout, on_stdout, on_chunk)
                 nursery.start_soon(self._read_stderr, stderr, on_chunk)
+                if progress is not None:
+                    nursery.start_soon(_read_progress, progress, on_chunk)
                 await self._wait_for_exit()
-                for output in (stdout, stderr):
+                for output in filter(None, (stdout, stderr, progress)):
                     output.has_ended()
         finally:
             await self._close()
         assert process.returncode is not None
         return process.returncode
+
+    def position_in(self, path: Path) -> tuple[int, int] | None:
+        """Return how far the program has read a file, and the size of the file. None if it does not read it. Blocks."""
+        try:
+            file = path.stat()
+            positions = [found for one in running() if one.session == self.pid for found in _positions(one.pid, file)]
+        except OSError:
+            return None
+        return (min(max(positions), file.st_size), file.st_size) if positions else None
 
     async def _read_stdout(self, output: ProgramOutput, on_lines: OnLines, on_chunk: OnChunk) -> None:
         splitter = LineSplitter(MAX_LINE)
@@ -213,10 +263,16 @@ class ChildProcess:
         await on_lines(splitter.end())
 
     async def _read_stderr(self, output: ProgramOutput, on_chunk: OnChunk) -> None:
+        hidden = OutputFilter(self._plan) if self._plan.hides else None
         while chunk := await _next_chunk(output, STDERR, on_chunk):
-            self.stderr = (self.stderr + chunk.replace(b"\r", b"\n"))[-MAX_STDERR:]
+            self._keep_stderr(chunk if hidden is None else hidden.feed(chunk))
             await on_chunk(STDERR, chunk)
+        if hidden is not None:
+            self._keep_stderr(hidden.end())
         await on_chunk(STDERR, b"")
+
+    def _keep_stderr(self, text: bytes) -> None:
+        self.stderr = (self.stderr + text.replace(b"\r", b"\n"))[-MAX_STDERR:]
 
     async def _wait_for_exit(self) -> None:
         """Wait until the program has exited. Do not reap it yet, because that would free its process id."""
@@ -226,8 +282,14 @@ class ChildProcess:
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):
             self.left = await self._end()
-            for stream in (self._process.stdout, self._process.stderr):
-                assert stream is not None
+            if self._cgroup is not None:
+                self._cgroup.remove()
+            else:  # a program that forks and exits all the time stays in its group, and this signal cannot miss it
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
+            assert self._process.stdout is not None
+            assert self._process.stderr is not None
+            for stream in filter(None, (self._process.stdout, self._process.stderr, self._progress)):
                 await stream.aclose()  # not earlier: a write to a closed pipe would raise SIGPIPE
             if self.pid in [process.pid for process in self.left]:
                 trio.lowlevel.spawn_system_task(reaper.exit_status, self._process)
@@ -248,6 +310,12 @@ class ChildProcess:
             await trio.sleep(RETRY_INTERVAL)
 
 
+async def _read_progress(output: ProgramOutput, on_chunk: OnChunk) -> None:
+    while chunk := await _next_chunk(output, DESCRIPTOR, on_chunk):
+        await on_chunk(DESCRIPTOR, chunk)
+    await on_chunk(DESCRIPTOR, b"")
+
+
 async def _next_chunk(output: ProgramOutput, stream: int, on_chunk: OnChunk) -> bytes:
     """Return the next chunk of an output, or b"" at its end. Report a silence of QUIET seconds."""
     with trio.move_on_after(QUIET):
@@ -263,6 +331,15 @@ def _known(session: int, marks: Set[bytes], processes: Sequence[Process]) -> Map
         for process in processes
         if process.session == session or (marks and marks <= set(environment_of(process.pid)))
     }
+
+
+def _positions(pid: int, file: os.stat_result) -> Iterator[int]:
+    """Yield the positions of the descriptors with which a process reads a file."""
+    with suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):  # the descriptor was closed meanwhile
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), file):
+                    yield int(Path(f"/proc/{pid}/fdinfo/{name}").read_text().split()[1])
 
 
 def _is_program(path: str) -> bool:

@@ -7,6 +7,7 @@ these jobs.
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ from progressd.core.messages import ErrorData, JobStatus
 from progressd.core.pipeline import Pipeline
 from progressd.core.progress_pattern import ProgressPattern
 from progressd.detect.detector import Detector
-from progressd.detect.plan import Plan, plan
+from progressd.detect.plan import NONE, Plan, plan
 from progressd.detect.presets import SYSTEM, Presets
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
@@ -36,6 +37,7 @@ from progressd.system.notify_socket import NotifySocket
 from progressd.system.transient import is_transient
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
+ESTIMATE_INTERVAL: Final = 1.0  # seconds between two looks at how far a program has read its input
 RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
 REQUEUE_TIMEOUT: Final = 5.0  # seconds, in case the store fails
 
@@ -170,21 +172,22 @@ class Runner:
         if pipeline is None:
             return self._failed(job, f"the pipeline {job.pipeline} is no longer configured")
         limits = ResourceLimits.of(pipeline, self._settings.runner)
-        pipeline, detector = _with_preset(pipeline, job)
+        pattern = None if pipeline.progress_pattern is None else ProgressPattern(pipeline.progress_pattern)
         async with AsyncExitStack() as started:
             try:
-                child, result, notify = await self._start(job, pipeline, limits, started)
+                child, result, notify, planned = await self._start(job, pipeline, limits, started)
             except OSError as error:
                 log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
                 program = Path(pipeline.command[0]).name
                 why = error.strerror or "see the daemon's log"
                 return self._failed(job, f"cannot start {program}, the program of the pipeline {job.pipeline}: {why}")
+            detector = Detector(planned, pattern)
             return await self._run_pipeline(job, pipeline, limits, result, child, detector, notify)
 
     async def _start(
         self, job: Job, pipeline: Pipeline, limits: ResourceLimits, started: AsyncExitStack
-    ) -> tuple[ChildProcess, Path, NotifySocket | None]:
-        """Start the child. Return the child, the path of its result and its socket. Retry after transient errors.
+    ) -> tuple[ChildProcess, Path, NotifySocket | None, Plan]:
+        """Start the child. Return it, the path of its result, its socket and its plan. Retry after transient errors.
 
         The working directory is deleted on exit of `started`. Raises OSError, and Conflict if the job ends before the
         child starts.
@@ -195,12 +198,16 @@ class Runner:
                     work = await entered.enter_async_context(self._files.attempt(job.id, job.attempt))
                     result = work / pipeline.output
                     command = pipeline.arguments(self._placeholders(job, result))
+                    planned = await trio.to_thread.run_sync(_planned, job, pipeline, command)  # it may look at files
                     notify = _notify_socket(job, entered)
-                    environment = {**(notify.environment if notify else {}), **self._environment(job, pipeline)}
+                    environment = {
+                        **(notify.environment if notify else {}),
+                        **self._environment(job, pipeline, planned),
+                    }
                     grace = self._settings.runner.kill_grace
-                    child = await ChildProcess.start(command, result.parent, environment, grace, limits)
+                    child = await ChildProcess.start(planned, result.parent, environment, grace, limits)
                     started.push_async_exit(entered.pop_all())
-                    return child, result, notify
+                    return child, result, notify, planned
             except OSError as error:
                 if not is_transient(error):
                     raise
@@ -223,8 +230,11 @@ class Runner:
         timeout = pipeline.timeout or self._settings.runner.job_timeout
         try:
             with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
-                status = await self._run_child(job, child, output, notify)
+                estimates = pipeline.progress_pattern is None and pipeline.preset != NONE
+                status = await self._run_child(job, child, output, notify, estimates=estimates)
         finally:
+            if child.processes:
+                log.info("ended the processes of a job", job_id=job.id, processes=child.processes - len(child.left))
             if child.left:
                 self._left[job.id] = ", ".join(map(str, child.left))
                 log.error("cannot end all processes of a job", job_id=job.id, processes=self._left[job.id])
@@ -249,7 +259,9 @@ class Runner:
                 raise
             log.warning("cannot keep the stderr of a pipeline", job_id=job.id, error=str(error))
 
-    async def _run_child(self, job: Job, child: ChildProcess, output: OutputParser, notify: NotifySocket | None) -> int:
+    async def _run_child(
+        self, job: Job, child: ChildProcess, output: OutputParser, notify: NotifySocket | None, *, estimates: bool
+    ) -> int:
         """Run the child until it exits. Raises Conflict if the job ends first."""
         async with trio.open_nursery() as nursery:
 
@@ -261,7 +273,19 @@ class Runner:
                 while True:
                     await output.on_notification(await notify.receive())
 
+            async def estimate() -> None:
+                """Report how far the program has read its input, until there is progress."""
+                before, path = None, self._files.input(job.id)
+                while not output.has_found:
+                    await trio.sleep(ESTIMATE_INTERVAL)
+                    found = await trio.to_thread.run_sync(child.position_in, path)
+                    if found is not None and found[0] and found != before:
+                        before = found
+                        await output.on_position(*found)
+
             nursery.start_soon(stop_when_ended)
+            if estimates:
+                nursery.start_soon(estimate)
             if notify is not None:
                 nursery.start_soon(read_notifications, notify)
             status = await child.run(output.on_stdout, output.on_chunk)
@@ -298,11 +322,12 @@ class Runner:
             "job_id": job.id,
         }
 
-    def _environment(self, job: Job, pipeline: Pipeline) -> dict[str, str]:
+    def _environment(self, job: Job, pipeline: Pipeline, planned: Plan) -> dict[str, str]:
         """Return the environment of the child: the daemon's without its private variables, and the pipeline's."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
         return {
             **inherited,
+            **planned.environment,
             **pipeline.environment,
             JOB: job.id,
             MARK: self._children.mark,
@@ -331,14 +356,11 @@ def _notify_socket(job: Job, entered: AsyncExitStack) -> NotifySocket | None:
         return None
 
 
-def _with_preset(pipeline: Pipeline, job: Job) -> tuple[Pipeline, Detector]:
-    """Return the pipeline with the arguments and variables of its preset, and a detector for its output."""
-    pattern = None if pipeline.progress_pattern is None else ProgressPattern(pipeline.progress_pattern)
-    adapt = pattern is None
+def _planned(job: Job, pipeline: Pipeline, command: Sequence[str]) -> Plan:
+    """Return the plan for the command of a pipeline. Blocks."""
+    adapt = pipeline.progress_pattern is None
     try:
-        found = plan(pipeline.command, Presets([SYSTEM]), adapt=adapt, name=pipeline.preset, descriptors=False)
+        return plan(command, Presets([SYSTEM]), adapt=adapt, name=pipeline.preset)
     except InvalidInput as error:
         log.error("cannot use preset", job_id=job.id, pipeline=job.pipeline, error=str(error))
-        found = Plan(pipeline.command)
-    environment = {**found.environment, **pipeline.environment}
-    return replace(pipeline, command=found.command, environment=environment), Detector(found, pattern)
+        return Plan(tuple(command))

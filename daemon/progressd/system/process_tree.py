@@ -1,9 +1,10 @@
 """Find and kill all processes of a program, including those that left its process group or session.
 
-timeout(1) makes a new process group, setsid(1) a new session. A cgroup per job would find all processes, but cgroups
-are read-only in the sandbox of the service, and not available outside systemd. So this module searches /proc.
+timeout(1) makes a new process group, setsid(1) a new session. So this module searches /proc. A search misses a program
+that forks and exits all the time: only a cgroup finds it for certain. See `cgroup.py` for where there is one.
 """
 
+import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
+from progressd.system.cgroup import Cgroup
 from progressd.system.fs import user
 from progressd.system.transient import is_transient
 
@@ -84,10 +86,12 @@ class SignalSender:
 class Tree:
     """A set of processes: the processes that `known` selects, their descendants, and all processes found earlier.
 
-    `known` receives all running processes and returns a label for each selected process id. It runs in a thread.
+    `known` receives all running processes and returns a label for each selected process id. It runs in a thread. All
+    processes in a `cgroup` belong to the set, too.
     """
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: Known, cgroup: Cgroup | None = None) -> None:
+        self.cgroup = cgroup
         self._known = known
         self._found = dict[Identity, str]()
 
@@ -112,22 +116,34 @@ class Tree:
         nothing, because a process may start children until it ends. Raises OSError if the system lacks resources.
         """
         until = trio.current_time() + grace
-        left = await self._signal_until(SignalSender(SIGTERM), lambda: trio.current_time() >= until)
-        if left:
+        left, all_ended = await self._signal_until(SignalSender(SIGTERM), lambda: trio.current_time() >= until)
+        if not all_ended:
             searches = iter(range(KILL_SEARCHES))
-            left = await self._signal_until(SignalSender(SIGKILL), lambda: next(searches, None) is None)
+            left, _ = await self._signal_until(SignalSender(SIGKILL), lambda: next(searches, None) is None)
         return left
 
-    async def _signal_until(self, sender: SignalSender, over: Callable[[], bool]) -> list[Process]:
-        """Signal the processes until none is left to wait for, or the time is over. Return the running ones."""
-        pause, empty = MIN_PAUSE, 0
+    async def _signal_until(self, sender: SignalSender, over: Callable[[], bool]) -> tuple[list[Process], bool]:
+        """Signal the processes until none is left to wait for, or the time is over.
+
+        Return the running ones, and whether all have ended.
+        """
+        pause, empty, search = MIN_PAUSE, 0, self._search_cgroup
         while True:
-            left, waits = await trio.to_thread.run_sync(self._search, sender)
-            empty = 0 if left else empty + 1
+            left, waits = await trio.to_thread.run_sync(search, sender)
+            search = self._search
+            empty = 0 if left or (self.cgroup and self.cgroup.is_populated()) else empty + 1
             if empty == EMPTY_SEARCHES or (left and not waits) or over():
-                return left
+                return left, empty > 0
             await trio.sleep(pause)
             pause = min(2 * pause, MAX_PAUSE)
+
+    def _search_cgroup(self, sender: SignalSender) -> tuple[list[Process], bool]:
+        """Search once while the processes of the cgroup cannot start others. SIGKILL goes to all of them at once."""
+        with self.cgroup.frozen() if self.cgroup else contextlib.nullcontext():
+            found = self._search(sender)
+        if self.cgroup and sender.number is SIGKILL:
+            self.cgroup.kill()
+        return found
 
     def _search(self, sender: SignalSender) -> tuple[list[Process], bool]:
         """Search once, and signal new processes. Return the running ones, and whether to wait for any."""
@@ -135,13 +151,13 @@ class Tree:
         members = self._members(running())
         cleaning_up = sender.cleaning_up(members)
         for process, label in members.items():
+            self._found[process.identity] = label
             try:
                 descriptor = os.pidfd_open(process.pid)
             except ProcessLookupError:
                 continue
             try:
                 if _is_running(process):  # otherwise the descriptor may belong to a later process
-                    self._found[process.identity] = label
                     found.append(process)
                     waits |= process.parent in cleaning_up or sender.send(process, descriptor)
             finally:
@@ -155,8 +171,10 @@ class Tree:
             children[process.parent].append(process)
         labels = {one.pid: self._found[one.identity] for one in processes if one.identity in self._found}
         labels |= self._known(processes)
+        for pid in self.cgroup.pids() if self.cgroup else ():
+            labels.setdefault(pid, "")
         members = dict[Process, str]()
-        waiting = [(by_id[pid], label) for pid, label in labels.items()]
+        waiting = [(by_id[pid], label) for pid, label in labels.items() if pid in by_id]
         while waiting:
             process, label = waiting.pop()
             if process not in members:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import trio
 
+from progressd.system.cgroup import Cgroup
 from progressd.system.process_tree import Tree, running
 
 PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
@@ -84,14 +85,15 @@ class Reaper:
 reaper: Final = Reaper()
 
 
-def adopt(older: Collection[int] | None = None) -> Tree:
+def adopt(older: Collection[int] | None = None, cgroup: Cgroup | None = None) -> Tree:
     """Adopt and reap descendants that lose their parent, until Trio stops.
 
-    Return the tree of all descendants, except the `older` children; None: those that already exist.
+    Return the tree of all descendants, except the `older` children; None: those that already exist. The processes in
+    `cgroup` belong to the tree, too.
     """
     own = os.getpid()
     children = [process for process in running() if process.parent == own]
     before = {process.identity for process in children if older is None or process.pid in older}
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # on failure, nothing is adopted
     trio.lowlevel.spawn_system_task(reaper.run)
-    return Tree(lambda all_: {one.pid: "" for one in all_ if one.parent == own and one.identity not in before})
+    return Tree(lambda all_: {one.pid: "" for one in all_ if one.parent == own and one.identity not in before}, cgroup)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NoReturn
 
 from progressd.client.run.terminal import Terminal, moved_up, unread
+from progressd.system.cgroup import Cgroup
 
 TO_FOREGROUND: Final = signal.SIGRTMIN  # signals for the session leader
 TO_BACKGROUND: Final = signal.SIGRTMIN + 1
@@ -64,11 +65,12 @@ class Command:
     `pid`: the child of this process: the command or its session leader. `sources`: the streams to read, each with the
     descriptor to read from. 1 and 2 are passed on; another one only carries progress. `terminal`: the user's, if the
     command has a pseudo-terminal; its other end is `master`. `report`: reads the status from the session leader; None
-    without one.
+    without one. `cgroup`: contains the command and what it starts, where this is possible.
     """
 
     def __init__(self, program: str) -> None:
         self.program = program
+        self.cgroup = Cgroup.new(f"progressd-run-{os.getpid()}")
         self.pid = 0
         self.sources: dict[int, int] = {}
         self.terminal: Terminal | None = None
@@ -117,6 +119,8 @@ def launch(
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
     def run() -> NoReturn:
+        if started.cgroup is not None:
+            started.cgroup.enter()
         _exec(command, environment, streams, blocked, failing)
 
     try:
@@ -137,6 +141,8 @@ def launch(
         text = failure.read()
     if text:
         os.waitpid(started.pid, 0)
+        if started.cgroup is not None:
+            started.cgroup.remove()
         if started.terminal is not None:
             started.terminal.restore()
         raise OSError(int(text), os.strerror(int(text)), command[0])

@@ -74,7 +74,7 @@ class CommandJob:
             self._session = TerminalSession(command, command.terminal, command.master, self._gone)
         self._outputs = outputs
         reaper.own(command.pid)
-        self._tree = adopt(before)
+        self._tree = adopt(before, command.cgroup)
         async with _unwrapped(trio.open_nursery()) as listening:  # until the end: a signal would kill this process
             listening.start_soon(self._pass_on_signals)
             if self._session is not None:
@@ -90,6 +90,8 @@ class CommandJob:
                 await self._report_progress()
             await self._reporter.end(self._last(status))
             listening.cancel_scope.cancel()
+        if command.cgroup is not None:
+            command.cgroup.remove()
         return status if status >= 0 else 128 - status
 
     def _say(self, what: str | ClientError) -> None:
@@ -255,8 +257,15 @@ class CommandJob:
                     await trio.sleep(1)
                 else:
                     self._ended = True
+                    if self._reporter.cancelled.is_set():
+                        self._say(self._ended_processes(len(left)))
                     if left:
                         self._say(f"cannot end {_named(left)}")
+
+    def _ended_processes(self, left: int) -> str:
+        leaders = 1 if self._command.has_session else 0  # the leader of the session is our own process
+        count = len(self._tree) - leaders - left
+        return f"ended {count} process{'' if count == 1 else 'es'} of the command"
 
     async def _report_progress(self) -> None:
         self._moved = trio.Event()
