@@ -54,10 +54,10 @@ STAGGER: Final = 1.0  # maximum seconds over which watchers are closed, so that 
 STAGGER_EACH: Final = 0.005  # seconds between two closes of few watchers: no client is accepted during that time
 LAST_WORK: Final = 30.0  # seconds for all work after the drain timeout, including killing jobs that ignore SIGTERM
 CLOSE_TIMEOUT: Final = 5.0  # seconds for the last bytes of connections
-# A connection leaves no reference cycle, and a request 8 objects of werkzeug. So collections are rare. The longest
-# takes 4 ms (youngest generation) or 30 ms (second generation, while thousands connect). A full collection takes 10 ms
-# with 500 watchers, and 0.4 s with 10,000.
-GC_THRESHOLDS: Final = (10_000, 5, 20)
+# A connection leaves no reference cycle, and a request 8 objects of werkzeug. So collections are rare. Every second one
+# includes the second generation, and takes at most 10 ms, while thousands connect. A full collection takes 10 ms with
+# 500 watchers, and 0.4 s with 10,000.
+GC_THRESHOLDS: Final = (10_000, 0, 60)
 UNEXPECTED_EXIT: Final = "the daemon ended without a signal to stop"
 
 log = structlog.get_logger(__name__)

@@ -23,7 +23,7 @@ import structlog
 import trio
 from msgspec.structs import replace
 from progressd.auth.api_keys import read_keys
-from progressd.auth.limits import client_address, networks
+from progressd.auth.limits import client_address
 from progressd.auth.watch_tokens import read_token
 from progressd.config.load import load
 from progressd.config.settings import BUILT_IN, Server
@@ -180,7 +180,7 @@ def named(name: str) -> None:
 
 
 LAST: Final = job_id(9)
-NEAR: Final = networks(("10.0.0.0/8",))
+NEAR: Final = ("10.0.0.0/8",)
 DECIDE: Final[dict[str, Callable[[bytes, str, Path], object]]] = {
     "cursors": lambda _data, text, _path: Cursor.parse(text),
     "tokens": lambda _data, text, _path: read_token("s" * 64, text),

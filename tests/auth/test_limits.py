@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.auth.authenticator import ANONYMOUS, Client, Identity
-from progressd.auth.limits import MAX_BUCKETS, ConnectionLimiter, RateLimiter, client_address, counted_as, networks
+from progressd.auth.limits import MAX_BUCKETS, ConnectionLimiter, RateLimiter, client_address, counted_as
 from progressd.config.settings import Limits
 from progressd.core.errors import (
     RateLimited,
@@ -29,7 +29,7 @@ from support.waiting import eventually
 from trio.testing import MockClock
 
 FEW = {"rate_limit_per_minute": 60, "rate_limit_burst": 3, "exempt_addresses": ()}
-PROXY = networks(("10.0.0.0/8", "::1"))
+PROXY = ("10.0.0.0/8", "::1")
 
 
 class Bucket:

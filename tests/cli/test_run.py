@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import keys
 from support.cgroups import FORKING, delegated, entering
 from support.serving import PATIENCE, ServedDaemon, backup, restore, served_daemon
 from support.waiting import alive, until

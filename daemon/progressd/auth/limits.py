@@ -9,7 +9,7 @@ import ipaddress
 import math
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
@@ -19,29 +19,24 @@ from progressd.auth.authenticator import Client
 from progressd.config.settings import Settings
 from progressd.core.errors import RateLimited, TooManyConnections, TooManyOfAddress, TooManyOfKey
 
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Group: TypeAlias = tuple[str, str]  # clients counted together: all, or all of one address, key or token
 
 MAX_BUCKETS: Final = 10_000  # about 200 bytes each
 
+_network = lru_cache(maxsize=64)(ipaddress.ip_network)
 _PORT: Final = re.compile(r"(?:\[(.*)\]|([^:]*))(?::[0-9]+)?")
 
 
-@lru_cache(maxsize=64)
-def networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
-    """Parse networks such as `127.0.0.0/8` or `::1`. Raises ValueError."""
-    return tuple(map(ipaddress.ip_network, texts))
-
-
-def within(address: str, among: Iterable[Network]) -> bool:
-    """Return whether an address is in one of the networks. Text such as `unix` is in none."""
+@lru_cache(maxsize=1024)
+def within(address: str, networks: tuple[str, ...]) -> bool:
+    """Return whether an address is in one of the networks, such as `127.0.0.0/8`. Text such as `unix` is in none."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
         found = found.ipv4_mapped
-    return any(found in network for network in among)
+    return any(found in network for network in map(_network, networks))
 
 
 def counted_as(address: str) -> str:
@@ -57,7 +52,7 @@ def counted_as(address: str) -> str:
     return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
 
 
-def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: Sequence[Network]) -> str:
+def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: tuple[str, ...]) -> str:
     """Return the client's address, from the peer's and from the X-Forwarded-For of trusted proxies."""
     if not trusted or not within(peer, trusted):
         return peer
@@ -115,7 +110,7 @@ class RateLimiter:
 
     def exempts(self, address: str) -> bool:
         """Return whether an address has no limit."""
-        return within(address, networks(self._limits.exempt_addresses))
+        return within(address, self._limits.exempt_addresses)
 
     def take(self, client: Client) -> RateLimitState | None:
         """Count a request. Returns None for a client without a limit. Raises RateLimited."""
@@ -178,7 +173,7 @@ class ConnectionLimiter:
             "key": limits.max_connections_per_key,
             "token": limits.max_connections_per_token,
         }
-        if within(client.address, networks(limits.exempt_addresses)):
+        if within(client.address, limits.exempt_addresses):
             limits_by_kind["address"] = math.inf
         full = {
             kind: limits_by_kind[kind] for kind, name in _groups(client) if taken[kind, name] >= limits_by_kind[kind]

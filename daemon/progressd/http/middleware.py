@@ -17,7 +17,7 @@ from hypercorn.typing import Scope as ASGIScope
 
 from progressd.auth.api_keys import Scope
 from progressd.auth.authenticator import UNRESTRICTED, Client, Identity, admit, require
-from progressd.auth.limits import RateLimitState, client_address, networks
+from progressd.auth.limits import RateLimitState, client_address
 from progressd.core.errors import Forbidden, OutOfScope, ProgressdError, RateLimited, Unauthorized
 from progressd.core.messages import ALL_JOBS, encode
 from progressd.http.body import SAFE
@@ -211,7 +211,7 @@ class AccessMiddleware:
 
     def _address(self, scope: HTTPScope) -> str:
         peer = scope["client"][0] if scope["client"] else "unix"
-        return client_address(peer, scope["headers"], networks(self._context.settings.server.trusted_proxies))
+        return client_address(peer, scope["headers"], self._context.settings.server.trusted_proxies)
 
     def _check_browser(self, scope: HTTPScope) -> None:
         """Check Host and Origin: browsers let any page send a form, or JSON as text, to any host."""

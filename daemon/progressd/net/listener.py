@@ -15,7 +15,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from progressd.auth.limits import counted_as, networks, within
+from progressd.auth.limits import counted_as, within
 from progressd.config.settings import Limits, Settings
 from progressd.net.connection import PREFIX, Connection, SocketTransport, close_socket
 from progressd.net.connection_log import (
@@ -210,7 +210,7 @@ class Listener:
         """Return whether the connection is within the limits. It may replace the oldest one without a request."""
         limits = self._limits
         # A proxy has many clients. Their connections, uploads and requests are counted per client.
-        exempt = networks(limits.exempt_addresses + self._trusted_proxies)
+        exempt = limits.exempt_addresses + self._trusted_proxies
         address = connection.address
         if self._sockets[counted_as(address)] > limits.max_sockets_per_address and not within(address, exempt):
             connection.log_entry.outcome = TOO_MANY_SOCKETS

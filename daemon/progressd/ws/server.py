@@ -11,7 +11,7 @@ from wsproto.utilities import LocalProtocolError
 
 from progressd.auth.api_keys import Scope
 from progressd.auth.authenticator import ANONYMOUS, Authenticator, Client, Identity, admit, require
-from progressd.auth.limits import ConnectionLimiter, RateLimiter, client_address, networks
+from progressd.auth.limits import ConnectionLimiter, RateLimiter, client_address
 from progressd.broadcast.outbox import MemoryBudget, Outbox
 from progressd.broadcast.throttle import filtered_outbox
 from progressd.config.settings import Settings
@@ -122,7 +122,7 @@ class WebSocketServer:
     def _admit(self, websocket: WebSocket) -> Identity:
         """Check the client against all limits, and count it. Raises a ProgressdError to reject the client."""
         headers, server = websocket.headers, self._settings.server
-        address = client_address(websocket.connection.address, headers, networks(server.trusted_proxies))
+        address = client_address(websocket.connection.address, headers, server.trusted_proxies)
         websocket.connection.log_entry.address = address
         authenticate = partial(self._authenticator.authenticate, headers, websocket.target.partition("?")[2])
         try:
