@@ -10,6 +10,7 @@ from progressd.core.batch import BatchStatus, JobBatch, batch_counts
 from progressd.core.events import Priority, Registration
 from progressd.core.job import Job
 from progressd.core.messages import BatchProgressData, Cursor, JobStatus, ProgressData
+from progressd.core.progress import Step
 from progressd.net.request import BasePath
 
 JSON: Final = "application/json"
@@ -24,6 +25,34 @@ class NewJob(Registration, frozen=True):
     """The body of `POST /api/jobs`."""
 
     id: str | None = None
+
+
+class StepView(Struct, frozen=True, kw_only=True):
+    """A step or a phase in the timeline of a job. `rate` is in units a second.
+
+    `merged`: this many short steps are shown as one.
+    """
+
+    step_name: str
+    phase: str | UnsetType = UNSET
+    started_at: datetime
+    ended_at: datetime | UnsetType = UNSET
+    unit: str | UnsetType = UNSET
+    rate: float | UnsetType = UNSET
+    merged: int | UnsetType = UNSET
+
+
+def step_view(step: Step) -> StepView:
+    """Return a step for a client."""
+    return StepView(
+        step_name=step.name,
+        phase=step.phase,
+        started_at=step.began_at,
+        ended_at=_known(step.ended_at),
+        unit=step.unit,
+        rate=_known(step.rate),
+        merged=step.merged if step.merged > 1 else UNSET,
+    )
 
 
 class JobView(Struct, frozen=True, kw_only=True):
@@ -50,10 +79,14 @@ class JobView(Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     batch_id: str | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET  # if the job belongs to a batch
+    queue_position: int | UnsetType = UNSET  # of a job that waits for the runner, from 1
+    steps: list[StepView] | UnsetType = UNSET  # the timeline, oldest first; not in lists
     cursor: str
 
 
-def job_view(job: Job, store_id: str, base: BasePath) -> JobView:
+def job_view(
+    job: Job, store_id: str, base: BasePath, queue_position: int | None = None, *, with_steps: bool = False
+) -> JobView:
     """Return a job for a client."""
     return JobView(
         id=job.id,
@@ -77,6 +110,8 @@ def job_view(job: Job, store_id: str, base: BasePath) -> JobView:
         labels=job.labels,
         batch_id=_known(job.batch_id),
         priority=UNSET if job.batch_id is None else job.priority,
+        queue_position=_known(queue_position),
+        steps=[step_view(step) for step in job.steps] if with_steps and job.steps else UNSET,
         cursor=str(Cursor(store_id, job.offset)),
     )
 
@@ -139,11 +174,11 @@ def batch_job_view(job: Job, base: BasePath) -> BatchJobView:
 
 
 def _progress(job: Job) -> ProgressData:
-    """Return the progress: 100 percent for a completed job, and no remaining time for a finished one."""
+    """Return the progress: 100 percent for a completed job, and no remaining time and rate for a finished one."""
     if not job.status.finished:
         return job.progress
     percent = 100 if job.status is JobStatus.COMPLETED else job.progress.percent
-    return replace(job.progress, percent=percent, eta_seconds=UNSET)
+    return replace(job.progress, percent=percent, eta_seconds=UNSET, rate=UNSET)
 
 
 def _known(value: T | None) -> T | UnsetType:
