@@ -50,6 +50,26 @@ def test_a_script_reports_progress_and_its_end(way: str, daemon: ServedDaemon) -
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_a_script_reports_tasks_and_phases(way: str, daemon: ServedDaemon) -> None:
+    job_id = registered(daemon)
+    where = {"PROGRESSD_JOB_ID": job_id, **environment(daemon, way)}
+    first = ("--phase", "Upload", "--task", "a", "--current", "30", "--total", "100", "--unit", "B", "Database")
+    for arguments in (first, ("--task", "b", "--total=100", "--unit=B"), ("--task", "b", "--failed", "no space left")):
+        done = emit(*arguments, **where)
+        assert (done.exit_code, done.output) == (0, "")
+    progress = seen(daemon, job_id)["progress"]
+    assert (progress["phase"], progress["step_name"], progress["percent"]) == ("Upload", "no space left", 65)
+    assert progress["tasks"] == [
+        {"id": "a", "name": "Database", "current": 30, "total": 100, "state": "processing", "unit": "B"},
+        {"id": "b", "name": "b", "current": 0, "total": 100, "state": "failed", "unit": "B"},
+    ]
+    assert emit("--task", "a", "--completed", **where).exit_code == 0
+    assert emit("--phase", "Cleanup", **where).exit_code == 0
+    progress = seen(daemon, job_id)["progress"]
+    assert (progress["phase"], progress["percent"], progress["tasks"][0]["state"]) == ("Cleanup", 100, "completed")
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_long_names_and_invalid_utf_8_are_replaced(way: str, daemon: ServedDaemon) -> None:
     where = environment(daemon, way)
     job_id = registered(daemon)
@@ -115,10 +135,11 @@ arguments = st.lists(
         words.map(lambda word: [word]),
         st.just(["--completed"]),
         st.tuples(st.sampled_from(["--failed", "--job"]), words).map(list),
-        st.tuples(st.sampled_from(["--step", "-n", "-t", "--total", "--percent"]), numbers).map(list),
+        st.tuples(st.sampled_from(["--step", "--current", "-n", "-t", "--total", "--percent"]), numbers).map(list),
+        st.tuples(st.sampled_from(["--unit", "--phase", "--task"]), words).map(list),
         st.tuples(st.sampled_from(["--step", "--total", "--percent"]), numbers).map(lambda pair: ["=".join(pair)]),
     ),
-    max_size=3,
+    max_size=4,
 ).map(lambda groups: [argument for group in groups for argument in group])
 
 
@@ -188,6 +209,8 @@ def test_new_registers_and_starts_a_job(way: str, daemon: ServedDaemon) -> None:
         (["--new", "a", "--completed"], "report one of these"),
         (["--new", "a", "One"], "report one of these"),
         (["--completed", "--exit", "0"], "report one of these"),
+        (["--job", "x", "--task", "a", "--percent", "4"], "--task does not combine with"),
+        (["--job", "x", "--task", "a", "--completed", "--failed", "b"], "either --completed or --failed"),
         (["--job", "x", "--shell", "One"], "--shell needs --new"),
         (["--job", "x", "--lease", "9", "One"], "--lease needs --new"),
     ],

@@ -43,6 +43,14 @@ def test_a_script_reports_a_job_without_python(shell: list[str], way: str, daemo
     assert (progress["step_name"], progress["percent"]) == ('a \\ "é" ', 25)
     assert emit(shell, "--percent", "40.5", **where) == (0, "", "")
     assert seen(daemon, job_id)["progress"]["percent"] == 40
+    task = ("--task", "a", "--current", "3", "--total=6", "--unit", "B", "--phase", "Up", 'the "a"')
+    assert emit(shell, *task, **where) == (0, "", "")
+    assert emit(shell, "--task", "a", "--completed", **where) == (0, "", "")
+    assert emit(shell, "--phase", "Down", "--unit", "B", **where) == (0, "", "")
+    progress = seen(daemon, job_id)["progress"]
+    [done] = progress["tasks"]
+    assert done == {"id": "a", "name": 'the "a"', "current": 3, "total": 6, "state": "completed", "unit": "B"}
+    assert (progress["phase"], progress["unit"]) == ("Down", "B")
     assert emit(shell, "--exit", "37", **where) == (0, "", "")
     assert seen(daemon, job_id)["error"] == "failed with exit status 37"
     assert emit(shell, "--exit", "0", **where) == (0, "", "")  # the job keeps its first end

@@ -4,7 +4,8 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.core.job import percentage, seconds_left
+from progressd.core.job import seconds_left
+from progressd.core.progress import percentage
 from support.samples import NOW
 
 counts = st.integers(0, 2**53)

@@ -72,7 +72,7 @@ async def test_a_job_has_its_fields_in_each_state(daemon: RunningDaemon, client:
     assert queued["progress"] == {"current_step": 0, "total_steps": 12, "step_name": "", "percent": 0}
     await daemon.report(progress(ID, 5, 12, "AI Upscaling"))
     processing = await job_of(client)
-    assert processing.keys() == queued.keys() | {"started_at"}
+    assert processing.keys() == queued.keys() | {"started_at", "steps"}
     assert (processing["status"], is_now(processing["started_at"])) == ("processing", True)
     assert processing["progress"].pop("eta_seconds", 0) >= 0
     assert processing["progress"] == {"current_step": 5, "total_steps": 12, "step_name": "AI Upscaling", "percent": 41}

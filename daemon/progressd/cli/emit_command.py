@@ -25,8 +25,12 @@ MAX_ANSWER = 65536  # bytes
 END_OF_ANSWER = (b"}", b"}\n")  # the daemon also closes the connection of an HTTP request
 ID_LENGTH = 36  # characters
 FLAGS = ("--completed",)
-OPTIONS = ("--job", "--step", "--total", "--percent", "--failed", "--url", "--key", "--key-file", "--socket")
-SHORT = {"-n": "--step", "-t": "--total"}
+PROGRESS = ("--step", "--total", "--percent", "--unit", "--phase", "--task")
+OPTIONS = (*PROGRESS, "--job", "--failed", "--url", "--key", "--key-file", "--socket")
+MAX_UNIT = 20  # characters
+MAX_PHASE = 200  # characters; also of the name of a task
+MAX_TASK = 100  # characters
+SHORT = {"-n": "--step", "-t": "--total", "--current": "--step"}
 _ESCAPED = {**{code: f"\\u{code:04x}" for code in range(32)}, ord('"'): '\\"', ord("\\"): "\\\\"}
 
 
@@ -100,7 +104,12 @@ def _report(given: "Mapping[str, str]", environ: "Mapping[str, str]") -> None:
 
 def _event(given: "Mapping[str, str]") -> tuple[str, str]:
     """Return the type and the JSON of an event. Raises _Unclear."""
+    if "--task" in given:
+        return "progress", f'{{"tasks":[{{{_task(given)}}}]{_phase(given)}}}'
     moved = [name for name in ("STEP", "--step", "--total", "--percent") if given.get(name)]
+    details = _phase(given) + _unit(given)
+    if details and not moved and len(given.keys() & {"--completed", "--failed"}) == 0:
+        return "progress", f"{{{details[1:]}}}"
     if bool(moved) + ("--completed" in given) + ("--failed" in given) != 1:
         raise _Unclear
     if "--completed" in given:
@@ -109,7 +118,26 @@ def _event(given: "Mapping[str, str]") -> tuple[str, str]:
         return "error", f'{{"message":{_quoted(given["--failed"], MAX_SENTENCE)}}}'
     percent = f',"percent":{_percent(given["--percent"])}' if "--percent" in given else ""
     steps = f'"current_step":{_count(given.get("--step"))},"total_steps":{_count(given.get("--total"))}'
-    return "progress", f'{{{steps},"step_name":{_quoted(given.get("STEP", ""), MAX_STEP)}{percent}}}'
+    return "progress", f'{{{steps},"step_name":{_quoted(given.get("STEP", ""), MAX_STEP)}{percent}{details}}}'
+
+
+def _task(given: "Mapping[str, str]") -> str:
+    """Return the JSON of a task, without braces."""
+    if "--percent" in given or "--failed" in given:
+        raise _Unclear
+    name = f',"name":{_quoted(given["STEP"], MAX_PHASE)}' if given.get("STEP") else ""
+    current = f',"current":{_count(given["--step"])}' if "--step" in given else ""
+    total = f',"total":{_count(given["--total"])}' if "--total" in given else ""
+    state = ',"state":"completed"' if "--completed" in given else ""
+    return f'"id":{_quoted(given["--task"], MAX_TASK)}{name}{current}{total}{_unit(given)}{state}'
+
+
+def _unit(given: "Mapping[str, str]") -> str:
+    return f',"unit":{_quoted(given["--unit"], MAX_UNIT)}' if "--unit" in given else ""
+
+
+def _phase(given: "Mapping[str, str]") -> str:
+    return f',"phase":{_quoted(given["--phase"], MAX_PHASE)}' if "--phase" in given else ""
 
 
 def _count(text: str | None) -> int:

@@ -12,6 +12,10 @@ from typing import Final, TypeVar, overload
 MAX_COUNT: Final = 2**53  # JavaScript numbers are exact up to this value
 MAX_NAME: Final = 200  # characters
 MAX_STEP: Final = 1000  # characters
+MAX_UNIT: Final = 20  # characters
+MAX_PHASE: Final = 200  # characters; also of the name of a task
+MAX_TASK: Final = 100  # characters of an id
+MAX_TASKS: Final = 32
 MAX_SENTENCE: Final = 10_000  # characters
 MAX_OPTIONS: Final = 65536  # bytes of JSON
 MAX_NESTING: Final = 32  # levels of options
@@ -80,6 +84,18 @@ def name(value: object) -> str:
 def step_name(value: object) -> str:
     """Return the name of a step or a file."""
     return text(value, MAX_STEP)
+
+
+def unit(value: object) -> str:
+    """Return the unit of steps. Raises ValueError if it is empty."""
+    if not (word := text(value, MAX_UNIT)):
+        raise ValueError("a unit is empty")
+    return word
+
+
+def phase(value: object) -> str:
+    """Return the name of a phase or a task."""
+    return text(value, MAX_PHASE)
 
 
 def sentence(error: BaseException) -> str:

@@ -22,6 +22,7 @@ Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Label = Annotated[str, Meta(max_length=200)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=50)]
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
+Unit = Annotated[str, Meta(min_length=1, max_length=20)]
 
 MAX_OPTIONS_BYTES: Final = 65536  # bytes of JSON; jobs that are watched, listed or run are in memory
 LARGE: Final = 4 * MAX_OPTIONS_BYTES  # bytes of JSON; allowed options with ASCII escapes may be six times the limit
@@ -31,19 +32,46 @@ MAX_LEASE: Final = 30 * 86400  # seconds
 MAX_ELAPSED: Final = 36500 * 86400  # seconds, a century; statistics sum them, as they sum pages
 MAX_PAGES: Final = 10**9
 MAX_NESTING: Final = 32  # levels of options; the parsers of Python and SQLite fail at about 1000
+MAX_TASKS: Final = 32  # unfinished tasks of a job
+MAX_RATE: Final = 1e18  # units a second
 
 _encode = msgspec.json.Encoder().encode
 _decode_parts = msgspec.json.Decoder(dict[str, Raw]).decode
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 
 
-class ReportedProgress(Struct, frozen=True):
-    """The progress of a job. `percent`: for a producer whose percentage is not current_step / total_steps."""
+class ReportedTask(Struct, frozen=True):
+    """A part of a job with a progress of its own, such as one of several downloads. Omitted values stay as they are."""
 
-    current_step: Count
-    total_steps: Count
+    id: Annotated[str, Meta(min_length=1, max_length=100)]
+    name: Annotated[str, Meta(max_length=200)] | None = None
+    current: Count | None = None
+    total: Count | None = None
+    unit: Unit | None = None
+    state: JobStatus | None = None
+
+
+class ReportedProgress(Struct, frozen=True, omit_defaults=True):
+    """The progress of a job. `percent`: for a producer whose percentage is not current_step / total_steps.
+
+    `unit`: of the steps, such as B or pages. `rate`: for a producer whose rate the steps do not express. `phase`: a
+    part of the job in which the steps may begin again; "" ends it. `tasks`: those that have changed. With one of these,
+    the steps may be omitted, and omitted values stay as they are.
+    """
+
+    current_step: Count | None = None
+    total_steps: Count | None = None
     step_name: Name = ""
     percent: Annotated[float, Meta(ge=0)] | None = None
+    unit: Unit | None = None
+    rate: Annotated[float, Meta(ge=0, le=MAX_RATE)] | None = None
+    phase: Annotated[str, Meta(max_length=200)] | None = None
+    tasks: Annotated[tuple[ReportedTask, ...], Meta(max_length=MAX_TASKS)] = ()
+
+    @property
+    def has_details(self) -> bool:
+        """Return whether the report has more than counts and the name of a step."""
+        return self.unit is not None or self.phase is not None or self.rate is not None or bool(self.tasks)
 
 
 class ProgressEvent(Struct, frozen=True, tag_field="type", tag="progress"):

@@ -4,7 +4,6 @@
 the event is rejected. It uses no clock, store or socket.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final, NamedTuple, TypeAlias
@@ -23,6 +22,7 @@ from progressd.core.events import (
     Priority,
     ProgressEvent,
     RegisterEvent,
+    ReportedProgress,
     ReportedResult,
     RequeueEvent,
     RunnerEvent,
@@ -45,6 +45,16 @@ from progressd.core.messages import (
     ProgressData,
     StatusChange,
     StatusChangeData,
+)
+from progressd.core.progress import (
+    NO_STEP,
+    Detail,
+    Step,
+    detailed,
+    ended_steps,
+    missing_counts,
+    next_step,
+    percentage,
 )
 
 PRODUCER_LOST: Final = "producer lost"  # the error of a job whose lease has expired
@@ -76,6 +86,8 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int = 1
     lease_seconds: float | None = None
     batch_id: str | None = None
+    steps: tuple[Step, ...] = ()  # the timeline, oldest first
+    detail: Detail | None = None  # None: the progress has no unit, phase, rate or tasks
     priority: Priority = Priority.NORMAL
     fingerprint: str | None = None  # length and digest of the submitted form
     owner: str | None = None  # the key or address that submitted the job; the runner's queue is fair between owners
@@ -138,7 +150,7 @@ def _apply(job: Job | None, event: Event, now: datetime) -> Applied:
         case StartEvent():
             return Applied(*_start(job, now), True)
         case RequeueEvent():
-            return _requeue(job, event)
+            return _requeue(job, event, now)
         case StalledEvent():
             return _stall(job)
         case LeaseExpiredEvent():
@@ -179,16 +191,37 @@ def _progress(job: Job, event: ProgressEvent, now: datetime) -> Applied:
         _require_of_producer(job)
         job, messages = _start(job, now)
     given = event.data
-    assert job.started_at is not None
-    left = seconds_left(job.started_at, now, given.current_step, given.total_steps)
-    data = ProgressData(
-        given.current_step,
-        given.total_steps,
-        given.step_name,
-        percentage(given.current_step, given.total_steps, given.percent),
-        UNSET if left is None else left,
-    )
+    current, total = given.current_step, given.total_steps
+    step = job.steps[-1] if job.steps else NO_STEP
+    if (job.detail or given.unit or given.phase or given.rate) is None and not given.tasks:  # faster than has_details
+        if current is None or total is None:
+            raise missing_counts(given)
+        assert job.started_at is not None
+        left = seconds_left(job.started_at, now, current, total)
+        data = ProgressData(
+            current,
+            total,
+            given.step_name,
+            percentage(current, total, given.percent),
+            UNSET if left is None else left,
+        )
+        turned = given.step_name != step.name or step.ended_at is not None
+    else:
+        job, data = _detailed(job, given, now)
+        turned = data.step_name != step.name or data.phase != step.phase or step.ended_at is not None
+    if turned:
+        job = replace(job, steps=next_step(job.steps, job.progress, data, now))
     return Applied(replace(job, progress=data), (*messages, Progress(job.id, data)), start)
+
+
+def _detailed(job: Job, given: ReportedProgress, now: datetime) -> tuple[Job, ProgressData]:
+    """Return the job and its progress after a report with details, or of a job that has some."""
+    if not given.has_details and (given.current_step is None or given.total_steps is None):
+        raise missing_counts(given)
+    data, detail = detailed(job.progress, job.detail or Detail(), given, now)
+    assert job.started_at is not None
+    left = seconds_left(job.started_at, now, data.current_step, data.total_steps)
+    return replace(job, detail=detail), replace(data, eta_seconds=UNSET if left is None else left)
 
 
 def _status(job: Job, event: StatusEvent, now: datetime) -> Applied:
@@ -254,7 +287,7 @@ def _stall(job: Job) -> Applied:
     _require_unfinished(job, "a silence")
     if job.progress.stalled:
         return Applied(job, (), False)
-    data = replace(job.progress, stalled=True, eta_seconds=UNSET)
+    data = replace(job.progress, stalled=True, eta_seconds=UNSET, rate=UNSET)
     return Applied(replace(job, progress=data), (Progress(job.id, data),), False)
 
 
@@ -267,7 +300,7 @@ def _no_longer_stalled(applied: Applied) -> Applied:
     return applied._replace(job=job, messages=(*applied.messages, Progress(job.id, data)))
 
 
-def _requeue(job: Job, event: RequeueEvent) -> Applied:
+def _requeue(job: Job, event: RequeueEvent, now: datetime) -> Applied:
     if job.status is not JobStatus.PROCESSING:
         raise Conflict(f"job {job.id} is {job.status}: only a processing job can be queued again")
     again = replace(
@@ -278,6 +311,8 @@ def _requeue(job: Job, event: RequeueEvent) -> Applied:
         progress=ProgressData(0, job.progress.total_steps, "", 0),
         progress_offset=0,
         progress_at=None,
+        steps=ended_steps(job.steps, job.progress.current_step, now),
+        detail=None,
     )
     return Applied(again, (_changed(job, JobStatus.QUEUED),), True)
 
@@ -290,7 +325,8 @@ def _start(job: Job, now: datetime) -> tuple[Job, tuple[JobMessage, ...]]:
 
 
 def _finish(job: Job, status: JobStatus, now: datetime, *last: JobMessage) -> Applied:
-    finished = replace(job, status=status, completed_at=now)
+    steps = ended_steps(job.steps, job.progress.current_step, now) if job.steps else ()
+    finished = replace(job, status=status, completed_at=now, steps=steps)
     return Applied(finished, (_changed(job, status), *last), True)
 
 
@@ -306,15 +342,6 @@ def _require_unfinished(job: Job, what: str) -> None:
 def _require_of_producer(job: Job) -> None:
     if job.pipeline is not None:
         raise Conflict(f"job {job.id} is queued: only the runner can start it")
-
-
-def percentage(current_step: int, total_steps: int, given: float | None = None) -> int:
-    """Return the percentage, 0 to 100: the `given` one, or else floor(100 · current / total)."""
-    if given is not None:
-        return math.floor(max(0.0, min(100.0, given)))  # in this order: a pattern can find "inf"
-    if total_steps <= 0:
-        return 0
-    return min(100, 100 * current_step // total_steps)
 
 
 def seconds_left(started_at: datetime, now: datetime, current_step: int, total_steps: int) -> float | None:

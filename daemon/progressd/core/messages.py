@@ -53,10 +53,22 @@ class Cursor(NamedTuple):
         return cls(found[1], int(found[2]))
 
 
+class TaskData(Struct, frozen=True):
+    """A part of a job with a progress of its own. `total`: 0 if unknown."""
+
+    id: str
+    name: str
+    current: int
+    total: int
+    state: JobStatus
+    unit: str | UnsetType = UNSET
+
+
 class ProgressData(Struct, frozen=True, omit_defaults=True):
     """The progress of a job. `percent` is 0–100; `eta_seconds` is missing if unknown.
 
-    `stalled`: the producer has been silent for longer than its lease.
+    `stalled`: the producer has been silent for longer than its lease. `unit`: of the steps, such as B. `rate`: units a
+    second. `phase`: the part of the job in which it is. `tasks`: all current ones.
     """
 
     current_step: int
@@ -65,6 +77,10 @@ class ProgressData(Struct, frozen=True, omit_defaults=True):
     percent: int
     eta_seconds: float | UnsetType = UNSET
     stalled: bool = False
+    unit: str | UnsetType = UNSET
+    rate: float | UnsetType = UNSET
+    phase: str | UnsetType = UNSET
+    tasks: tuple[TaskData, ...] = ()
 
 
 class Progress(Struct, frozen=True, tag_field="type", tag="progress"):

@@ -7,8 +7,8 @@ class Reading(Struct):
     """The values in one frame. None and "" mean unknown.
 
     `current` and `total` are in `unit`s, `rate` in units a second, `eta` in seconds. `item` of `items` is the position
-    of a file or a task that has a percentage of its own. The progress of several `id`s is added up. `done` has the named
-    tasks that are done.
+    of a file or a task that has a percentage of its own. The progress of several `id`s is added up. `done` has the
+    named tasks that are done.
     """
 
     current: float | None = None

@@ -45,6 +45,10 @@ class RegistryView:
         found = await self._registry.find(ids)
         return {job_id: job for job_id, job in found.items() if self._identity.may_see(job)}
 
+    def queue_position(self, job: Job) -> int | None:
+        """See Registry. The jobs of other clients count."""
+        return self._registry.queue_position(job)
+
 
 class BatchesView:
     """The batches, restricted to batches whose jobs are all visible to a client."""

@@ -5,7 +5,7 @@ there can be millions of finished jobs.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from heapq import heappop, heappush
 from typing import Final
@@ -25,6 +25,7 @@ from progressd.store.base import Store
 MAX_FINISHED: Final = 1000  # finished jobs in memory: most requests for a finished job arrive soon after its end
 MAX_FINISHED_BYTES: Final = 32 * 1024 * 1024  # estimated bytes of memory
 
+MAX_POSITIONS: Final = 1000  # positions in the queue that are known
 BLOCK_BITS: Final = 9  # a block contains the messages of 512 offsets
 
 _encode = msgspec.json.Encoder().encode
@@ -100,6 +101,21 @@ class RunQueue:
             del self._owners[rank]
         return None
 
+    def positions(self, current: Callable[[str], Job | None]) -> dict[str, int]:
+        """Return the positions of the first MAX_POSITIONS jobs, from 1, in the order in which `take` returns them."""
+        places = dict[str, int]()
+        for rank in sorted(self._owners, reverse=True):
+            waiting = deque(iter(sorted(jobs)) for jobs in self._owners[rank].values())
+            while waiting and len(places) < MAX_POSITIONS:
+                jobs = waiting.popleft()
+                for created_offset, job_id in jobs:
+                    job = current(job_id)
+                    if job is not None and job.created_offset == created_offset:
+                        places.setdefault(job_id, len(places) + 1)
+                        waiting.append(jobs)
+                        break
+        return places
+
 
 class JobLog:
     """The messages of one job: every state change, and the newest progress."""
@@ -136,6 +152,7 @@ class Registry:
         self._logs: dict[str, JobLog] = {}
         self._ends: dict[str, trio.Event] = {}
         self._run_queue = RunQueue()
+        self._positions: dict[str, int] | None = None  # in the queue; None if it has changed
         self._queued = trio.Event()
 
     async def load(self) -> None:
@@ -194,6 +211,7 @@ class Registry:
                 job_log.progress = None
             if before is None or before.status is not job.status:
                 self._queue(job)
+                self._positions = None
         elif job.id not in self._finished:
             self._finish(job)
 
@@ -207,7 +225,8 @@ class Registry:
         self.recent.add(envelope)
 
     def _finish(self, job: Job) -> None:
-        self.unfinished.pop(job.id, None)
+        if (before := self.unfinished.pop(job.id, None)) is not None and before.status is JobStatus.QUEUED:
+            self._positions = None
         self.last_heard.pop(job.id, None)
         self._finished[job.id] = job
         self._sizes[job.id] = size = _memory_size(job)
@@ -240,7 +259,16 @@ class Registry:
         """Wait for a job that the runner must start, and remove it from the queue."""
         while (job := self._run_queue.take(self._queued_job)) is None:
             await self._queued.wait()
+        self._positions = None
         return job
+
+    def queue_position(self, job: Job) -> int | None:
+        """Return the position of a job that waits for the runner, from 1; None if there is none, or far back."""
+        if job.status is not JobStatus.QUEUED or job.pipeline is None:
+            return None
+        if self._positions is None:
+            self._positions = self._run_queue.positions(self._queued_job)
+        return self._positions.get(job.id)
 
     def _queued_job(self, job_id: str) -> Job | None:
         job = self.unfinished.get(job_id)

@@ -37,6 +37,7 @@ class CachedResponse:
 
 class _Entry(NamedTuple):
     offset: int  # offset of the job, which changes with every change of the job
+    position: int | None  # in the queue, which also changes with other jobs
     etag: bytes
     whole: CachedResponse
     not_modified: CachedResponse
@@ -50,22 +51,23 @@ class JobResponseCache:
         self._base = base
         self._entries: dict[str, _Entry] = {}
 
-    def answer(self, job: Job, if_none_match: bytes | None) -> CachedResponse:
-        """Return the job, or 304 if the client has it already (RFC 9110 §13.1.2)."""
+    def answer(self, job: Job, if_none_match: bytes | None, position: int | None = None) -> CachedResponse:
+        """Return the job, or 304 if the client has it already (RFC 9110 §13.1.2). `position`: in the queue."""
         entry = self._entries.get(job.id)
-        if entry is None or entry.offset != job.offset:
-            entry = self._add(job)
+        if entry is None or entry.offset != job.offset or entry.position != position:
+            entry = self._add(job, position)
         known = if_none_match is not None and _matches(if_none_match, entry.etag)
         return entry.not_modified if known else entry.whole
 
-    def _add(self, job: Job) -> _Entry:
-        view = job_view(job, self._store_id, self._base)
+    def _add(self, job: Job, position: int | None) -> _Entry:
+        view = job_view(job, self._store_id, self._base, position, with_steps=True)
         body = _encode(view)
-        etag = f'"{view.cursor}.{__version__}{self._base.text}"'.encode()  # another version may add fields
+        place = "" if position is None else f".{position}"
+        etag = f'"{view.cursor}.{__version__}{self._base.text}{place}"'.encode()  # another version may add fields
         headers = (b"etag", etag), (b"cache-control", CACHING.encode()), (b"vary", b"Accept-Encoding")
         content = (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))
         whole, not_modified = CachedResponse(200, (*content, *headers), body), CachedResponse(304, headers, b"")
-        entry = _Entry(job.offset, etag, whole, not_modified)
+        entry = _Entry(job.offset, position, etag, whole, not_modified)
         self._entries.pop(job.id, None)
         if len(body) <= MAX_ENTRY_BYTES:
             self._entries[job.id] = entry

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from progressd.core.events import Priority
 from progressd.core.job import Job
 from progressd.core.messages import Cursor, JobStatus, ProgressData
+from progressd.core.progress import Step
 from progressd.net.request import BasePath
 
 JSON: Final = "application/json"
@@ -17,6 +18,34 @@ EVENT_STREAM: Final = "text/event-stream"
 FORM: Final = "multipart/form-data"
 
 T = TypeVar("T")
+
+
+class StepView(Struct, frozen=True, kw_only=True):
+    """A step or a phase in the timeline of a job. `rate` is in units a second.
+
+    `merged`: this many short steps are shown as one.
+    """
+
+    step_name: str
+    phase: str | UnsetType = UNSET
+    started_at: datetime
+    ended_at: datetime | UnsetType = UNSET
+    unit: str | UnsetType = UNSET
+    rate: float | UnsetType = UNSET
+    merged: int | UnsetType = UNSET
+
+
+def step_view(step: Step) -> StepView:
+    """Return a step for a client."""
+    return StepView(
+        step_name=step.name,
+        phase=step.phase,
+        started_at=step.began_at,
+        ended_at=or_unset(step.ended_at),
+        unit=step.unit,
+        rate=or_unset(step.rate),
+        merged=step.merged if step.merged > 1 else UNSET,
+    )
 
 
 class JobView(Struct, frozen=True, kw_only=True):
@@ -43,10 +72,14 @@ class JobView(Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     batch_id: str | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET  # if the job belongs to a batch
+    queue_position: int | UnsetType = UNSET  # of a job that waits for the runner, from 1
+    steps: list[StepView] | UnsetType = UNSET  # the timeline, oldest first; not in lists
     cursor: str
 
 
-def job_view(job: Job, store_id: str, base: BasePath) -> JobView:
+def job_view(
+    job: Job, store_id: str, base: BasePath, queue_position: int | None = None, *, with_steps: bool = False
+) -> JobView:
     """Return a job for a client."""
     return JobView(
         id=job.id,
@@ -70,16 +103,18 @@ def job_view(job: Job, store_id: str, base: BasePath) -> JobView:
         labels=job.labels,
         batch_id=or_unset(job.batch_id),
         priority=UNSET if job.batch_id is None else job.priority,
+        queue_position=or_unset(queue_position),
+        steps=[step_view(step) for step in job.steps] if with_steps and job.steps else UNSET,
         cursor=str(Cursor(store_id, job.offset)),
     )
 
 
 def shown_progress(job: Job) -> ProgressData:
-    """Return the progress: 100 percent for a completed job, and no remaining time for a finished one."""
+    """Return the progress: 100 percent for a completed job, and no remaining time and rate for a finished one."""
     if not job.status.finished:
         return job.progress
     percent = 100 if job.status is JobStatus.COMPLETED else job.progress.percent
-    return replace(job.progress, percent=percent, eta_seconds=UNSET)
+    return replace(job.progress, percent=percent, eta_seconds=UNSET, rate=UNSET)
 
 
 def or_unset(value: T | None) -> T | UnsetType:

@@ -10,16 +10,21 @@ from time import perf_counter
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from progressd.core.batch import JobBatch
 from progressd.core.job import Job
 from progressd.core.json import UNDECODABLE, reason_of
 from progressd.core.messages import JobDeleted, StateChange
+from progressd.core.progress import Step
 from progressd.store.base import Change, Deletion
 from progressd.store.errors import UnreadableRow
 
 # As BLOBs: for text that is not UTF-8, Python raises an error that does not name the row.
 JOB: Final = "created_offset, CAST(id AS BLOB), CAST(body AS BLOB)"
+JOB_AND_STEPS: Final = (
+    f"{JOB}, (SELECT CAST(body AS BLOB) FROM timelines WHERE timelines.created_offset = jobs.created_offset)"
+)
 BATCH: Final = JOB
 DELETION: Final = "offset, CAST(body AS BLOB)"
 CHANGE: Final = "offset, CAST(job_id AS BLOB), CAST(body AS BLOB)"
@@ -31,6 +36,7 @@ Row: TypeAlias = tuple[int, bytes, bytes]
 OnUnreadable: TypeAlias = Callable[[UnreadableRow], object]  # called for each skipped row
 _encode = msgspec.json.Encoder().encode
 _decode_job = msgspec.json.Decoder(Job).decode
+_decode_steps = msgspec.json.Decoder(tuple[Step, ...]).decode
 _decode_batch = msgspec.json.Decoder(JobBatch).decode
 _decode_change = msgspec.json.Decoder(StateChange).decode
 _decode_deletion = msgspec.json.Decoder(JobDeleted).decode
@@ -41,6 +47,12 @@ def job_of(row: Row) -> Job:
     job = _decoded(_decode_job, row[2], "job", row[1])
     _require(job.created_offset == row[0] and job.id.encode() == row[1], "job", row)
     return job
+
+
+def job_with_steps_of(row: tuple[int, bytes, bytes, bytes | None]) -> Job:
+    """Return the job of a row with the columns JOB_AND_STEPS."""
+    job = job_of(row[:3])
+    return job if row[3] is None else replace(job, steps=_decoded(_decode_steps, row[3], "timeline", row[1]))
 
 
 def batch_of(row: Row) -> JobBatch:
@@ -98,7 +110,14 @@ def write(
     db: sqlite3.Connection, jobs: Collection[Job], changes: Sequence[Change], batches: Iterable[JobBatch]
 ) -> None:
     """Store jobs, changes and batches. Call this in a transaction."""
-    _put(db, "jobs", jobs)
+    timed = [job for job in jobs if job.steps]
+    _put(db, "jobs", [replace(job, steps=()) if job.steps else job for job in jobs] if timed else jobs)
+    if timed:
+        db.executemany(
+            "INSERT INTO timelines VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
+            " WHERE body <> excluded.body",
+            [(job.created_offset, _encode(job.steps).decode()) for job in timed],
+        )
     rows = [(change.offset, change.message.job_id, _encode(change.message).decode()) for change in changes]
     db.executemany("INSERT INTO changes (offset, job_id, body) VALUES (?, ?, ?)", rows)
     _put(db, "batches", batches)

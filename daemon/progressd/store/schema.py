@@ -17,7 +17,7 @@ APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file, for `file`
 NEW_ID: Final = "lower(hex(randomblob(4)))"  # SQL expression for a new store id
 STORE_ID: Final = re.compile("[0-9a-f]{8}")
 MAX_OFFSET: Final = 2**53  # reached after 285 years at a million offsets a second
-TABLES: Final = {"meta", "jobs", "changes", "labels", "counts", "batches", "deletions"}
+TABLES: Final = {"meta", "jobs", "changes", "labels", "counts", "batches", "deletions", "timelines"}
 
 # Triggers maintain the labels and counts of a job; its kind and its labels never change.
 COUNT: Final = """
@@ -123,6 +123,12 @@ MIGRATIONS: Final = (
     END;
 
     CREATE TABLE deletions (offset INTEGER PRIMARY KEY, body TEXT NOT NULL);
+    """,
+    """
+    CREATE TABLE timelines (created_offset INTEGER PRIMARY KEY, body TEXT NOT NULL); -- of jobs; lists do not read them
+    CREATE TRIGGER timeline_removed AFTER DELETE ON jobs BEGIN
+        DELETE FROM timelines WHERE created_offset = OLD.created_offset;
+    END;
     """,
 )
 

@@ -34,12 +34,14 @@ from progressd.store.rows import (
     DELETE_SECONDS,
     DELETION,
     JOB,
+    JOB_AND_STEPS,
     batch_of,
     change_of,
     delete,
     deletion_of,
     in_json,
     job_of,
+    job_with_steps_of,
     readable,
     write,
 )
@@ -160,7 +162,8 @@ class SQLiteStore:
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """See Store."""
-        found = await self._documents(job_of, f"SELECT {JOB} FROM jobs WHERE id {AMONG}", in_json(ids))
+        query = f"SELECT {JOB_AND_STEPS} FROM jobs WHERE id {AMONG}"
+        found = await self._documents(job_with_steps_of, query, in_json(ids))
         return {job.id: job for job in found}
 
     async def readable_jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
@@ -191,9 +194,8 @@ class SQLiteStore:
 
     async def unfinished(self) -> list[Job]:
         """See Store."""
-        return await self._documents(
-            job_of, f"SELECT {JOB} FROM jobs WHERE status IN ('queued', 'processing') ORDER BY created_offset"
-        )
+        which = "status IN ('queued', 'processing') ORDER BY created_offset"
+        return await self._documents(job_with_steps_of, f"SELECT {JOB_AND_STEPS} FROM jobs WHERE {which}")
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """See Store."""

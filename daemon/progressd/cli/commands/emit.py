@@ -42,11 +42,20 @@ trap 'exit 143' TERM
     shell_complete=complete_unfinished,
     help="The job to report on.",
 )
-@click.option("--step", "-n", type=click.IntRange(0, 2**53), help="The number of steps that are done.")
+@click.option(
+    "--step", "--current", "-n", "step", type=click.IntRange(0, 2**53), help="The number of steps that are done."
+)
 @click.option("--total", "-t", type=click.IntRange(0, 2**53), help="The total number of steps.")
 @click.option("--percent", type=click.FloatRange(0, 100), help="The progress, if steps do not express it.")
-@click.option("--completed", is_flag=True, help="The job has completed.")
-@click.option("--failed", metavar="REASON", help="The job has failed.")
+@click.option("--unit", metavar="UNIT", help="What the steps count: B for bytes, pages, or any short word.")
+@click.option("--phase", metavar="PHASE", help="The part of the job. The steps may begin again with each.")
+@click.option(
+    "--task",
+    metavar="ID",
+    help="Report on a task of the job, such as one of several downloads. STEP is its name.",
+)
+@click.option("--completed", is_flag=True, help="The job, or the task, has completed.")
+@click.option("--failed", metavar="REASON", help="The job, or the task, has failed.")
 @click.option(
     "--exit",
     "status",
@@ -78,6 +87,9 @@ def emit(
     step: int | None,
     total: int | None,
     percent: float | None,
+    unit: str | None,
+    phase: str | None,
+    task: str | None,
     completed: bool,
     failed: str | None,
     status: int | None,
@@ -94,11 +106,22 @@ def emit(
     \b
     Examples:
       progressd emit --step 3 --total 12 "Upscaling"
+      progressd emit --phase Upload --task db1 --current 73400320 --total 201326592 --unit B
       progressd emit --job 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c --failed "no space left"
       eval "$(progressd emit --new backup --shell)"
     """
     here = ctx.get_parameter_source("url") is ParameterSource.DEFAULT
-    event = _event(step_name, step, None if new is not None else total, percent, completed, failed, status, new)
+    details = _details(unit, phase)
+    if task is not None:
+        if percent is not None or status is not None or new is not None:
+            raise click.UsageError("--task does not combine with --percent, --exit and --new")
+        event = _task_event(values.text(task, values.MAX_TASK), step_name, step, total, completed, failed, details)
+    elif details and not (step_name or completed) and {step, total, percent, failed, status, new} == {None}:
+        event = {"type": "progress", "data": details}
+    else:
+        event = _event(step_name, step, None if new is not None else total, percent, completed, failed, status, new)
+        if event["type"] == "progress":
+            event["data"].update(details)
     if new is not None:
         if ctx.get_parameter_source("job_id") is ParameterSource.COMMANDLINE:
             raise click.UsageError("--new chooses the id of the job: leave out --job")
@@ -189,6 +212,43 @@ def _event(
     name = values.text(step_name, values.MAX_STEP)
     data = {"current_step": step or 0, "total_steps": total or 0, "step_name": name}
     return {"type": "progress", "data": data if percent is None else {**data, "percent": percent}}
+
+
+def _details(unit: str | None, phase: str | None) -> dict[str, Any]:
+    given = {
+        "unit": values.text(unit, values.MAX_UNIT) if unit else None,
+        "phase": None if phase is None else values.text(phase, values.MAX_PHASE),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _task_event(
+    task: str,
+    name: str,
+    step: int | None,
+    total: int | None,
+    completed: bool,
+    failed: str | None,
+    details: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the report on a task. The reason of a failure becomes the step of the job."""
+    if completed and failed is not None:
+        raise click.UsageError("report either --completed or --failed")
+    state = "completed" if completed else "failed" if failed is not None else None
+    given = {
+        "id": task,
+        "name": values.text(name, values.MAX_PHASE) or None,
+        "current": step,
+        "total": total,
+        "unit": details.get("unit"),
+        "state": state,
+    }
+    data: dict[str, Any] = {"tasks": [{name: value for name, value in given.items() if value is not None}]}
+    if "phase" in details:
+        data["phase"] = details["phase"]
+    if failed:
+        data["step_name"] = values.text(failed, values.MAX_STEP)
+    return {"type": "progress", "data": data}
 
 
 def _exit_sentence(status: int) -> str:

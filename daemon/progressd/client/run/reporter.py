@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import trio
 
 from progressd.client import values
@@ -61,7 +62,7 @@ class JobReporter:
 
     async def progress(self, progress: ReportedProgress) -> None:
         """Report progress."""
-        self._newest = event_of("progress", **_given(progress))
+        self._newest = event_of("progress", **msgspec.to_builtins(progress))
         await self.report(self._newest)
 
     async def end(self, event: Mapping[str, Any]) -> None:
@@ -173,8 +174,3 @@ def describe_exit(program: str, status: int) -> str:
         return f"{program} was killed by {signal.Signals(-status).name}"
     except ValueError:
         return f"{program} was killed by signal {-status}"
-
-
-def _given(progress: ReportedProgress) -> dict[str, Any]:
-    given = {name: getattr(progress, name) for name in progress.__struct_fields__}
-    return {name: value for name, value in given.items() if value is not None}

@@ -146,7 +146,8 @@ async def get_job(job_id: str) -> Response:
     if query.since is not None and query.wait:
         job = await changed_job(request_context(), job, query.since, min(query.wait, MAX_WAIT))
     known = request.headers.get("If-None-Match")
-    answer = request_context().app.answers.answer(job, None if known is None else known.encode("latin-1"))
+    position = request_context().view.registry.queue_position(job)
+    answer = request_context().app.answers.answer(job, None if known is None else known.encode("latin-1"), position)
     response = Response(answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers})
     if not answer.body:
         del response.headers["Content-Type"], response.headers["Content-Length"]  # these headers would describe the job
@@ -263,7 +264,8 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     filter_ = Filter(statuses, query.kind, ((key, value),) if key else ())
     registry, store = context.view.registry, context.view.store
     stored, total = await store.list_jobs(filter_, limit, query.offset)
-    jobs = [job_view(registry.known(job.id) or job, store.id, context.app.base) for job in stored]
+    current = [registry.known(job.id) or job for job in stored]
+    jobs = [job_view(job, store.id, context.app.base, registry.queue_position(job)) for job in current]
     if len(jobs) < min(limit, total - query.offset):  # the store cuts a page of large jobs short
         limit = max(1, len(jobs))
     return json_response(JobPage(jobs, total, limit, query.offset))
