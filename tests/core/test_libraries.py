@@ -16,10 +16,11 @@ CHECKED = {
     "trio-websocket": {"0.12.2"},
     "wsproto": {"1.3.2"},
 }
+PUBLIC = {"_replace", "_asdict"}  # methods of named tuples
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__")
+    return name.startswith("_") and not name.startswith("__") and name not in PUBLIC
 
 
 def foreign_private_names(path: Path) -> set[str]:
