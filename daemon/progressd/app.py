@@ -25,6 +25,7 @@ from progressd.engine.access import Views
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.log import LocalLog
+from progressd.engine.log_reader import LogReaders
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.retention import run_retention
 from progressd.files.job_files import JobFiles
@@ -127,17 +128,22 @@ class Daemon:
         self.batches = Batches(store)
         self.log = LocalLog(store, self.registry)
         self.history = History(store, self.registry, self.batches, self.log.health, self.base)
-        self.files = JobFiles(settings.state_dir, limits.min_free_bytes, limits.max_stored_bytes)
+        self.files = JobFiles(
+            settings.state_dir, limits.min_free_bytes, limits.max_stored_bytes, settings.log.max_bytes_per_job
+        )
         self.broadcaster = Broadcaster(
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.send_buffer_bytes
         )
-        self.ingest = Ingest(self.log, store, self.registry, self.batches, self.broadcaster, self.base)
+        self.ingest = Ingest(self.log, store, self.registry, self.batches, self.broadcaster, self.files.logs, self.base)
         self.producers = UnixSocket(self.ingest, settings)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
         self.connection_log = ConnectionLog()
         self.authenticator = Authenticator(settings.auth)
         self.rate_limits = RateLimiter(settings)
-        self.views = Views(store, self.registry, self.batches, self.history, self.broadcaster, self.ingest)
+        self.log_readers = LogReaders(self.files.logs, self.registry)
+        self.views = Views(
+            store, self.registry, self.batches, self.history, self.broadcaster, self.ingest, self.log_readers
+        )
         self.connection_limiter = ConnectionLimiter(settings)
         self.watchers = WebSocketServer(
             settings, self.authenticator, self.rate_limits, self.connection_limiter, self.views
@@ -186,6 +192,7 @@ class Daemon:
             raise cannot_open(self.settings.state_dir / "progressd.db", error) from error
         self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
+        self.tasks.start_soon(self.files.logs.run)
         self.tasks.start_soon(self.services.metrics.run)
         self.tasks.start_soon(self.watchers.heartbeat.run)
         self.tasks.start_soon(self.authenticator.run)
@@ -308,7 +315,7 @@ class Daemon:
         """Apply reloaded settings."""
         self.settings = settings
         self.broadcaster.use_limit(settings.limits.send_buffer_bytes)
-        self.files.apply_settings(settings.limits)
+        self.files.apply_settings(settings.limits, settings.log)
         for part in (
             self.producers,
             self.runner,

@@ -15,7 +15,13 @@ from support.daemon import PATIENCE, running_daemon
 from support.http_client import client_of
 from support.serving import served_daemon
 
-STREAMS = ("streams.all_events", "streams.job_events", "streams.batch_events")  # endless
+STREAMS = (
+    "streams.all_events",
+    "streams.job_events",
+    "streams.batch_events",
+    "log.job_log",
+    "log.job_log_events",
+)  # endless
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 

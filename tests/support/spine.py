@@ -25,6 +25,7 @@ from progressd.engine.history import PAGE, SNAPSHOT_MAX_AGE, History
 from progressd.engine.ingest import Ingest, Outcome
 from progressd.engine.log import LocalLog
 from progressd.engine.registry import MAX_FINISHED, Batches, Registry
+from progressd.files.job_files import JobFiles
 from progressd.store.sqlite import SQLiteStore
 
 from support.samples import job_id
@@ -51,7 +52,8 @@ class Spine:
             store, self.registry, self.batches, self.health, page_size=page_size, snapshot_max_age=snapshot_max_age
         )
         self.broadcaster = Broadcaster(self.history, nursery=nursery, offset=store.first_offset - 1)
-        self.ingest = Ingest(self.log, store, self.registry, self.batches, self.broadcaster)
+        self.files = JobFiles(Path("/nonexistent"))
+        self.ingest = Ingest(self.log, store, self.registry, self.batches, self.broadcaster, self.files.logs)
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
         """Submit events to ingest."""

@@ -27,11 +27,12 @@ def follow(remote: Remote, job_ids: Collection[str] | None, names: Mapping[str, 
     """
     with display_for(remote.url, names, as_json=as_json) as display:
         if job_ids is None:
-            return trio.run(_until_interrupted, partial(_follow_all, remote, display))
-        return trio.run(_until_interrupted, partial(_follow_each, remote, job_ids, display))
+            return trio.run(until_interrupted, partial(_follow_all, remote, display))
+        return trio.run(until_interrupted, partial(_follow_each, remote, job_ids, display))
 
 
-async def _until_interrupted(run: Callable[[], Awaitable[int]]) -> int:
+async def until_interrupted(run: Callable[[], Awaitable[int]]) -> int:
+    """Return the exit status of `run`, or of a signal that ends it."""
     status = 0
     with unwrapped(), trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:

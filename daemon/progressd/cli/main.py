@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "presets": "presets",
     "emit": "emit",
     "watch": "watch",
+    "logs": "logs",
     "jobs": "jobs",
     "cancel": "job_actions",
     "retry": "job_actions",

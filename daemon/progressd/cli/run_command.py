@@ -105,9 +105,11 @@ def _report(
 ) -> int:
     """Report a command until its end, and return the exit status. `failure`: why it was not started."""
     if started is not None:
+        from progressd.client.log_sender import LogQueue, LogSender, interval_for
         from progressd.client.run.output import Outputs
 
-        outputs = Outputs(started, plan.detection(), _say_unwritten)  # passes the output on from now on
+        log_queue = LogQueue() if options.log and not plan.keeps_streams else None
+        outputs = Outputs(started, plan.detection(), _say_unwritten, log_queue)  # passes the output on from now on
     import trio
 
     from progressd.client.rest import RestClient
@@ -126,6 +128,9 @@ def _report(
 
     job = CommandJob(client, job_id, registration, say, received, known, notify)
     if started is not None:
+        if log_queue is not None:
+            job.log = LogSender(log_queue, job_id, client, job.say, interval_for(url))
+            job.log.start()
         status = trio.run(job.run, started, outputs, older)
         if options.verbose:
             _print(f"progressd: progress from: {outputs.source or 'nowhere'}")

@@ -7,6 +7,7 @@ from progressd import __version__
 from progressd.client.errors import InvalidKey, InvalidURL
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
@@ -37,6 +38,13 @@ def stream_url(url: str, job_id: str | None, since: str | None) -> str:
     path = f"{parts.path}/ws/jobs" + (f"/{_quoted(job_id)}" if job_id is not None else "")
     query = urlencode({"since": since}) if since is not None else ""
     return urlunsplit(("wss" if parts.scheme == "https" else "ws", parts.netloc, path, query, ""))
+
+
+def log_url(url: str, job_id: str, query: "Mapping[str, str]") -> str:
+    """Return the WebSocket URL of the log of a job. Raises InvalidURL."""
+    parts = urlsplit(checked_url(url))
+    path = f"{parts.path}/ws/jobs/{_quoted(job_id)}/log"
+    return urlunsplit(("wss" if parts.scheme == "https" else "ws", parts.netloc, path, urlencode(query), ""))
 
 
 def no_daemon(url: str, *, reached: bool = False) -> str:

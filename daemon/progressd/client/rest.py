@@ -93,6 +93,10 @@ class RestClient:
         jobs: list[dict[str, Any]] = self._call("GET", f"/api/jobs?{query}")["jobs"]
         return jobs
 
+    def log(self, job_id: str, query: str = "") -> bytes:
+        """Return the log of a job as text."""
+        return self._http.request("GET", f"{job_path(job_id)}/log{query}")
+
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job and return it."""
         return self._call("DELETE", job_path(job_id))

@@ -7,7 +7,7 @@ for message in watch("http://127.0.0.1:8080", job_id):  # without an event loop
     ...
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
@@ -18,14 +18,14 @@ from msgspec import UNSET
 from trio_websocket import ConnectionRejected
 
 from progressd.client import event_loop
-from progressd.client.endpoint import MAX_DELAY, backoff, checked_url, no_daemon, request_headers, stream_url
+from progressd.client.endpoint import MAX_DELAY, backoff, checked_url, log_url, no_daemon, request_headers, stream_url
 from progressd.client.errors import APIError, ClientError, ConnectError, StreamClosed
 from progressd.client.http import tls_error
 from progressd.client.threaded import ThreadedStream
 from progressd.client.websocket import CONNECTION_ERRORS, receive_texts, unwrapped
 from progressd.core.close_codes import CloseCode
 from progressd.core.json import UNDECODABLE
-from progressd.core.messages import Hello, Message, decode
+from progressd.core.messages import Hello, JobLog, Message, decode
 
 HEARTBEAT: Final = 30.0  # seconds between pings
 BROKEN: Final = 1006  # RFC 6455 §7.1.5: the connection ended without a close frame
@@ -150,6 +150,24 @@ def _known(received: Received) -> Message | None:
     return None if isinstance(received.message, Hello) else received.message
 
 
+def watch_log(
+    url: str,
+    job_id: str,
+    start: Mapping[str, str] = {},
+    *,
+    key: str | None = None,
+    on_lost: OnLost = lambda _: None,
+    backoff: Backoff = backoff,
+) -> AbstractAsyncContextManager["Stream[JobLog]"]:
+    """Return the lines of a log until its job has finished, as `watch` does. No line is missing or comes twice.
+
+    `start`: where to begin, as as {"tail": "20"}, {"since": "10m"} or {"offset": "81920"}; by default at the beginning.
+    """
+    watcher = _LogWatcher(url, job_id, key, on_lost, backoff)
+    watcher.start = start or {"offset": "0"}
+    return _stream(watcher, lambda received: received.message if isinstance(received.message, JobLog) else None)
+
+
 class _Watcher:
     """Receive the messages of one job, or of all, over as many connections as necessary."""
 
@@ -163,6 +181,12 @@ class _Watcher:
         self._failures = 0
         self._reached = False  # a daemon has answered
 
+    def _stream_url(self, url: str) -> str:
+        return stream_url(url, self._job_id, self._cursor)
+
+    def _passed_on(self, message: Message | None) -> None:
+        self._cursor = _cursor(message) or self._cursor
+
     async def run(self, send: Callable[[Received], Awaitable[None]]) -> None:
         """Pass each message to `send`, until the daemon closes the stream for good."""
         url = checked_url(self._url)
@@ -172,12 +196,12 @@ class _Watcher:
             received = Received(text, _decoded(text))
             self._reached, self._failures = True, 0
             await send(received)
-            self._cursor = _cursor(received.message) or self._cursor
+            self._passed_on(received.message)
 
         while True:
             started = trio.current_time()
             try:
-                await receive_texts(stream_url(url, self._job_id, self._cursor), headers, HEARTBEAT, take)
+                await receive_texts(self._stream_url(url), headers, HEARTBEAT, take)
                 return
             except CONNECTION_ERRORS as error:
                 if trio.current_time() - started >= MAX_DELAY:
@@ -189,6 +213,19 @@ class _Watcher:
                 self._failures += 1
             self._on_lost(lost)
             await trio.sleep(lost.delay)
+
+
+class _LogWatcher(_Watcher):
+    """Receive the log of one job. `start`: where to begin or to resume."""
+
+    start: Mapping[str, str]
+
+    def _stream_url(self, url: str) -> str:
+        return log_url(url, str(self._job_id), self.start)
+
+    def _passed_on(self, message: Message | None) -> None:
+        if isinstance(message, JobLog):
+            self.start = {"offset": str(message.data.offset)}
 
 
 def _lost(error: Exception, url: str, failures: int, reached: bool, delay: float) -> Disconnected:

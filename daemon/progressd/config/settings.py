@@ -251,7 +251,7 @@ class ShutdownSettings(Struct, frozen=True, kw_only=True):
 
 
 class LogSettings(Struct, frozen=True, kw_only=True):
-    """The log on stderr or in the journal of systemd."""
+    """The log of the daemon, on stderr or in the journal of systemd, and the logs of jobs."""
 
     level: Annotated[
         LogLevel, _setting("The lowest level that is logged. Only `debug` includes tracebacks.", flag="--log-level")
@@ -262,6 +262,18 @@ class LogSettings(Struct, frozen=True, kw_only=True):
             "`auto`: console on a terminal; the journal under systemd, with fields such as `JOB_ID`; otherwise logfmt."
         ),
     ] = "auto"
+    max_bytes_per_job: Annotated[
+        int,
+        _setting(
+            "The limit for the log of a job. Of a longer log, the first quarter and the end are kept.",
+            ge=1 << 20,
+            le=64 << 20,
+            unit="bytes",
+        ),
+    ] = 4 << 20
+    retention: Annotated[
+        float, _seconds("How long the log of a finished job is kept, if `store.retention` keeps the job longer.")
+    ] = 30 * 86400
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ fields are ignored, so that a newer producer can send events to an older daemon.
 
 import re
 from collections.abc import Iterable
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final, TypeAlias
 
@@ -31,6 +32,7 @@ MAX_JOB_NAME: Final = 255  # characters
 MAX_LEASE: Final = 30 * 86400  # seconds
 MAX_ELAPSED: Final = 36500 * 86400  # seconds, a century; statistics sum them, as they sum pages
 MAX_PAGES: Final = 10**9
+MAX_LOG_TEXT: Final = 2**18  # characters in one event
 MAX_NESTING: Final = 32  # levels of options; the parsers of Python and SQLite fail at about 1000
 MAX_TASKS: Final = 32  # unfinished tasks of a job
 MAX_RATE: Final = 1e18  # units a second
@@ -122,6 +124,36 @@ class PreviewEvent(Struct, frozen=True, tag_field="type", tag="page_preview"):
 
     job_id: str
     data: PagePreviewData
+
+
+class LogStream(StrEnum):
+    """The stream that a program wrote to. A note is a remark about the log, such as that lines are missing."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+    NOTE = "note"
+
+
+class ReportedLog(Struct, frozen=True):
+    """Lines of a log. `partial`: the last line is not complete. `time`: when they were written; now by default.
+
+    A producer that repeats events after a lost answer numbers them: lines of the same `source` whose number `seq` is
+    not greater than the last one are stored already.
+    """
+
+    text: Annotated[str, Meta(max_length=MAX_LOG_TEXT)]
+    stream: LogStream = LogStream.STDOUT
+    partial: bool = False
+    time: Annotated[datetime, Meta(tz=True)] | None = None
+    source: Annotated[str, Meta(pattern="^[0-9a-f]{1,16}$")] | None = None
+    seq: Count = 0
+
+
+class LogEvent(Struct, frozen=True, tag_field="type", tag="log"):
+    """The job has written lines. They go to its log, not to the watchers of jobs."""
+
+    job_id: str
+    data: ReportedLog
 
 
 def parts_of(text: bytes) -> dict[str, Raw]:
@@ -260,7 +292,9 @@ class LeaseExpiredEvent(Struct, frozen=True):
     job_id: str
 
 
-ProducerEvent: TypeAlias = ProgressEvent | StatusEvent | CompletedEvent | ErrorEvent | PreviewEvent | RegisterEvent
+ProducerEvent: TypeAlias = (
+    ProgressEvent | StatusEvent | CompletedEvent | ErrorEvent | PreviewEvent | RegisterEvent | LogEvent
+)
 LeaseEvent: TypeAlias = StalledEvent | LeaseExpiredEvent
 Event: TypeAlias = ProducerEvent | SubmitEvent | StartEvent | RunnerEvent | RequeueEvent | BatchCancelEvent | LeaseEvent
 

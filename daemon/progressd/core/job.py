@@ -18,6 +18,7 @@ from progressd.core.events import (
     ErrorEvent,
     Event,
     LeaseExpiredEvent,
+    LogEvent,
     PreviewEvent,
     Priority,
     ProgressEvent,
@@ -158,6 +159,8 @@ def _apply(job: Job | None, event: Event, now: datetime) -> Applied:
         case BatchCancelEvent():
             _require_unfinished(job, "a cancellation")
             return _finish(job, JobStatus.CANCELLED, now)
+        case LogEvent():  # ingest writes the lines; they do not change the job
+            return Applied(job, (), False)
 
 
 def _register(event: RegisterEvent | SubmitEvent, now: datetime) -> Applied:

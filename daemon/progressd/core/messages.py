@@ -301,12 +301,39 @@ class Pong(Struct, frozen=True, tag_field="type", tag="pong"):
     """The answer to a client's ping."""
 
 
+class LogLine(Struct, frozen=True, omit_defaults=True):
+    """A line of a log. `s`: o for standard output, e for standard error, n for a note of progressd.
+
+    `partial`: the rest of the line follows.
+    """
+
+    t: str
+    s: str
+    text: str
+    partial: bool = False
+
+
+class JobLogData(Struct, frozen=True, omit_defaults=True):
+    """Lines of a log. A client resumes at `offset`. `missed`: the bytes of the log that are missing before them."""
+
+    offset: int
+    lines: list[LogLine]
+    missed: int = 0
+
+
+class JobLog(Struct, frozen=True, tag_field="type", tag="log"):
+    """Lines that a job has written. Only watchers of its log receive them."""
+
+    job_id: str
+    data: JobLogData
+
+
 StateChange: TypeAlias = JobCreated | StatusChange | Completed | Error
 JobMessage: TypeAlias = StateChange | Progress | PagePreview
 Notice: TypeAlias = ServerShutdown | ServerStatus | Hello | Resync | Subscribed | Unsubscribed | SubscribeError | Pong
 BatchMessage: TypeAlias = BatchProgress | BatchCompleted
 TopicMessage: TypeAlias = JobMessage | JobDeleted | BatchMessage
-Message: TypeAlias = TopicMessage | Notice
+Message: TypeAlias = TopicMessage | Notice | JobLog
 
 ALL_JOBS = "jobs"
 encode = msgspec.json.Encoder().encode
@@ -321,6 +348,11 @@ def job_topic(job_id: str) -> str:
 def batch_topic(batch_id: str) -> str:
     """Return the topic of one batch and its jobs."""
     return f"batch:{batch_id}"
+
+
+def log_topic(job_id: str) -> str:
+    """Return the topic of the log of one job."""
+    return f"log:{job_id}"
 
 
 def topics_of(message: TopicMessage) -> tuple[str, ...]:

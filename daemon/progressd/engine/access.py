@@ -17,6 +17,7 @@ from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, JobStatus
 from progressd.engine.history import History
 from progressd.engine.ingest import EventSink, Ingest, Outcome
+from progressd.engine.log_reader import LogReaders
 from progressd.engine.registry import Batches, Registry
 from progressd.store.base import Filter, Store
 
@@ -188,8 +189,10 @@ class Views:
         history: History,
         broadcaster: Broadcaster,
         ingest: Ingest,
+        logs: LogReaders,
     ) -> None:
         self.broadcaster = broadcaster
+        self.logs = logs
         self._all = View({}, store, registry, batches, history, ingest)
         self._store = store
         self._registry = registry

@@ -19,13 +19,14 @@ from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.envelope import Envelope
 from progressd.core.batch import JobBatch
 from progressd.core.errors import CorruptRecord, NotFound, ProgressdError, StoreFailed, Unavailable
-from progressd.core.events import Event, LeaseEvent
+from progressd.core.events import Event, LeaseEvent, LogEvent
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import Completed, JobCreated, StatusChange
 from progressd.engine.leases import LeaseTimer
 from progressd.engine.log import Log
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.transaction import MAX_MESSAGES, Transaction
+from progressd.files.job_logs import JobLogs, record_of
 from progressd.net.request import AT_ROOT, BasePath
 from progressd.store.base import Change, Deletion, Store
 from progressd.system.log import log_change
@@ -189,6 +190,7 @@ class Ingest(EventSink):
         registry: Registry,
         batches: Batches,
         broadcaster: Broadcaster,
+        logs: JobLogs,
         base: BasePath = AT_ROOT,
     ) -> None:
         self.store_id = store.id
@@ -198,6 +200,7 @@ class Ingest(EventSink):
         self._store = store
         self._registry = registry
         self._batches = batches
+        self._logs = logs
         self._base = base
         self._log = log
         self._leases = LeaseTimer(registry)
@@ -209,8 +212,32 @@ class Ingest(EventSink):
         if not events:
             await trio.lowlevel.checkpoint()
             return []
+        if LogEvent in map(type, events):
+            return await self._submit_with_logs(events, may_see)
         self._note_arrival(events, may_see)
         return await self._queue(Submit(events, may_see))
+
+    async def _submit_with_logs(self, events: Sequence[Event], may_see: MaySee) -> list[Outcome]:
+        """Decide the other events first, because they may register the job. Then write the lines to the logs."""
+        others = iter(await self.submit(*[one for one in events if not isinstance(one, LogEvent)], may_see=may_see))
+        lines = [one for one in events if isinstance(one, LogEvent)]
+        self._note_arrival(lines, may_see)
+        by_job = dict[str, list[LogEvent]]()
+        for one in lines:
+            by_job.setdefault(one.job_id.lower(), []).append(one)
+        outcomes = {job_id: await self._log_lines(job_id, some, may_see) for job_id, some in by_job.items()}
+        return [outcomes[one.job_id.lower()] if isinstance(one, LogEvent) else next(others) for one in events]
+
+    async def _log_lines(self, job_id: str, events: Sequence[LogEvent], may_see: MaySee) -> Outcome:
+        """Write lines to the log of one job. Finished jobs accept them, because lines may arrive after the end."""
+        try:
+            job = self._registry.known(job_id) or (await self._registry.find([job_id])).get(job_id)
+            if job is None or not may_see(job):
+                return NotFound(f"no job {job_id}")
+            await self._logs.append(job_id, [record_of(event.data) for event in events])
+        except ProgressdError as error:
+            return error
+        return job
 
     async def delete(self, job: Job) -> Job:
         """Delete a finished job but not its files, and notify its watchers. Raises NotFound, StoreFailed."""

@@ -6,6 +6,7 @@
     jobs/JOB_ID/work-N/    the working directory of attempt N
     jobs/JOB_ID/output     the complete result of a successful attempt
     jobs/JOB_ID/stderr     the stderr of the last attempt
+    jobs/JOB_ID/log/       what the job has written, see `log_file`
 
 A file name from a client is never used as a path.
 """
@@ -26,8 +27,9 @@ from typing import Final
 import structlog
 import trio
 
-from progressd.config.settings import Limits
+from progressd.config.settings import Limits, LogSettings
 from progressd.core.errors import Conflict, InsufficientStorage, StoreFailed, Unavailable
+from progressd.files.job_logs import JobLogs
 from progressd.files.quota import DiskUsage, FreeSpaceGuard, directories_of_jobs, files_of_jobs
 from progressd.files.state_dir import make_directory
 from progressd.store.base import Store
@@ -97,17 +99,28 @@ class Upload:
 class JobFiles:
     """The files of jobs. Each method survives a crash at any point. Call `prepare` first."""
 
-    def __init__(self, state_dir: Path, min_free_bytes: int = 0, max_stored_bytes: int = 0) -> None:
-        """Set limits, 0 for no limit: the free space to leave on the disk, and the total size of the files of jobs."""
+    def __init__(
+        self,
+        state_dir: Path,
+        min_free_bytes: int = 0,
+        max_stored_bytes: int = 0,
+        max_log_bytes: int = LogSettings().max_bytes_per_job,
+    ) -> None:
+        """Set limits, 0 for no limit: the free space to leave on the disk, and the total size of the files of jobs.
+
+        `max_log_bytes`: the size of the log of one job.
+        """
         self._uploads = state_dir / "uploads"
         self._jobs = state_dir / "jobs"
         self._free_space = FreeSpaceGuard(state_dir, min_free_bytes)
         self.usage = DiskUsage(self._jobs, max_stored_bytes)
+        self.logs = JobLogs(self._jobs, self.usage, self._free_space, max_log_bytes)
         self._receiving = set[str]()  # jobs whose input is being received
         self._settling = trio.Lock()
 
-    def apply_settings(self, limits: Limits) -> None:
+    def apply_settings(self, limits: Limits, log_settings: LogSettings) -> None:
         """Apply reloaded limits."""
+        self.logs.max_bytes = log_settings.max_bytes_per_job
         self._free_space.min_free = limits.min_free_bytes
         self.usage.max_bytes = limits.max_stored_bytes
 
@@ -303,7 +316,8 @@ class JobFiles:
 
         directories = [self._jobs / job_id for job_id in job_ids]
         try:
-            await self.usage.changing(directories, delete)
+            async with self.logs.deleting(job_ids):
+                await self.usage.changing(directories, delete)
         except OSError as error:
             failed.update(dict.fromkeys(job_ids, error))
         if failed:

@@ -40,6 +40,7 @@ class FreeSpaceGuard:
 
 
 COUNTED: Final = ("input", "output", "stderr")  # files of a job; the files of a running attempt do not count
+LOG: Final = "log"  # the directory with the log of a job, which counts, too
 COUNT_BATCH: Final = 100  # directories per thread: 1 ms
 COUNT_INTERVAL: Final = 0.01  # seconds between two batches
 
@@ -88,10 +89,14 @@ class DiskUsage:
         try:
             await trio.to_thread.run_sync(run)
         finally:
-            self.bytes += sum(grown)
-            if self._changes is not None:
-                for directory, size in zip(directories, grown, strict=False):  # none if the thread did not run
-                    self._changes[directory.name] += size
+            for directory, size in zip(directories, grown, strict=False):  # none if the thread did not run
+                self.add(directory.name, size)
+
+    def add(self, job_id: str, size: int) -> None:
+        """Count bytes that were added to the files of a job."""
+        self.bytes += size
+        if self._changes is not None:
+            self._changes[job_id] += size
 
     async def count(self) -> None:
         """Count all files again, in batches. Raises OSError.
@@ -152,4 +157,8 @@ def _size(directory: os.PathLike[str]) -> int:
     for name in COUNTED:
         with suppress(FileNotFoundError, NotADirectoryError):
             size += os.lstat(os.path.join(directory, name)).st_size
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(os.path.join(directory, LOG)) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                size += entry.stat(follow_symlinks=False).st_size
     return size

@@ -86,6 +86,14 @@ class StreamQuery(Struct, frozen=True):
     types: str | None = None
 
 
+class LogTextQuery(Struct, frozen=True):
+    """The query of a log as text. `ansi`: keep escape sequences. `follow`: go on until the job has finished."""
+
+    follow: bool = False
+    ansi: bool = False
+    times: bool = False
+
+
 class StreamRequest(NamedTuple):
     """The stream that a client requests. `topic`: None if the client subscribes later. `types`: None for all."""
 

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
-from progressd.core.errors import InvalidInput, ProgressdError
-from progressd.core.events import ProducerEvent, RegisterEvent, checked_options_size, parts_of
+from progressd.core.errors import InvalidInput, ProgressdError, Unavailable
+from progressd.core.events import LogEvent, ProducerEvent, RegisterEvent, checked_options_size, parts_of
 from progressd.core.job import Job
 from progressd.core.json import decode
 from progressd.core.messages import Cursor
@@ -186,13 +186,15 @@ class Turn:
 class LineBatch:
     """Decoded lines that were read together.
 
-    `bad` counts the invalid lines. `asks` is true if a line requests an answer or is invalid.
+    `bad` counts the invalid lines. `asks` is true if a line requests an answer or is invalid. `logs` is true if there
+    are lines of logs.
     """
 
     def __init__(self, lines: Iterable[NumberedLine], job_id: str | None = None) -> None:
         self._read = [read_line(number, line, job_id) for number, line in lines]
         self.events = [line.event for line in self._read if isinstance(line, Line)]
         self.bad = len(self._read) - len(self.events)
+        self.logs = LogEvent in map(type, self.events)
         self.asks = self.bad > 0 or any(line.ref is not UNSET for line in self._read)
 
     def __len__(self) -> int:
@@ -273,6 +275,13 @@ class NDJSONReader:
         batch = LineBatch(lines, self._job_id)
         self._bad += batch.bad
         return batch
+
+    async def outcomes(self, batch: LineBatch) -> list[Outcome]:
+        """Submit the events of a batch, and return their outcomes."""
+        try:
+            return await self._ingest.submit(*batch.events)
+        except Unavailable as error:
+            return [error] * len(batch.events)
 
     def answers(self, batch: LineBatch, outcomes: Iterable[Outcome]) -> list[Ack]:
         """Return the answer to each line of a batch, given the outcomes of its events."""

@@ -128,6 +128,7 @@ class ProducerConnection:
         self._stop_timeout = stop_timeout
         self._idle = trio.CancelScope()
         self._answers = SocketOutbox(self, MAX_ANSWERS, nursery.start_soon, self._abort)
+        self._with_logs: LineBatch | None = None  # submitted by this connection, because logs may be slow
         self._undecided = 0  # number of batches
         self._decided = trio.Event()
         self._ended = False  # the producer has closed its side
@@ -142,6 +143,7 @@ class ProducerConnection:
             with self._idle:
                 while not self._ended:
                     await poller.read(self)
+                    await self._submit_logs()
                     await self._answers_sent()
             if self._idle.cancelled_caught:
                 self._answers.write(_last_answer(_idle(self._idle_timeout)))
@@ -179,7 +181,7 @@ class ProducerConnection:
     @property
     def paused(self) -> bool:
         """Return whether the poller stops reading: the producer must read its answers first, or has closed its side."""
-        return self._ended or self._answers.congested
+        return self._ended or self._with_logs is not None or self._answers.congested
 
     def send(self, data: bytes) -> int:
         """Send bytes, for the outbox."""
@@ -205,7 +207,21 @@ class ProducerConnection:
         batch = self._lines.take() if self._lines else None
         self._undecided += batch is not None
         self._restart_idle_timer()
+        if batch is not None and batch.logs:
+            self._with_logs = batch
+            return None
         return batch
+
+    async def _submit_logs(self) -> None:
+        """Submit a batch with lines of logs. Until they are written, the producer is not read."""
+        if (batch := self._with_logs) is None:
+            return
+        outcomes = await self._lines.outcomes(batch)
+        while self._undecided > 1:  # answers are in order
+            self._decided = trio.Event()
+            await self._decided.wait()
+        self._with_logs = None
+        self.decided(batch, outcomes)
 
     def decided(self, batch: LineBatch, outcomes: Sequence[Outcome]) -> None:
         """Answer lines with a `ref`, and rejected lines, for the poller."""

@@ -20,10 +20,12 @@ from progressd.core.errors import NotFound, ProgressdError, Stopping, TokenExpir
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, Hello, Notice, Resync, batch_topic, job_topic
 from progressd.engine.access import View, Views
+from progressd.engine.log_reader import LogStart, parsed_start, require_log
 from progressd.net.connection import Connection
 from progressd.net.connection_log import LEFT_HANDSHAKE, rejected
 from progressd.net.request import StreamQuery, StreamRequest, check_host, check_origin, require_known, stream_request
 from progressd.producers.ndjson import NDJSONReader
+from progressd.ws.logs import LogSubscriptions, serve_log
 from progressd.ws.publish import PublishHandler
 from progressd.ws.subscriptions import SubscriptionCommands
 from progressd.ws.websocket import Heartbeat, WebSocket, publishes
@@ -158,9 +160,14 @@ class WebSocketServer:
             require_known(_parameters(target))
             return PublishHandler(websocket, NDJSONReader(self._settings.ingest.max_line_bytes, view.ingest)).serve
         require(identity, Scope.READ)
+        if (job_id := log_of(target)) is not None:
+            start = parsed_start(_parameters(target))
+            job = await view.registry.get(checked_job_id(job_id))
+            require_log(identity)
+            return partial(serve_log, websocket, self._views.logs, job, start)
         request = read_stream_request(target)
         if request.topic is None:
-            return partial(self._serve_session, websocket, view, request)
+            return partial(self._serve_session, websocket, identity, view, request)
         await view.history.require(request.topic)
         return partial(self._serve_topic, websocket, view, request, request.topic)
 
@@ -180,11 +187,14 @@ class WebSocketServer:
             subscription.leave()
             entry.outcome = websocket.outcome
 
-    async def _serve_session(self, websocket: WebSocket, view: View, request: StreamRequest) -> None:
+    async def _serve_session(
+        self, websocket: WebSocket, identity: Identity, view: View, request: StreamRequest
+    ) -> None:
         session = self._views.broadcaster.open_session(_filtered_outbox(websocket, view, request))
         try:
             messages, received = trio.open_memory_channel[str | bytes](1)
-            commands = SubscriptionCommands(websocket, session, view.history, self._subscribe_lock)
+            logs = None if identity.token else LogSubscriptions(websocket, self._views.logs)
+            commands = SubscriptionCommands(websocket, session, view, self._subscribe_lock, logs)
             websocket.nursery.start_soon(commands.run, received)
             await websocket.serve(messages)
         finally:
@@ -200,6 +210,15 @@ def _filtered_outbox(websocket: WebSocket, view: View, request: StreamRequest) -
 
 def _parameters(target: str) -> dict[str, str]:
     return dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
+
+
+def log_of(target: str) -> str | None:
+    """Return the id in a path such as `/ws/jobs/ID/log`, and check its query; None for other paths."""
+    match target.partition("?")[0].split("/")[2:]:
+        case ["jobs", text, "log"]:
+            require_known(_parameters(target), LogStart)
+            return text
+    return None
 
 
 def read_stream_request(target: str) -> StreamRequest:
@@ -219,5 +238,8 @@ def read_stream_request(target: str) -> StreamRequest:
         case ["batch", text]:
             topic = batch_topic(checked_batch_id(text))
         case _:
-            raise NotFound(f"there is no stream at {path[:200]}: try /ws/jobs, /ws/jobs/JOB_ID or /ws/batch/BATCH_ID")
+            raise NotFound(
+                f"there is no stream at {path[:200]}: try /ws/jobs, /ws/jobs/JOB_ID, "
+                "/ws/jobs/JOB_ID/log or /ws/batch/BATCH_ID"
+            )
     return stream_request(topic, query)

@@ -21,9 +21,11 @@ from progressd.core.messages import (
     Unsubscribed,
     batch_topic,
     job_topic,
+    log_topic,
 )
-from progressd.engine.access import HistoryView
-from progressd.engine.history import History
+from progressd.engine.access import View
+from progressd.engine.log_reader import LogStart
+from progressd.ws.logs import LogSubscriptions
 from progressd.ws.websocket import WebSocket
 
 MAX_TOPICS: Final = 1000  # topics on one connection
@@ -32,10 +34,15 @@ Topics = Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(min_length=1
 
 
 class Subscribe(Struct, frozen=True, tag_field="type", tag="subscribe"):
-    """Send the messages of the topics; `since`: only messages after this cursor."""
+    """Send the messages of the topics; `since`: only messages after this cursor.
+
+    `offset`, `tail`: where the logs among the topics begin.
+    """
 
     topics: Topics
     since: Annotated[str, Meta(max_length=100)] | None = None
+    offset: Annotated[int, Meta(ge=0, le=2**60)] | None = None
+    tail: Annotated[int, Meta(ge=0, le=2**31)] | None = None
 
 
 class Unsubscribe(Struct, frozen=True, tag_field="type", tag="unsubscribe"):
@@ -60,11 +67,21 @@ class SubscriptionCommands:
     pass of the event loop, one client continues.
     """
 
-    def __init__(self, websocket: WebSocket, session: Session, history: History | HistoryView, lock: trio.Lock) -> None:
+    def __init__(
+        self,
+        websocket: WebSocket,
+        session: Session,
+        view: View,
+        lock: trio.Lock,
+        logs: LogSubscriptions | None,
+    ) -> None:
+        """Serve one client. `logs`: None if it may not see any."""
         self._websocket = websocket
         self._session = session
-        self._history = history
+        self._registry = view.registry
+        self._history = view.history
         self._lock = lock
+        self._logs = logs
 
     async def run(self, messages: trio.MemoryReceiveChannel[str | bytes]) -> None:
         """Run the commands in the messages until the channel is closed."""
@@ -90,6 +107,8 @@ class SubscriptionCommands:
             case Unsubscribe():
                 for topic in request.topics:
                     self._session.unsubscribe(topic.lower())
+                    if self._logs is not None:
+                        self._logs.unsubscribe(topic.lower())
                 self._websocket.send(Unsubscribed(request.topics))
             case Ping():
                 self._websocket.send(Pong())
@@ -103,13 +122,18 @@ class SubscriptionCommands:
             after = self._history.offset(request.since, self._session.newest_offset)
             if after is None:
                 self._websocket.send(Resync())
-        new = [topic for topic in topics if topic not in self._session.topics]
+        new = [topic for topic in topics if topic not in self._session.topics and not _is_log(topic)]
+        logs = [topic for topic in topics if _is_log(topic)]
 
         def answer(upto: int) -> None:
             self._websocket.send(Subscribed(topics, self._history.cursor(upto)))
 
         try:
             await self._session.subscribe(new, after, self._websocket.drained, answer)
+            for topic in logs:
+                job = await self._registry.get(topic.removeprefix(log_topic("")))
+                assert self._logs is not None
+                self._logs.subscribe(topic, job, LogStart(request.offset, request.tail))
         except NotFound as error:  # retention has deleted the job since `_accepted`
             self._websocket.send(SubscribeError(str(error)))
 
@@ -121,11 +145,14 @@ class SubscriptionCommands:
                 checked[name] = checked_topic(name)
             except (InvalidInput, NotFound) as error:
                 errors.append(SubscribeError(str(error), name))
-        existing = await self._history.existing(checked.values())
-        topics, room = list[str](), MAX_TOPICS - len(self._session.topics)
+        existing = await self._history.existing({_topic_of_job(topic) for topic in checked.values()})
+        open_logs = () if self._logs is None else self._logs.topics
+        topics, room = list[str](), MAX_TOPICS - len(self._session.topics) - len(open_logs)
         for name, topic in checked.items():
-            new = topic not in self._session.topics
-            if topic not in existing:
+            new = topic not in self._session.topics and topic not in open_logs
+            if self._logs is None and _is_log(topic):
+                errors.append(SubscribeError("a watch token does not show logs: use a key", name))
+            elif _topic_of_job(topic) not in existing:
                 errors.append(SubscribeError(f"no {topic.replace(':', ' ')}", name))
             elif new and room <= 0:
                 errors.append(SubscribeError(f"a connection may have {MAX_TOPICS} topics", name))
@@ -144,4 +171,15 @@ def checked_topic(text: str) -> str:
         return job_topic(checked_job_id(text.removeprefix(job_topic(""))))
     if text.startswith(batch_topic("")):
         return batch_topic(checked_batch_id(text.removeprefix(batch_topic(""))))
-    raise NotFound(f"there is no topic {text!r}: topics are jobs, job:JOB_ID and batch:BATCH_ID")
+    if text.startswith(log_topic("")):
+        return log_topic(checked_job_id(text.removeprefix(log_topic(""))))
+    raise NotFound(f"there is no topic {text!r}: topics are jobs, job:JOB_ID, log:JOB_ID and batch:BATCH_ID")
+
+
+def _is_log(topic: str) -> bool:
+    return topic.startswith(log_topic(""))
+
+
+def _topic_of_job(topic: str) -> str:
+    """Return the topic that has to exist: the topic of the job, for its log."""
+    return job_topic(topic.removeprefix(log_topic(""))) if _is_log(topic) else topic

@@ -21,7 +21,7 @@ from progressd.core.close_codes import (
     CloseCode,
 )
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
-from progressd.core.messages import Notice, encode
+from progressd.core.messages import JobLog, Notice, encode
 from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome
 from progressd.net.request import ALWAYS, header
@@ -181,7 +181,7 @@ class WebSocket:
         self.outbox.discard()
         self._ws.release()
 
-    def send(self, *messages: Notice) -> None:
+    def send(self, *messages: Notice | JobLog) -> None:
         """Send messages to this client alone, unless the connection is being closed."""
         if messages and self.closing is None:
             self.outbox.write(b"".join([text_frame(encode(message)) for message in messages]))

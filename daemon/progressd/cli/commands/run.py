@@ -33,6 +33,7 @@ from progressd.client.run.options import DEFAULT_LEASE, MAX_LEASE, MIN_LEASE, Ru
     help="Use the preset of this program. With none, the output is not read.",
 )
 @click.option("--no-adapt", is_flag=True, help="Add no options to the command.")
+@click.option("--no-log", is_flag=True, help="Do not send what the command writes to the log of the job.")
 @click.option("--explain", is_flag=True, help="Print where the progress would be found, and run nothing.")
 @click.option("--verbose", "-v", is_flag=True, help="At the end, print where the progress was found.")
 @click.option(
@@ -52,6 +53,7 @@ def run(
     pattern: str | None,
     preset: str | None,
     no_adapt: bool,
+    no_log: bool,
     explain: bool,
     verbose: bool,
     lease: float,
@@ -59,9 +61,9 @@ def run(
 ) -> None:
     """Run a command, and report it as a job, with the progress that its output shows.
 
-    The command keeps its terminal, its input and output, and its exit status. It runs even if no daemon answers.
-    Cancelling the job stops the command. The command's environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and
-    PROGRESSD_KEY, so that it can report its progress itself.
+    The command keeps its terminal, its input and output, and its exit status. It runs even if no daemon answers. What
+    it writes is kept as the log of the job. Cancelling the job stops the command. The command's environment contains
+    PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, so that it can report its progress itself.
 
     \b
     Examples:
@@ -73,7 +75,18 @@ def run(
     from progressd.core.errors import InvalidInput
 
     options = RunOptions(
-        command, name, labels, pattern, preset, not no_adapt, explain, verbose, lease, remote.url, remote.key
+        command,
+        name,
+        labels,
+        pattern,
+        preset,
+        not no_adapt,
+        explain,
+        verbose,
+        lease,
+        remote.url,
+        remote.key,
+        not no_log,
     )
     try:
         plan = prepared(options)

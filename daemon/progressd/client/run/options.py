@@ -6,7 +6,7 @@ from typing import NamedTuple
 DEFAULT_LEASE = 60.0  # seconds
 MIN_LEASE, MAX_LEASE = 10, 86400  # seconds
 _VALUES = frozenset({"--name", "--label", "--progress-pattern", "--as", "--lease", "--url", "--key", "--key-file"})
-_FLAGS = frozenset({"--no-adapt", "--explain", "--verbose"})
+_FLAGS = frozenset({"--no-adapt", "--no-log", "--explain", "--verbose"})
 _SHORT = {"-p": "--progress-pattern", "-v": "--verbose"}
 _VARIABLES = {"--url": "PROGRESSD_URL", "--key": "PROGRESSD_KEY", "--key-file": "PROGRESSD_KEY_FILE"}
 
@@ -25,6 +25,7 @@ class RunOptions(NamedTuple):
     lease: float = DEFAULT_LEASE
     url: str | None = None
     key: str | None = None
+    log: bool = True
 
 
 def parsed(arguments: Sequence[str], environ: Mapping[str, str]) -> RunOptions | None:
@@ -67,4 +68,5 @@ def parsed(arguments: Sequence[str], environ: Mapping[str, str]) -> RunOptions |
         lease,
         given.get("--url"),
         given.get("--key"),
+        "--no-log" not in given,
     )

@@ -17,6 +17,7 @@ from progressd.client.run.plan import Detection
 from progressd.core.events import ReportedProgress
 
 if TYPE_CHECKING:
+    from progressd.client.log_sender import LogQueue
     from progressd.detect.output_filter import OutputFilter
 
 PIPE_TIMEOUT: Final = 1.0  # seconds to wait for other processes with the stream, after the exit of the command
@@ -28,6 +29,7 @@ SAMPLE: Final = 4096  # bytes of that end
 DRAIN: Final = 1.0  # seconds to pass on what a stopped command has written
 STDOUT: Final = 1
 STDERR: Final = 2
+NAMES: Final = {STDOUT: "stdout", STDERR: "stderr"}  # in the log
 DESCRIPTOR: Final = 3  # the detector's number for a descriptor that only carries progress
 ESTIMATE: Final = "the position in the file that it reads (estimate)"
 NOTIFICATIONS: Final = "sd_notify"
@@ -39,7 +41,7 @@ class OutputPump(threading.Thread):
 
     `on_data` gets the output to search, and `on_quiet` is called QUIET seconds after the last byte. `on_error` gets the
     error of a failed write, but no broken pipe: the command notices it at its next write. `output_filter` removes what
-    the command writes only because progressd asked for it.
+    the command writes only because progressd asked for it. `log` gets the rest, and b"" while the stream is silent.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class OutputPump(threading.Thread):
         *,
         closes: bool = True,
         output_filter: "OutputFilter | None" = None,
+        log: Callable[[bytes], None] | None = None,
     ) -> None:
         super().__init__(daemon=True)
         self.tail = b""  # last bytes of the output
@@ -63,6 +66,7 @@ class OutputPump(threading.Thread):
         self._on_error = on_error
         self._closes = closes
         self._filter = output_filter
+        self._log = log
         self._ended = False  # the command has exited
         self._seconds_left = PIPE_TIMEOUT
         self._bytes_left = MAX_PIPE_BYTES
@@ -123,6 +127,8 @@ class OutputPump(threading.Thread):
                 self._on_quiet()
                 if self._filter is not None:
                     self._write(self._filter.quiet())
+                if self._log is not None:
+                    self._log(b"")
             if any(descriptor == self._waker for descriptor, _ in ready):
                 os.eventfd_read(self._waker)
         return 0
@@ -131,6 +137,8 @@ class OutputPump(threading.Thread):
         """Write a chunk. Return whether to go on: if the reader has gone, the next write of the command fails."""
         if self._to is None:
             return True
+        if self._log is not None and chunk:
+            self._log(bytes(chunk))
         try:
             while chunk:
                 try:
@@ -170,7 +178,13 @@ class OutputPump(threading.Thread):
 class Outputs:
     """All streams of a command, and the newest progress in them. `on_error`: see OutputPump."""
 
-    def __init__(self, command: Command, detection: Detection, on_error: Callable[[OSError], None]) -> None:
+    def __init__(
+        self,
+        command: Command,
+        detection: Detection,
+        on_error: Callable[[OSError], None],
+        log: "LogQueue | None" = None,
+    ) -> None:
         self.on_progress: Callable[[], None] = _nothing  # called in a thread
         self._detector = detection.detector
         self.estimates = detection.estimates
@@ -187,6 +201,7 @@ class Outputs:
                 on_error,
                 closes=source != command.master,
                 output_filter=detection.new_filter() if detection.new_filter and stream in (STDOUT, STDERR) else None,
+                log=partial(log.put, NAMES[stream]) if log is not None and stream in NAMES else None,
             )
             for stream, source in command.sources.items()
         }

@@ -52,13 +52,18 @@ class JobReporter:
         self._complaint = ""  # the last error, which is not printed again
         self._lost = False  # the daemon lost the job, and the user received a message
         self._newest: Mapping[str, Any] | None = None  # the last reported progress, which may have been lost
-        self._ending: trio.CancelScope | None = None  # set while the end is reported
+        self.ending: trio.CancelScope | None = None  # set while the end is reported
+
+    @property
+    def is_known(self) -> bool:
+        """Return whether the daemon knows the job."""
+        return self._known
 
     def give_up(self) -> bool:
         """Stop the wait for an unreachable daemon at the end. Return whether the end is being reported."""
-        if self._ending is not None:
-            self._ending.cancel()
-        return self._ending is not None
+        if self.ending is not None:
+            self.ending.cancel()
+        return self.ending is not None
 
     async def progress(self, progress: ReportedProgress) -> None:
         """Report progress."""
@@ -67,7 +72,7 @@ class JobReporter:
 
     async def end(self, event: Mapping[str, Any]) -> None:
         """Report the end, with retries if a daemon has ever answered."""
-        with trio.move_on_after(END_TIMEOUT) as self._ending:
+        with trio.move_on_after(END_TIMEOUT) as self.ending:
             while True:
                 if await self.report(event) or not (self._known or self._maybe_known):
                     return

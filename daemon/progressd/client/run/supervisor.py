@@ -24,6 +24,7 @@ from progressd.system.process_tree import Process
 from progressd.system.reaper import adopt, reaper
 
 if TYPE_CHECKING:
+    from progressd.client.log_sender import LogSender
     from progressd.client.rest import RestClient
     from progressd.system.private_socket import PrivateSocket
 
@@ -32,6 +33,8 @@ KILL_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 MOMENT: Final = 0.2  # seconds that a command has to exit by itself if it was interrupted together with us
 ESTIMATE_DELAY: Final = 2.0  # seconds until the position in a file is searched
 ESTIMATE_INTERVAL: Final = 1.0  # seconds
+LOG_TIMEOUT: Final = 10.0  # seconds to send the rest of the log after the end
+LOG_POLL: Final = 0.2  # seconds
 ERROR_LINES: Final = 3  # of standard error, in the error of the job
 
 
@@ -52,7 +55,8 @@ class CommandJob:
         known: bool | None,
         notify: "PrivateSocket | None",
     ) -> None:
-        self._reporter = JobReporter(client, job_id, registration, self._say, known)
+        self.log: LogSender | None = None  # sends what the command writes
+        self._reporter = JobReporter(client, job_id, registration, self.say, known)
         self._print = say
         self._unsaid: list[str | ClientError] | None = None  # messages for later; None: print them at once
         self._received = received
@@ -89,12 +93,14 @@ class CommandJob:
             if outputs.has_progress:
                 await self._report_progress()
             await self._reporter.end(self._last(status))
+            await self._finish_log()
             listening.cancel_scope.cancel()
         if command.cgroup is not None:
             command.cgroup.remove()
         return status if status >= 0 else 128 - status
 
-    def _say(self, what: str | ClientError) -> None:
+    def say(self, what: str | ClientError) -> None:
+        """Print a message for the user, perhaps at the end of the command."""
         if self._unsaid is None:
             self._print(what)
         else:
@@ -105,6 +111,16 @@ class CommandJob:
         unsaid, self._unsaid = self._unsaid, None
         for what in unsaid or ():
             self._print(what)
+
+    async def _finish_log(self) -> None:
+        """Send the rest of the log, if a daemon answers and the user does not interrupt it."""
+        if self.log is None:
+            return
+        with trio.move_on_after(LOG_TIMEOUT if self._reporter.is_known else 0) as self._reporter.ending:
+            while self.log.is_alive():
+                await trio.to_thread.run_sync(self.log.finish, LOG_POLL)
+        if not self.log.finish(0):
+            self.say("the daemon did not receive the end of the log")
 
     async def run_nothing(self, event: Mapping[str, Any]) -> None:
         """Report the end of a command that was not started."""
@@ -193,11 +209,11 @@ class CommandJob:
         try:
             forbidden = await self._tree.send(signal.Signals(number), but_groups=reached)
         except OSError as error:
-            self._say(f"cannot look for what the command has started: {error.strerror}")
+            self.say(f"cannot look for what the command has started: {error.strerror}")
             self._send(number)
         else:
             if forbidden:
-                self._say(f"may not send {signal.Signals(number).name} to {_named(forbidden)}")
+                self.say(f"may not send {signal.Signals(number).name} to {_named(forbidden)}")
 
     def _last(self, status: int) -> dict[str, Any]:
         if not status:
@@ -233,7 +249,7 @@ class CommandJob:
 
     async def _stop_when_cancelled(self) -> None:
         await self._reporter.cancelled.wait()
-        self._say(f"job {self._reporter.job_id} was cancelled: stopping the command")
+        self.say(f"job {self._reporter.job_id} was cancelled: stopping the command")
         await self._end_tree()
 
     def _send(self, number: int) -> None:
@@ -252,15 +268,15 @@ class CommandJob:
                 try:
                     left = await self._tree.end(KILL_GRACE)
                 except OSError as error:
-                    self._say(f"cannot look for what the command has started: {error.strerror}")
+                    self.say(f"cannot look for what the command has started: {error.strerror}")
                     self._send(signal.SIGTERM)
                     await trio.sleep(1)
                 else:
                     self._ended = True
                     if self._reporter.cancelled.is_set():
-                        self._say(self._ended_processes(len(left)))
+                        self.say(self._ended_processes(len(left)))
                     if left:
-                        self._say(f"cannot end {_named(left)}")
+                        self.say(f"cannot end {_named(left)}")
 
     def _ended_processes(self, left: int) -> str:
         leaders = 1 if self._command.has_session else 0  # the leader of the session is our own process

@@ -1,0 +1,154 @@
+"""Read the log of a job until the job has finished, as messages or as text."""
+
+import re
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+import msgspec
+import trio
+from msgspec import Meta, Struct
+
+from progressd.auth.authenticator import Identity
+from progressd.core.errors import InvalidInput, OutOfScope
+from progressd.core.events import LogStream
+from progressd.core.job import Job
+from progressd.core.log_text import LogText
+from progressd.core.messages import JobLog, JobLogData, LogLine
+from progressd.core.output_lines import whole_characters
+from progressd.engine.registry import Registry
+from progressd.files.job_logs import Chunk, JobLogs, LogWatcher
+from progressd.files.log_file import rfc3339
+from progressd.system.pass_limiter import PassLimiter
+
+TAIL: Final = 1000  # lines that a new watcher receives first
+GRACE: Final = 1.0  # seconds without a line after the end of the job, after which its log is complete
+MAX_LINES: Final = 500  # in one message
+MAX_TEXT: Final = 32768  # bytes of text in one message
+MAX_LINE: Final = 16384  # bytes of a line in a message; a longer one is divided
+LINE_RATE: Final = 20_000  # lines a second in messages to one watcher
+LETTERS: Final = {LogStream.STDOUT: "o", LogStream.STDERR: "e", LogStream.NOTE: "n"}
+
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]+)?)(s|m|min|h|d)", re.ASCII)
+_SECONDS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+class LogStart(Struct, frozen=True):
+    """Where to begin: at an `offset` of an earlier message, at a time, or with the last lines."""
+
+    offset: Annotated[int, Meta(ge=0, le=2**60)] | None = None
+    tail: Annotated[int, Meta(ge=0, le=2**31)] | None = None
+    since: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum(given is not None for given in (self.offset, self.tail, self.since)) > 1:
+            raise ValueError("give only one of offset, tail and since")
+
+
+def require_log(identity: Identity) -> None:
+    """Check that a client that may see a job may also see its log. Raises OutOfScope."""
+    if identity.token:
+        raise OutOfScope("a watch token does not show logs: use a key")
+
+
+def time_of(text: str) -> str:
+    """Return a time of a log for a time (RFC 3339), or for a duration before now, such as 10m. Raises InvalidInput."""
+    try:
+        if duration := _DURATION.fullmatch(text):
+            time = datetime.now(UTC) - timedelta(seconds=float(duration[1]) * _SECONDS[duration[2]])
+        else:
+            time = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+            time = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidInput(
+            f"{text[:60]!r} is neither a time such as 2026-01-31T12:00:00Z nor a duration such as 10m"
+        ) from None
+    return rfc3339(time)
+
+
+class LogReaders:
+    """Open the logs of jobs for watchers."""
+
+    def __init__(self, logs: JobLogs, registry: Registry) -> None:
+        self._logs = logs
+        self._registry = registry
+        self.limiter = PassLimiter(1)  # one message to a watcher in each pass: each takes up to a millisecond
+
+    @asynccontextmanager
+    async def open(self, job: Job, start: LogStart, default_tail: int | None = TAIL) -> AsyncGenerator[LogWatcher]:
+        """Open a log. The reading ends once the job has finished and its log is complete. Raises InvalidInput.
+
+        `default_tail`: the number of lines to begin with; None for all.
+        """
+        tail = default_tail if start.tail is None else start.tail
+        since = "" if start.since is None else time_of(start.since)
+        position = 0 if start.offset is None and start.tail is None and tail is None else start.offset
+        watcher = await self._logs.watch(job.id, position=None if since else position, tail=tail or 0, since=since)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._finish, job, watcher)
+                yield watcher
+                nursery.cancel_scope.cancel()
+        finally:
+            watcher.close()
+
+    async def _finish(self, job: Job, watcher: LogWatcher) -> None:
+        """End the reading once the job has finished, and nothing was written for a moment."""
+        await self._registry.wait_finished(job.id)
+        old = job.completed_at is not None and datetime.now(UTC) - job.completed_at > timedelta(seconds=GRACE)
+        end = -1 if not old else watcher.end
+        while end != watcher.end:
+            end = watcher.end
+            await trio.sleep(GRACE)
+        watcher.finish()
+
+
+def log_messages(job_id: str, chunk: Chunk) -> Iterator[JobLog]:
+    """Yield the messages with the lines of a chunk. Each has the offset after its last line."""
+    missed, lines, size = chunk.missed, list[LogLine](), 0
+    position = chunk.pieces[-1].end
+    for piece in chunk.pieces:
+        position = piece.offset
+        letter = LETTERS[piece.stream]
+        for text in _lines(piece.text):
+            position += len(text)
+            whole = text.endswith(b"\n")
+            shown = text[:-1] if whole else text
+            lines.append(LogLine(piece.time, letter, shown.decode("utf-8", "replace"), partial=not whole))
+            size += len(text)
+            if len(lines) >= MAX_LINES or size >= MAX_TEXT:
+                yield JobLog(job_id, JobLogData(position, lines, missed))
+                missed, lines, size = 0, [], 0
+    if lines or missed:
+        yield JobLog(job_id, JobLogData(position, lines, missed))
+
+
+def _lines(text: bytes) -> Iterator[bytes]:
+    """Yield lines with their line feeds, and long lines in parts."""
+    *ended, rest = text.split(b"\n")
+    for line in [*[one + b"\n" for one in ended], *([rest] if rest else [])]:
+        while len(line) > MAX_LINE:
+            cut = whole_characters(line[:MAX_LINE])
+            yield line[:cut]
+            line = line[cut:]
+        yield line
+
+
+def log_text(output: LogText, chunk: Chunk) -> bytes:
+    """Return a chunk as text."""
+    text = [output.gap(chunk.missed)] if chunk.missed else []
+    for piece in chunk.pieces:
+        if piece.stream is LogStream.NOTE:
+            text.append(output.note(piece.text.decode("utf-8", "replace").rstrip("\n")))
+        else:
+            text.append(output.lines(piece.time, piece.text))
+    return b"".join(text)
+
+
+def parsed_start(query: dict[str, str]) -> LogStart:
+    """Return where to begin. Raises InvalidInput."""
+    try:
+        return msgspec.convert(query, LogStart, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the query is wrong: {error}") from None

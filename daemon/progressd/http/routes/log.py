@@ -1,0 +1,197 @@
+"""The log of a job: as text, also live, and as server-sent events."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Final
+
+import trio
+from quart import Blueprint, Response, request
+from quart.wrappers.response import ResponseBody
+
+from progressd.broadcast.broadcaster import ReaderOutbox
+from progressd.broadcast.envelope import server_sent_event
+from progressd.core.errors import InvalidInput
+from progressd.core.events import checked_job_id
+from progressd.core.job import Job
+from progressd.core.log_text import LogText
+from progressd.core.messages import JobLog, encode
+from progressd.engine.log_reader import LINE_RATE, LogStart, log_messages, log_text, parsed_start, require_log
+from progressd.files.job_logs import Chunk, LogWatcher
+from progressd.http.context import RequestContext, request_context
+from progressd.http.openapi import described
+from progressd.http.routes.sse import COMMENT, HEADERS
+from progressd.http.schemas import EVENT_STREAM
+from progressd.net.request import LogTextQuery
+
+TEXT: Final = "text/plain; charset=utf-8"
+
+blueprint = Blueprint("log", __name__)
+
+
+@blueprint.get("/api/jobs/<job_id>/log")
+@described(
+    also={200: {"text/plain": {"type": "string"}}, 206: {"text/plain": {"type": "string"}}},
+    query=(LogStart, LogTextQuery),
+    errors=(404, 416),
+    headers=("Range",),
+)
+async def job_log(job_id: str) -> Response:
+    """Return the log of a job as text; with `follow`, go on until the job has finished."""
+    context, job = await _found(job_id)
+    query = request.args.to_dict()
+    follow, ansi, times = (_is_set(query, name) for name in LogTextQuery.__struct_fields__)
+    output = LogText(ansi=ansi, times=times)
+    start = _start(query)
+    if follow:
+        context.app.streams.require_room(context.client)
+    if not follow and "Range" in request.headers:
+        whole = await _whole(context, job, start, output)
+        response = Response(whole, 200, HEADERS, content_type=TEXT)
+        await response.make_conditional(request, accept_ranges=True, complete_length=len(whole))
+        return response
+    body = b"" if request.method == "HEAD" else TextBody(context, job, start, output, follow=follow)
+    response = Response(body, 200, HEADERS, content_type=TEXT)
+    response.accept_ranges = "none" if follow else "bytes"
+    response.timeout = None
+    return response
+
+
+@blueprint.get("/api/jobs/<job_id>/log/events")
+@described(
+    also={200: {EVENT_STREAM: {"type": "string"}}, 204: {}},
+    query=(LogStart,),
+    errors=(404,),
+    headers=("Last-Event-ID",),
+)
+async def job_log_events(job_id: str) -> Response:
+    """Stream the log of a job until it has finished: its last 1000 lines, and then new lines."""
+    context, job = await _found(job_id)
+    query = request.args.to_dict()
+    last = request.headers.get("Last-Event-ID", "")
+    if last.isdecimal():
+        query = {"offset": last}
+    start = _start(query)
+    if job.status.finished and start.offset is not None:
+        async with context.app.views.logs.open(job, start) as watcher:
+            if watcher.at_end:
+                return Response(b"", 204, HEADERS)  # stops an EventSource
+    context.app.streams.require_room(context.client)
+    body = b"" if request.method == "HEAD" else LogEvents(context, job, start)
+    response = Response(body, 200, HEADERS, content_type=EVENT_STREAM)
+    response.timeout = None
+    return response
+
+
+async def _found(job_id: str) -> tuple[RequestContext, Job]:
+    context = request_context()
+    job = await context.view.registry.get(checked_job_id(job_id))
+    require_log(context.client.identity)
+    return context, job
+
+
+def _start(query: dict[str, str]) -> LogStart:
+    return parsed_start({name: value for name, value in query.items() if name in LogStart.__struct_fields__})
+
+
+def _is_set(query: dict[str, str], name: str) -> bool:
+    """Return a flag of a query. Raises InvalidInput."""
+    value = query.get(name, "false").lower()
+    if value not in ("true", "1", "false", "0"):
+        raise InvalidInput(f"the query is wrong: {name} is {value[:60]!r}, not true or false")
+    return value in ("true", "1")
+
+
+async def _whole(context: RequestContext, job: Job, start: LogStart, output: LogText) -> bytes:
+    text = b""
+    async with context.app.views.logs.open(job, start, default_tail=None) as watcher:
+        while not watcher.at_end and (chunk := await watcher.read()) is not None:
+            text += log_text(output, chunk)
+    return text
+
+
+class LogBody(ResponseBody):
+    """The body of a response that reads a log. On shutdown it ends."""
+
+    def __init__(self, context: RequestContext, job: Job, start: LogStart, *, follow: bool = True) -> None:
+        self._context = context
+        self._job = job
+        self._start = start
+        self._follow = follow
+        self._stack = AsyncExitStack()
+        self._watcher: LogWatcher
+
+    async def __aenter__(self) -> "LogBody":
+        await self._stack.enter_async_context(self._opened())
+        return self
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        app, client = self._context.app, self._context.client
+        outbox = ReaderOutbox(app.settings.limits.send_buffer_bytes)
+        async with AsyncExitStack() as stack:
+            if self._follow:
+                stack.enter_context(app.streams.opened(outbox, client))
+            readers = app.views.logs
+            self._watcher = await stack.enter_async_context(readers.open(self._job, self._start, self.default_tail))
+            async with trio.open_nursery() as nursery:
+                if self._follow:
+                    nursery.start_soon(self._end_with, outbox)
+                yield
+                nursery.cancel_scope.cancel()
+
+    default_tail: int | None = None
+
+    async def _end_with(self, outbox: ReaderOutbox) -> None:
+        while await outbox.wait():
+            outbox.take(1)
+        self._watcher.stop()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, traceback)
+
+    def __aiter__(self) -> "LogBody":
+        return self
+
+    async def _chunk(self) -> Chunk:
+        chunk = None if not self._follow and self._watcher.at_end else await self._watcher.read()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def __anext__(self) -> bytes:
+        raise NotImplementedError
+
+
+class TextBody(LogBody):
+    """The log as text."""
+
+    def __init__(self, context: RequestContext, job: Job, start: LogStart, output: LogText, *, follow: bool) -> None:
+        super().__init__(context, job, start, follow=follow)
+        self._output = output
+
+    async def __anext__(self) -> bytes:
+        while True:
+            if text := log_text(self._output, await self._chunk()):
+                return text
+
+
+class LogEvents(LogBody):
+    """The log as server-sent events, and comments as heartbeats."""
+
+    default_tail = 1000
+
+    def __init__(self, context: RequestContext, job: Job, start: LogStart) -> None:
+        super().__init__(context, job, start)
+        self._messages: Iterator[JobLog] = iter(())
+
+    async def __anext__(self) -> bytes:
+        with trio.move_on_after(self._context.app.settings.limits.heartbeat_interval):
+            while (message := next(self._messages, None)) is None:
+                self._messages = log_messages(self._job.id, await self._chunk())
+            await self._context.app.views.logs.limiter.pass_through(1)
+            await trio.sleep(len(message.data.lines) / LINE_RATE)
+            return server_sent_event(encode(message), str(message.data.offset))
+        return COMMENT
