@@ -22,7 +22,7 @@ from progressd.core.messages import (
     batch_topic,
     job_topic,
 )
-from progressd.engine.access import HistoryView
+from progressd.engine.access import View
 from progressd.engine.history import History
 from progressd.ws.websocket import WebSocket
 
@@ -60,9 +60,10 @@ class SubscriptionCommands:
     pass of the event loop, one client continues.
     """
 
-    def __init__(self, websocket: WebSocket, session: Session, history: History | HistoryView, lock: trio.Lock) -> None:
+    def __init__(self, websocket: WebSocket, session: Session, view: View, history: History, lock: trio.Lock) -> None:
         self._websocket = websocket
         self._session = session
+        self._view = view
         self._history = history
         self._lock = lock
 
@@ -121,7 +122,7 @@ class SubscriptionCommands:
                 checked[name] = checked_topic(name)
             except (InvalidInput, NotFound) as error:
                 errors.append(SubscribeError(str(error), name))
-        existing = await self._history.existing(checked.values())
+        existing = await self._view.existing(checked.values())
         topics, room = list[str](), MAX_TOPICS - len(self._session.topics)
         for name, topic in checked.items():
             new = topic not in self._session.topics
