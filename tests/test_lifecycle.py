@@ -125,7 +125,7 @@ async def test_a_failure_during_recovery_is_announced(tmp_path: Path) -> None:
         daemon, outbox = running.daemon, ReaderOutbox(10_000)
         streams, health = StreamRegistry(daemon.connection_limiter), daemon.log.health
         watchers = WebSocketServer(
-            daemon.settings, daemon.authenticator, daemon.rate_limits, daemon.connection_limiter, daemon.views
+            daemon.settings, daemon.authenticator, daemon.rate_limits, daemon.connection_limiter, daemon.engine
         )
 
         async def announced() -> Any:

@@ -21,7 +21,7 @@ from progressd.config.settings import Settings
 from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import JobStatus
-from progressd.engine.access import Views
+from progressd.engine.access import Engine
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.log import LocalLog
@@ -141,12 +141,12 @@ class Daemon:
         self.authenticator = Authenticator(settings.auth)
         self.rate_limits = RateLimiter(settings)
         self.log_readers = LogReaders(self.files.logs, self.registry)
-        self.views = Views(
+        self.engine = Engine(
             store, self.registry, self.batches, self.history, self.broadcaster, self.ingest, self.log_readers
         )
         self.connection_limiter = ConnectionLimiter(settings)
         self.watchers = WebSocketServer(
-            settings, self.authenticator, self.rate_limits, self.connection_limiter, self.views
+            settings, self.authenticator, self.rate_limits, self.connection_limiter, self.engine
         )
         self.streams = StreamRegistry(self.connection_limiter)
         self.announcer = Announcer(self.watchers, self.streams)
@@ -172,8 +172,7 @@ class Daemon:
             settings=self.settings,
             authenticator=self.authenticator,
             rate_limits=self.rate_limits,
-            views=self.views,
-            broadcaster=self.broadcaster,
+            engine=self.engine,
             files=self.files,
             streams=self.streams,
             metrics=metrics,

@@ -10,11 +10,10 @@ from msgspec.structs import replace
 from progressd.admin.doctor import diagnose
 from progressd.app import started
 from progressd.config.settings import Settings
-from progressd.core.errors import SettingsError
+from progressd.core.errors import SettingsError, leaves
 from progressd.core.pipeline import Pipeline
 from progressd.files.state_dir import own_state_dir
 from progressd.net.bind import open_sockets
-from progressd.system.log import leaves
 from support.daemon import settings_in
 from support.growth import fill
 from support.scarcity import small_disk

@@ -11,7 +11,7 @@ from progressd.auth.api_keys import Scope
 from progressd.auth.authenticator import Identity
 from progressd.core.events import RegisterEvent, Registration
 from progressd.core.messages import JobStatus
-from progressd.engine.access import Views
+from progressd.engine.access import Engine, View
 from progressd.engine.ingest import Outcome
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
@@ -118,10 +118,10 @@ async def test_events_of_a_hidden_job_being_registered_are_rejected(store: SQLit
     answers: list[Outcome] = []
     async with trio.open_nursery() as nursery:
         spine = Spine(store, nursery)
-        views = Views(store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest)
+        engine = Engine(store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest)
 
         async def cancel_theirs() -> None:
-            answers.extend(await views.of(who).ingest.submit(cancel(2)))
+            answers.extend(await View(engine, who).submit(cancel(2)))
 
         others = RegisterEvent(THEIRS, Registration("scan", labels={"team": "print"}))
         nursery.start_soon(spine.submit, others)

@@ -13,8 +13,9 @@ from progressd.auth.limits import ConnectionLimiter, RateLimiter
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.envelope import Envelope
 from progressd.broadcast.subscription import EmptyHistory, Page
-from progressd.core.errors import NotFound, ProgressdError, StoreFailed
+from progressd.core.errors import ProgressdError, StoreFailed
 from progressd.core.events import Event
+from progressd.core.job import MaySee, sees_all
 from progressd.core.messages import job_topic
 from progressd.engine.ingest import PASS_BYTES, EventSink, Outcome
 from progressd.net.connection import Connection
@@ -100,11 +101,10 @@ class OneJob(EmptyHistory):
     def cursor(self, offset: int) -> str:
         return f"store-{offset}"
 
-    async def require(self, topic: str) -> None:
+    async def existing(self, topics: Collection[str], may_see: MaySee) -> set[str]:
         self.asked.set()
         await self.may_answer.wait()
-        if topic != job_topic(ID):
-            raise NotFound(f"no {topic}")
+        return {job_topic(ID)} & set(topics)
 
 
 class LongPast(OneJob):
@@ -112,7 +112,7 @@ class LongPast(OneJob):
 
     broken = False
 
-    async def existing(self, topics: Collection[str]) -> set[str]:
+    async def existing(self, topics: Collection[str], may_see: MaySee) -> set[str]:
         await trio.lowlevel.checkpoint()
         return set(topics)
 
@@ -136,7 +136,7 @@ class Deciding(EventSink):
         self.may_decide.set()
         self.broken: ProgressdError | None = None
 
-    async def submit(self, *events: Event) -> list[Outcome]:
+    async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
         self.taken += events
         await self.may_decide.wait()
         if self.broken is not None:
@@ -153,15 +153,14 @@ class Server:
         self.broadcaster = Broadcaster(self.history, nursery=nursery)
         settings = settings_in(tmp_path, limits=limits)
         self.ingest = Deciding()
-        view = SimpleNamespace(labels={}, history=self.history, ingest=self.ingest)
-        views = SimpleNamespace(broadcaster=self.broadcaster, of=lambda who: view)
+        engine = SimpleNamespace(history=self.history, broadcaster=self.broadcaster, ingest=self.ingest)
         authenticator = Authenticator(settings.auth)
         self.watchers = WebSocketServer(
             settings,
             authenticator,
             RateLimiter(settings),
             ConnectionLimiter(settings),
-            cast(Any, views),
+            cast(Any, engine),
         )
         nursery.start_soon(self.watchers.heartbeat.run)
         self.ended_at: float | None = None

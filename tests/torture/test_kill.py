@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from progressd.system.log import leaves
+from progressd.core.errors import leaves
 from torture.fork_server import ForkServer
 from torture.rounds import torture
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from progressd.system.log import leaves
+from progressd.core.errors import leaves
 from support.samples import ID, job_id
 from torture.disk import Power
 from torture.fork_server import ForkServer

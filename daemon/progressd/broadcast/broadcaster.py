@@ -20,6 +20,7 @@ from progressd.broadcast.subscription import EmptyHistory, History, Subscription
 from progressd.core.close_codes import SLOW_CONSUMER, CloseCode
 from progressd.core.errors import SlowConsumer
 from progressd.core.messages import ALL_JOBS, Notice, TopicMessage, ended_topic, job_topic, topics_of
+from progressd.system.condition import Condition
 
 FANOUT_THRESHOLD: Final = 100  # from this number of watchers on, the passes of a topic are FANOUT_INTERVAL apart
 FANOUT_INTERVAL: Final = 0.008  # seconds, half the duration of a frame on a screen
@@ -82,7 +83,7 @@ class ReaderOutbox:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._backlog: Backlog[Envelope | NoticeEnvelope] = Backlog()
-        self._changed = trio.Event()
+        self._changed = Condition()
         self._code: CloseCode | None = None
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
@@ -95,18 +96,18 @@ class ReaderOutbox:
         else:
             for item in batch.items:
                 self._backlog.put(item)
-        self._changed.set()
+        self._changed.notify()
 
     def say(self, notice: Notice) -> None:
         """Keep a notice for this reader."""
         if self._code is None:
             self._backlog.put(NoticeEnvelope(notice))
-            self._changed.set()
+            self._changed.notify()
 
     def end(self, code: CloseCode) -> None:
         """See Outbox."""
         self._code = self._code or code
-        self._changed.set()
+        self._changed.notify()
 
     def follow(self, fan_out: FanOut) -> None:
         """See Outbox."""
@@ -127,7 +128,6 @@ class ReaderOutbox:
                 raise SlowConsumer("the reader was too slow and missed messages")
             if self._code is not None:
                 return False
-            self._changed = trio.Event()
             await self._changed.wait()
         return True
 

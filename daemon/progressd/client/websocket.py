@@ -14,6 +14,7 @@ from wsproto.utilities import ProtocolError
 
 from progressd.client.errors import StreamClosed
 from progressd.client.http import tls_context
+from progressd.core.errors import leaves
 
 ANSWER_TIMEOUT: Final = 10.0  # seconds to connect, to answer the handshake, and to answer a ping
 CLOSE_TIMEOUT: Final = 0.1  # seconds to send the close frame; after a cancellation nothing reads the answer
@@ -162,15 +163,7 @@ def unwrapped() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        errors = [error for error in _leaves(group) if not isinstance(error, trio.Cancelled)]
+        errors = [error for error in leaves(group) if not isinstance(error, trio.Cancelled)]
         if len(errors) > 1:
             raise
-        raise next(iter(errors), next(_leaves(group))) from None
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+        raise next(iter(errors), next(leaves(group))) from None

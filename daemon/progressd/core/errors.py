@@ -1,5 +1,6 @@
 """All errors of progressd, each with its HTTP status, and the text for sizes in their sentences."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -190,6 +191,15 @@ class StoreDamaged(SettingsError):
 
 class InstallationFailed(ProgressdError):
     """The machine does not meet a requirement of the service."""
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Iterate over the errors in an exception group, or over the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
 
 
 def readable_size(size: int) -> str:

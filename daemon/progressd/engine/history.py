@@ -11,7 +11,7 @@ import trio
 
 from progressd.broadcast.envelope import NO_LABELS, Envelope
 from progressd.broadcast.subscription import Page
-from progressd.core.errors import InvalidInput, NotFound
+from progressd.core.errors import InvalidInput
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import ALL_JOBS, BatchMessage, Cursor, JobCreated, JobDeleted, batch_topic, job_topic
 from progressd.engine.log import StoreHealth
@@ -46,11 +46,6 @@ class History:
         self._snapshot_max_age = snapshot_max_age
         self._snapshot_lock = trio.Lock()
         self._last_snapshot: Callable[[], Snapshot | None] = lambda: None  # weak: kept while a watcher references it
-
-    async def require(self, topic: str) -> None:
-        """Raise NotFound unless the topic exists."""
-        if topic not in await self.existing([topic]):
-            raise NotFound(f"no {topic.replace(':', ' ')}")
 
     async def existing(self, topics: Collection[str], may_see: MaySee = sees_all) -> set[str]:
         """Return the topics that exist for a watcher. `may_see`: whether the watcher may see a job.

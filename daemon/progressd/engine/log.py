@@ -13,6 +13,7 @@ from progressd.core.messages import Cursor
 from progressd.engine.registry import Registry
 from progressd.engine.transaction import Transaction, deletion_message
 from progressd.store.base import Deletion, Store
+from progressd.system.condition import Condition
 
 RESERVE_AHEAD: Final = 100_000  # offsets reserved in the store at a time; a restart skips the unused ones
 WRITE_BEHIND_INTERVAL: Final = 0.9  # seconds until the newest progress is written; it is at most 1 s late
@@ -32,7 +33,7 @@ class StoreHealth:
             registry=None,
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
         )
-        self._changed = trio.Event()
+        self._changed = Condition()
 
     def failed(self, failure: StoreFailed) -> None:
         """Record that the store rejected a change."""
@@ -46,16 +47,12 @@ class StoreHealth:
 
     async def wait_changed(self, known: StoreFailed | None) -> StoreFailed | None:
         """Return the failure, or None, once it differs from `known`."""
-        while str(self.failure) == str(known):
-            await self._changed.wait()
+        await self._changed.wait_for(lambda: str(self.failure) != str(known))
         return self.failure
 
     def _set(self, failure: StoreFailed | None) -> None:
-        changed = str(failure) != str(self.failure)
         self.failure = failure
-        if changed:
-            self._changed.set()
-            self._changed = trio.Event()
+        self._changed.notify()
 
 
 class Log(Protocol):

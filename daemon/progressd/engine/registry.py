@@ -21,6 +21,7 @@ from progressd.core.errors import NotFound
 from progressd.core.job import Job
 from progressd.core.messages import Cursor, JobStatus, Progress
 from progressd.store.base import Store
+from progressd.system.condition import Condition
 
 MAX_FINISHED: Final = 1000  # finished jobs in memory: most requests for a finished job arrive soon after its end
 MAX_FINISHED_BYTES: Final = 32 * 1024 * 1024  # estimated bytes of memory
@@ -153,7 +154,7 @@ class Registry:
         self._ends: dict[str, trio.Event] = {}
         self._run_queue = RunQueue()
         self._positions: dict[str, int] | None = None  # in the queue; None if it has changed
-        self._queued = trio.Event()
+        self._queued = Condition()
 
     async def load(self) -> None:
         """Read the unfinished jobs from the store."""
@@ -277,8 +278,7 @@ class Registry:
     def _queue(self, job: Job) -> None:
         if job.status is JobStatus.QUEUED and job.pipeline is not None:
             self._run_queue.add(job)
-            self._queued.set()
-            self._queued = trio.Event()
+            self._queued.notify()
 
 
 class Batches:

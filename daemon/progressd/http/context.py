@@ -12,11 +12,10 @@ from quart import Response, request
 
 from progressd.auth.authenticator import Authenticator, Client
 from progressd.auth.limits import RateLimiter, counted_as
-from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits, Settings
 from progressd.core.errors import RequestTimeout, TooManyUploads
-from progressd.engine.access import View, Views
+from progressd.engine.access import Engine, View
 from progressd.files.job_files import JobFiles
 from progressd.http.body import BodyChunks
 from progressd.http.job_cache import JobResponseCache
@@ -103,8 +102,7 @@ class AppContext:
     settings: Settings  # the settings in force
     authenticator: Authenticator
     rate_limits: RateLimiter
-    views: Views
-    broadcaster: Broadcaster
+    engine: Engine
     files: JobFiles
     streams: StreamRegistry
     metrics: MetricsCollector

@@ -16,10 +16,11 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 from hypercorn.typing import Scope as ASGIScope
 
 from progressd.auth.api_keys import Scope
-from progressd.auth.authenticator import UNRESTRICTED, Client, Identity, admit, require
+from progressd.auth.authenticator import Client, Identity, admit, require
 from progressd.auth.limits import RateLimitState, client_address
 from progressd.core.errors import Forbidden, OutOfScope, ProgressdError, RateLimited, Unauthorized
 from progressd.core.messages import ALL_JOBS, encode
+from progressd.engine.access import View
 from progressd.http.body import SAFE
 from progressd.http.context import CONTEXT, AppContext, RequestContext
 from progressd.http.job_cache import MIN_GZIP_BYTES, CachedResponse, Headers
@@ -101,7 +102,7 @@ class AccessMiddleware:
         self._context = context
         self._authenticator = context.authenticator
         self._rate_limits = context.rate_limits
-        self._registry = context.views.of(UNRESTRICTED).registry
+        self._registry = context.engine.registry
 
     async def __call__(self, scope: ASGIScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] != "http":
@@ -228,7 +229,7 @@ class AccessMiddleware:
     async def _pass_on(
         self, scope: HTTPScope, client: Client, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        context = RequestContext(self._context, client, self._context.views.of(client.identity))
+        context = RequestContext(self._context, client, View(self._context.engine, client.identity))
         cast("dict[str, Any]", scope)[CONTEXT] = context
         if DOWNLOAD.fullmatch(scope["path"]):
             with self._context.transfers.active():

@@ -9,12 +9,13 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from progressd.core.errors import leaves
 from progressd.core.messages import Error, JobCreated, StateChange, StatusChange
 from progressd.system.log_output import JOURNAL, KNOWN, Descriptor, Journal, LogQueue, datagram, stderr_is_journal
 
@@ -80,15 +81,6 @@ def _format(configured: str, stream: TextIO) -> str:
     if stream.isatty():
         return "console"
     return "journal" if stream is sys.stderr and stderr_is_journal() else "logfmt"
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Iterate over the errors in an exception group, or over the error itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    else:
-        yield error
 
 
 class _StandardHandler(logging.Handler):

@@ -19,7 +19,7 @@ from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
 from progressd.core.errors import NotFound, ProgressdError, Stopping, TokenExpired
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, Hello, Notice, Resync, batch_topic, job_topic
-from progressd.engine.access import View, Views
+from progressd.engine.access import Engine, View
 from progressd.engine.log_reader import LogStart, parsed_start, require_log
 from progressd.net.connection import Connection
 from progressd.net.connection_log import LEFT_HANDSHAKE, rejected
@@ -42,13 +42,13 @@ class WebSocketServer:
         authenticator: Authenticator,
         rate_limits: RateLimiter,
         connection_limiter: ConnectionLimiter,
-        views: Views,
+        engine: Engine,
     ) -> None:
         self._settings = settings
         self._authenticator = authenticator
         self._rate_limits = rate_limits
         self._connection_limiter = connection_limiter
-        self._views = views
+        self._engine = engine
         self._open: dict[WebSocket, Client] = {}  # oldest first
         self.budget = MemoryBudget(settings.limits.send_buffer_bytes_total)
         self.heartbeat = Heartbeat(settings.limits)
@@ -154,25 +154,25 @@ class WebSocketServer:
 
     async def _server_for(self, websocket: WebSocket, identity: Identity) -> Callable[[], Awaitable[None]]:
         """Return the function that serves the client once accepted. Raises a ProgressdError to reject the client."""
-        view, target = self._views.of(identity), websocket.target
+        view, target = View(self._engine, identity), websocket.target
         if publishes(target):
             require(identity, Scope.WRITE)
             require_known(_parameters(target))
-            return PublishHandler(websocket, NDJSONReader(self._settings.ingest.max_line_bytes, view.ingest)).serve
+            return PublishHandler(websocket, NDJSONReader(self._settings.ingest.max_line_bytes, view)).serve
         require(identity, Scope.READ)
         if (job_id := log_of(target)) is not None:
             start = parsed_start(_parameters(target))
-            job = await view.registry.get(checked_job_id(job_id))
+            job = await view.job(checked_job_id(job_id))
             require_log(identity)
-            return partial(serve_log, websocket, self._views.logs, job, start)
+            return partial(serve_log, websocket, self._engine.logs, job, start)
         request = read_stream_request(target)
         if request.topic is None:
             return partial(self._serve_session, websocket, identity, view, request)
-        await view.history.require(request.topic)
+        await view.require(request.topic)
         return partial(self._serve_topic, websocket, view, request, request.topic)
 
     async def _serve_topic(self, websocket: WebSocket, view: View, request: StreamRequest, topic: str) -> None:
-        history, broadcaster = view.history, self._views.broadcaster
+        history, broadcaster = self._engine.history, self._engine.broadcaster
         after = None if request.since is None else history.offset(request.since, broadcaster.offset)
         if request.since is not None and after is None:
             websocket.send(Resync())
@@ -190,11 +190,11 @@ class WebSocketServer:
     async def _serve_session(
         self, websocket: WebSocket, identity: Identity, view: View, request: StreamRequest
     ) -> None:
-        session = self._views.broadcaster.open_session(_filtered_outbox(websocket, view, request))
+        session = self._engine.broadcaster.open_session(_filtered_outbox(websocket, view, request))
         try:
             messages, received = trio.open_memory_channel[str | bytes](1)
-            logs = None if identity.token else LogSubscriptions(websocket, self._views.logs)
-            commands = SubscriptionCommands(websocket, session, view, self._subscribe_lock, logs)
+            logs = None if identity.token else LogSubscriptions(websocket, self._engine.logs)
+            commands = SubscriptionCommands(websocket, session, view, self._engine.history, self._subscribe_lock, logs)
             websocket.nursery.start_soon(commands.run, received)
             await websocket.serve(messages)
         finally:

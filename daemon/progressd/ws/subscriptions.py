@@ -24,6 +24,7 @@ from progressd.core.messages import (
     log_topic,
 )
 from progressd.engine.access import View
+from progressd.engine.history import History
 from progressd.engine.log_reader import LogStart
 from progressd.ws.logs import LogSubscriptions
 from progressd.ws.websocket import WebSocket
@@ -72,14 +73,15 @@ class SubscriptionCommands:
         websocket: WebSocket,
         session: Session,
         view: View,
+        history: History,
         lock: trio.Lock,
         logs: LogSubscriptions | None,
     ) -> None:
         """Serve one client. `logs`: None if it may not see any."""
         self._websocket = websocket
         self._session = session
-        self._registry = view.registry
-        self._history = view.history
+        self._view = view
+        self._history = history
         self._lock = lock
         self._logs = logs
 
@@ -131,7 +133,7 @@ class SubscriptionCommands:
         try:
             await self._session.subscribe(new, after, self._websocket.drained, answer)
             for topic in logs:
-                job = await self._registry.get(topic.removeprefix(log_topic("")))
+                job = await self._view.job(topic.removeprefix(log_topic("")))
                 assert self._logs is not None
                 self._logs.subscribe(topic, job, LogStart(request.offset, request.tail))
         except NotFound as error:  # retention has deleted the job since `_accepted`
@@ -145,7 +147,7 @@ class SubscriptionCommands:
                 checked[name] = checked_topic(name)
             except (InvalidInput, NotFound) as error:
                 errors.append(SubscribeError(str(error), name))
-        existing = await self._history.existing({_topic_of_job(topic) for topic in checked.values()})
+        existing = await self._view.existing({_topic_of_job(topic) for topic in checked.values()})
         open_logs = () if self._logs is None else self._logs.topics
         topics, room = list[str](), MAX_TOPICS - len(self._session.topics) - len(open_logs)
         for name, topic in checked.items():

@@ -51,7 +51,7 @@ def _run(settings: "Settings", read_settings: "Callable[[], Settings]") -> None:
     import trio
 
     from progressd import app
-    from progressd.core.errors import ProgressdError
+    from progressd.core.errors import ProgressdError, leaves
     from progressd.system import log
     from progressd.system.reaper import adopt
 
@@ -67,7 +67,7 @@ def _run(settings: "Settings", read_settings: "Callable[[], Settings]") -> None:
     try:
         trio.run(run)
     except Exception as error:
-        for leaf in log.leaves(error):
+        for leaf in leaves(error):
             if isinstance(leaf, ProgressdError):
                 raise leaf from None
         structlog.get_logger().critical("daemon failed", exc_info=error)

@@ -7,7 +7,6 @@ from typing import Final
 from msgspec import UNSET, Struct, UnsetType
 from quart import Blueprint, Response
 
-from progressd.auth.authenticator import UNRESTRICTED
 from progressd.core.batch import BatchStatus, JobBatch, batch_counts
 from progressd.core.errors import Conflict, ProgressdError
 from progressd.core.events import BatchCancelEvent, Priority, checked_batch_id
@@ -142,30 +141,31 @@ async def submit() -> Response:
     context = request_context()
     submission = requested_submission(FIELDS, MAX_FILES)
     with claimed_id("batch") as batch_id:
-        known = await context.view.batches.find(batch_id)
+        known = await context.view.find_batch(batch_id)
         if known is not None:
-            for job in (await _jobs(known))[:1]:  # all were created by the same request
+            for job in (await context.view.jobs_of_batch(known))[:1]:  # all were created by the same request
                 await submission.require_same(job)
             return _accepted(known, REPLAYED)
-        require_unused(await context.app.views.of(UNRESTRICTED).batches.find(batch_id) is not None)
+        require_unused(await context.app.engine.batches.find(batch_id) is not None)
         await submission.create_jobs(lambda: str(uuid.uuid4()), batch_id)
-        return _accepted(await context.view.batches.get(batch_id))
+        return _accepted(await context.view.batch(batch_id))
 
 
 @blueprint.get("/<batch_id>")
 @described(BatchView)
 async def get_batch(batch_id: str) -> Response:
     """Return the state of a batch."""
-    return json_response(batch_view(await _find(batch_id), request_context().view.store.id))
+    return json_response(batch_view(await _find(batch_id), request_context().view.store_id))
 
 
 @blueprint.get("/<batch_id>/jobs")
 @described(BatchJobs)
 async def jobs_of_batch(batch_id: str) -> Response:
     """Return the jobs of a batch, in order of submission."""
+    context = request_context()
     batch = await _find(batch_id)
-    base = request_context().app.base
-    return json_response(BatchJobs(batch.id, [batch_job_view(job, base) for job in await _jobs(batch)]))
+    jobs = [batch_job_view(job, context.app.base) for job in await context.view.jobs_of_batch(batch)]
+    return json_response(BatchJobs(batch.id, jobs))
 
 
 @blueprint.delete("/<batch_id>")
@@ -176,10 +176,10 @@ async def cancel(batch_id: str) -> Response:
     batch = await _find(batch_id)
     if batch.status.finished:
         raise Conflict(f"batch {batch.id} is already {batch.status}")
-    events = [BatchCancelEvent(job.id) for job in await _jobs(batch) if not job.status.finished]
-    outcomes = await view.ingest.submit(*events)
+    events = [BatchCancelEvent(job.id) for job in await view.jobs_of_batch(batch) if not job.status.finished]
+    outcomes = await view.submit(*events)
     _raise_unless(outcomes, Conflict)  # some jobs may have finished just before
-    after = await view.batches.get(batch.id)
+    after = await view.batch(batch.id)
     cancelled = sum(isinstance(outcome, Job) for outcome in outcomes)
     if not cancelled:
         raise Conflict(f"batch {batch.id} is already {after.status}")
@@ -198,9 +198,4 @@ def _accepted(batch: JobBatch, headers: dict[str, str] | None = None) -> Respons
 
 
 async def _find(text: str) -> JobBatch:
-    return await request_context().view.batches.get(checked_batch_id(text))
-
-
-async def _jobs(batch: JobBatch) -> list[Job]:
-    view = request_context().view
-    return [view.registry.known(job.id) or job for job in await view.store.jobs_of_batch(batch.id)]
+    return await request_context().view.batch(checked_batch_id(text))

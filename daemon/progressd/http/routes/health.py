@@ -50,7 +50,7 @@ async def health() -> Response:
     context = request_context()
     pipelines = context.app.settings.pipelines
     failing = _failing()
-    trouble = failing or context.view.store.unreadable or context.app.files.usage.full
+    trouble = failing or context.app.engine.store.unreadable or context.app.files.usage.full
     needs = {program for pipeline in pipelines.values() for program in pipeline.needs}
     return json_response(
         Health(
@@ -90,5 +90,5 @@ def _not_ready(status: str, error: Unavailable) -> Response:
 
 
 def _failing() -> StoreFailed | None:
-    view = request_context().view
-    return view.store.damage or view.ingest.health.failure
+    engine = request_context().app.engine
+    return engine.store.damage or engine.ingest.health.failure

@@ -124,16 +124,15 @@ async def history() -> Response:
 async def register() -> Response:
     """Register a job that a producer will report on. A job with this id is returned unchanged."""
     context = request_context()
-    ingest = context.view.ingest
     text = await whole_body(request, context.app.settings.limits) or b"{}"
-    await ingest.limiter.pass_through(len(text))
+    await context.view.limiter.pass_through(len(text))
     new = decode(_decode_new, text, "a job")
     if new.id is None:
-        return _job_response(await ingest.submit_one(RegisterEvent(str(uuid.uuid4()), new)), 201)
+        return _job_response(await context.view.submit_one(RegisterEvent(str(uuid.uuid4()), new)), 201)
     job_id = checked_job_id(new.id)
     async with context.app.registering.setdefault(job_id, trio.Lock()):  # otherwise two requests might both return 201
-        known = await context.view.registry.find([job_id])
-        job = await ingest.submit_one(RegisterEvent(job_id, new))
+        known = await context.view.find_job(job_id)
+        job = await context.view.submit_one(RegisterEvent(job_id, new))
     return _job_response(job, 200 if known else 201)
 
 
@@ -146,7 +145,7 @@ async def get_job(job_id: str) -> Response:
     if query.since is not None and query.wait:
         job = await changed_job(request_context(), job, query.since, min(query.wait, MAX_WAIT))
     known = request.headers.get("If-None-Match")
-    position = request_context().view.registry.queue_position(job)
+    position = request_context().view.queue_position(job)
     answer = request_context().app.answers.answer(job, None if known is None else known.encode("latin-1"), position)
     response = Response(answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers})
     if not answer.body:
@@ -164,7 +163,7 @@ async def cancel(job_id: str) -> Response:
     if job.status.finished:
         raise Conflict(f"job {job.id} is already {job.status}")
     cancelled = ReportedStatus(JobStatus.CANCELLED)
-    return _job_response(await request_context().view.ingest.submit_one(StatusEvent(job.id, cancelled)))
+    return _job_response(await request_context().view.submit_one(StatusEvent(job.id, cancelled)))
 
 
 async def _purge(job: Job) -> Response:
@@ -174,7 +173,7 @@ async def _purge(job: Job) -> Response:
     async with context.app.deleting:
         with trio.CancelScope(shield=True):  # otherwise its files might be left behind
             async with context.app.files.deletion(job.id):
-                await context.view.ingest.delete(job)
+                await context.view.delete(job)
     return _job_response(job)
 
 
@@ -197,7 +196,7 @@ async def retry(job_id: str) -> Response:
     event = SubmitEvent(again, registration, job.pipeline, priority=job.priority, owner=context.owner)
     async with context.app.files.copied_input(job.id, again):
         with trio.CancelScope(shield=True):  # a client that disconnects must not remove the input of a stored job
-            new = await context.view.ingest.submit_one(event)
+            new = await context.view.submit_one(event)
     return json_response(RetryAccepted(new.id, new.status, f"retrying job {job.id}"))
 
 
@@ -235,12 +234,12 @@ async def download(job_id: str) -> Response:
 
 
 async def _find(text: str) -> Job:
-    return await request_context().view.registry.get(checked_job_id(text))
+    return await request_context().view.job(checked_job_id(text))
 
 
 def _job_response(job: Job, status: int = 200) -> Response:
     context = request_context()
-    return json_response(job_view(job, context.view.store.id, context.app.base), status)
+    return json_response(job_view(job, context.view.store_id, context.app.base), status)
 
 
 def _converted(query: Mapping[str, str], type_: type[T]) -> T:
@@ -262,10 +261,9 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     limit = min(query.limit, MAX_PAGE)
     key, _, value = (query.label or "").partition("=")
     filter_ = Filter(statuses, query.kind, ((key, value),) if key else ())
-    registry, store = context.view.registry, context.view.store
-    stored, total = await store.list_jobs(filter_, limit, query.offset)
-    current = [registry.known(job.id) or job for job in stored]
-    jobs = [job_view(job, store.id, context.app.base, registry.queue_position(job)) for job in current]
+    view = context.view
+    found, total = await view.list_jobs(filter_, limit, query.offset)
+    jobs = [job_view(job, view.store_id, context.app.base, view.queue_position(job)) for job in found]
     if len(jobs) < min(limit, total - query.offset):  # the store cuts a page of large jobs short
         limit = max(1, len(jobs))
     return json_response(JobPage(jobs, total, limit, query.offset))

@@ -73,7 +73,7 @@ async def job_log_events(job_id: str) -> Response:
         query = {"offset": last}
     start = _start(query)
     if job.status.finished and start.offset is not None:
-        async with context.app.views.logs.open(job, start) as watcher:
+        async with context.app.engine.logs.open(job, start) as watcher:
             if watcher.at_end:
                 return Response(b"", 204, HEADERS)  # stops an EventSource
     context.app.streams.require_room(context.client)
@@ -85,7 +85,7 @@ async def job_log_events(job_id: str) -> Response:
 
 async def _found(job_id: str) -> tuple[RequestContext, Job]:
     context = request_context()
-    job = await context.view.registry.get(checked_job_id(job_id))
+    job = await context.view.job(checked_job_id(job_id))
     require_log(context.client.identity)
     return context, job
 
@@ -104,7 +104,7 @@ def _is_set(query: dict[str, str], name: str) -> bool:
 
 async def _whole(context: RequestContext, job: Job, start: LogStart, output: LogText) -> bytes:
     text = b""
-    async with context.app.views.logs.open(job, start, default_tail=None) as watcher:
+    async with context.app.engine.logs.open(job, start, default_tail=None) as watcher:
         while not watcher.at_end and (chunk := await watcher.read()) is not None:
             text += log_text(output, chunk)
     return text
@@ -132,7 +132,7 @@ class LogBody(ResponseBody):
         async with AsyncExitStack() as stack:
             if self._follow:
                 stack.enter_context(app.streams.opened(outbox, client))
-            readers = app.views.logs
+            readers = app.engine.logs
             self._watcher = await stack.enter_async_context(readers.open(self._job, self._start, self.default_tail))
             async with trio.open_nursery() as nursery:
                 if self._follow:
@@ -191,7 +191,7 @@ class LogEvents(LogBody):
         with trio.move_on_after(self._context.app.settings.limits.heartbeat_interval):
             while (message := next(self._messages, None)) is None:
                 self._messages = log_messages(self._job.id, await self._chunk())
-            await self._context.app.views.logs.limiter.pass_through(1)
+            await self._context.app.engine.logs.limiter.pass_through(1)
             await trio.sleep(len(message.data.lines) / LINE_RATE)
             return server_sent_event(encode(message), str(message.data.offset))
         return COMMENT

@@ -106,7 +106,7 @@ async def _ping(key: str, slug: str, signal: str) -> Response:
         run = _Run(slug, sender, None if query.rid is None else query.rid.lower())
         async with context.app.registering.setdefault(run.lock, trio.Lock()):
             events = run.started(await run.job()) if signal == "start" else run.ended(await run.job(), signal, body)
-            for outcome in await context.view.ingest.submit(*events):
+            for outcome in await context.view.submit(*events):
                 if isinstance(outcome, ProgressdError):
                     raise outcome
     headers = {"Cache-Control": "no-store", "Ping-Body-Limit": str(BODY_LIMIT)}
@@ -126,9 +126,9 @@ class _Run:
         """Return the job of a run that has started."""
         view = request_context().view
         if RUN in self._labels:
-            return (await view.registry.find([self._new_id])).get(self._new_id)
+            return await view.find_job(self._new_id)
         running = Filter([JobStatus.PROCESSING], self._slug, tuple(self._labels.items()))
-        found, _ = await view.store.list_jobs(running, MAX_RUNNING, 0)
+        found, _ = await view.list_jobs(running, MAX_RUNNING, 0)
         return next((job for job in found if RUN not in job.labels), None)
 
     def started(self, job: Job | None) -> list[Event]:

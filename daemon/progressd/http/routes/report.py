@@ -57,11 +57,11 @@ async def _submit(job_id: str | None) -> Response:
     limits, max_bytes = context.app.settings.limits, context.app.settings.ingest.max_line_bytes
     if request.mimetype != NDJSON:
         text = await whole_body(request, limits, max_bytes)
-        await context.view.ingest.limiter.pass_through(len(text))
-        job = await context.view.ingest.submit_one(read_event(text, job_id))
-        return json_response(Ack(ok=True, cursor=context.view.history.cursor(job.offset), job_id=job.id))
+        await context.view.limiter.pass_through(len(text))
+        job = await context.view.submit_one(read_event(text, job_id))
+        return json_response(Ack(ok=True, cursor=context.app.engine.history.cursor(job.offset), job_id=job.id))
     pieces = BodyChunks(request, limits, math.inf, any_rate=True)
-    lines = NDJSONReader(max_bytes, context.view.ingest, job_id)
+    lines = NDJSONReader(max_bytes, context.view, job_id)
     answers = NDJSONResponse(pieces, lines, context.app.streams, context.app.budget)
     await answers.begin()
     response = Response(answers, content_type=NDJSON)

@@ -61,14 +61,14 @@ async def batch_events(batch_id: str) -> Response:
 
 async def _stream(topic: str) -> Response:
     context = request_context()
-    history = context.view.history
+    engine = context.app.engine
     query = request.args.to_dict()
     if last := request.headers.get("Last-Event-ID"):  # newer than the cursor in an EventSource's URL
         query["since"] = last
     wanted = stream_request(topic, query)
-    await history.require(topic)
-    after = None if wanted.since is None else history.offset(wanted.since, context.app.broadcaster.offset)
-    if after is not None and await history.over(topic, after):
+    await context.view.require(topic)
+    after = None if wanted.since is None else engine.history.offset(wanted.since, engine.broadcaster.offset)
+    if after is not None and await engine.history.over(topic, after):
         return Response(b"", 204, HEADERS)  # stops an EventSource
     context.app.streams.require_room(context.client)
     body = b"" if request.method == "HEAD" else SSEResponse(context, wanted, after)
@@ -96,9 +96,9 @@ class SSEResponse(ResponseBody):
         outbox = ReaderOutbox(app.settings.limits.send_buffer_bytes)
         self._stack.enter_context(app.streams.opened(outbox, client))
         start = self._tasks.start_soon if self._tasks else _never
-        history = self._context.view.history  # `self` in the lambda below would be a reference cycle
+        history = app.engine.history  # `self` in the lambda below would be a reference cycle
         filtered = filtered_outbox(outbox, wanted.types, wanted.interval, client.identity.labels, start)
-        reader = app.broadcaster.read(
+        reader = app.engine.broadcaster.read(
             str(wanted.topic),
             outbox,
             filtered,
@@ -146,7 +146,7 @@ async def changed_job(context: RequestContext, job: Job, since: str, seconds: fl
     Raises TooManyConnections, TooManyOfAddress, TooManyOfKey, Stopping, NotFound, StoreFailed.
     """
     app = context.app
-    after = context.view.history.offset(since, app.broadcaster.offset)
+    after = app.engine.history.offset(since, app.engine.broadcaster.offset)
     if after is None or job.offset > after or job.status.finished:
         return job
     app.streams.require_room(context.client)
@@ -154,9 +154,9 @@ async def changed_job(context: RequestContext, job: Job, since: str, seconds: fl
     topic = job_topic(job.id)
     with (
         app.streams.opened(outbox, context.client),
-        app.broadcaster.read(topic, outbox, outbox, after) as reader,
+        app.engine.broadcaster.read(topic, outbox, outbox, after) as reader,
         trio.move_on_after(seconds),
     ):
         while job.offset <= after and await reader.read():
-            job = await context.view.registry.get(job.id)
+            job = await context.view.job(job.id)
     return job

@@ -109,7 +109,7 @@ async def metrics() -> Response:
 
 async def _jobs() -> JobStats:
     context = request_context()
-    counts = await context.view.store.counts()
+    counts = await context.view.counts()
     if context.client.identity.bound:
         newest = await _newest()
         seconds = [job.elapsed_seconds for job in newest if job.elapsed_seconds is not None]
@@ -133,7 +133,7 @@ async def _batches() -> BatchStats:
     context = request_context()
     if context.client.identity.bound:
         ids = {job.batch_id for job in await _newest() if job.batch_id is not None}
-        found = [await context.view.batches.find(batch_id) for batch_id in ids]
+        found = [await context.view.find_batch(batch_id) for batch_id in ids]
         counts = Counter([batch.status for batch in found if batch is not None])
     else:
         counts = Counter(await context.app.metrics.store.batch_counts())
@@ -145,7 +145,7 @@ async def _batches() -> BatchStats:
 
 
 async def _newest() -> list[Job]:
-    jobs, _ = await request_context().view.store.list_jobs(Filter(), MAX_JOBS, 0)
+    jobs, _ = await request_context().view.list_jobs(Filter(), MAX_JOBS, 0)
     return jobs
 
 

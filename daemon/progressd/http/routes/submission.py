@@ -18,7 +18,6 @@ import trio
 from msgspec import Struct
 from quart import Blueprint, Response, request
 
-from progressd.auth.authenticator import UNRESTRICTED
 from progressd.auth.limits import counted_as
 from progressd.core.errors import (
     Conflict,
@@ -94,11 +93,11 @@ async def convert() -> Response:
     context = request_context()
     submission = requested_submission(FIELDS)
     with claimed_id("job") as job_id:
-        known = (await context.view.registry.find([job_id])).get(job_id)
+        known = await context.view.find_job(job_id)
         if known is not None:
             await submission.require_same(known)
             return _accepted(known, REPLAYED)
-        require_unused(job_id in await context.app.views.of(UNRESTRICTED).registry.find([job_id]))
+        require_unused(job_id in await context.app.engine.registry.find([job_id]))
         [job] = await submission.create_jobs(lambda: job_id)
         return _accepted(job)
 
@@ -133,7 +132,7 @@ class Submission(NamedTuple):
                     events.append(SubmitEvent(job_id, registration, self.name, batch_id, priority, fingerprint, owner))
                 # A client that disconnects must not remove the input of a stored job.
                 with trio.CancelScope(shield=True):
-                    jobs = _jobs_or_raise(await context.view.ingest.submit(*events))
+                    jobs = _jobs_or_raise(await context.view.submit(*events))
                     await uploads.aclose()  # shielded: the other uploads would report a Cancelled as a failure
         return jobs
 
@@ -259,7 +258,7 @@ def claimed_id(kind: str) -> Iterator[str]:
         return
     if KEY.fullmatch(key) is None:
         raise InvalidInput(f"{HEADER} is malformed: send 1 to 255 printable ASCII characters without spaces")
-    namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"progressd:{context.view.store.id}")
+    namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"progressd:{context.view.store_id}")
     if access_key := context.client.identity.key:
         namespace = uuid.uuid5(namespace, access_key)
     claimed, id_ = context.app.claimed_ids, str(uuid.uuid5(namespace, f"{kind} {key}"))

@@ -97,6 +97,6 @@ async def batch_token(batch_id: str) -> Response:
 
 async def _token_for(topic: str) -> Response:
     context = request_context()
-    await context.view.history.require(topic)
+    await context.view.require(topic)
     token, end = context.app.authenticator.new_token(context.client.identity, topic)
     return json_response({"token": token, "topic": topic, "expires_at": end}, 200, {"Cache-Control": "no-store"})
