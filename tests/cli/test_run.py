@@ -74,9 +74,7 @@ def test_a_command_keeps_its_input_output_and_status(daemon: ServedDaemon) -> No
 
 
 @pytest.mark.parametrize("pattern", [(), ("-p", "(?P<percent>[0-9]+)%")])
-def test_a_command_gets_the_open_files_that_it_was_given_and_no_others(
-    pattern: Sequence[str], daemon: ServedDaemon
-) -> None:
+def test_a_command_inherits_only_the_given_files(pattern: Sequence[str], daemon: ServedDaemon) -> None:
     reading, writing = os.pipe()
     os.write(writing, b"given")
     os.close(writing)
@@ -418,7 +416,7 @@ def test_a_command_may_end_its_job_early(daemon: ServedDaemon) -> None:
 
 
 @pytest.mark.parametrize("more", ["", "; sleep 1"])
-def test_a_job_that_the_daemon_gave_up_as_lost_is_reported_on_stderr(more: str, daemon: ServedDaemon) -> None:
+def test_a_lost_job_is_reported_on_stderr(more: str, daemon: ServedDaemon) -> None:
     post = "curl -sf $PROGRESSD_URL/api/jobs/$PROGRESSD_JOB_ID/events -d"
     lost = '{"type": "error", "data": {"message": "producer lost"}}'
     done = run(daemon.url, "--", "sh", "-c", f"{post} '{lost}' > /dev/null{more}; exit 4")

@@ -186,7 +186,7 @@ def test_streams_that_are_no_terminal_are_kept_apart() -> None:
             assert output.read() == b"out\n"
 
 
-def test_a_command_in_a_pipeline_keeps_the_terminal_of_its_shell() -> None:
+def test_a_command_in_a_pipeline_keeps_the_terminal() -> None:
     with shell() as terminal:
         terminal.type(f"echo given | {RUN} {NOBODY} -- sh -c 'cat; read x </dev/tty; echo got $x' | cat\n".encode())
         terminal.read(b"given\r\n")
@@ -327,7 +327,7 @@ def test_a_closed_terminal_ends_the_command(tmp_path: Path) -> None:
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
-def test_a_command_that_cannot_start_leaves_the_terminal_as_it_was() -> None:
+def test_a_failed_start_leaves_the_terminal_unchanged() -> None:
     with shell() as terminal:
         before = terminal.settings()
         terminal.type(f"{RUN} {NOBODY} -- /no/such; echo status $?\n".encode())
