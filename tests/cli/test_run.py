@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.serving import PATIENCE, ServedDaemon, backup, restore, served_daemon
+from support.terminal import in_terminal
 from support.waiting import alive, until
 
 NOBODY = "http://127.0.0.1:1"
@@ -195,10 +196,13 @@ def test_an_interrupt_cancels_the_job(
 def test_a_command_that_survives_ctrl_backslash_stays_a_job(daemon: ServedDaemon, tmp_path: Path) -> None:
     handler = "import os, signal, sys, time; signal.signal(signal.SIGQUIT, lambda *_: print('dump', flush=True))"
     program = f"{handler}; print('ready', flush=True)\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.05)"
-    with in_terminal(daemon.url, "--", sys.executable, "-c", program, str(tmp_path / "over")) as (process, terminal):
-        assert read_until(terminal, b"ready")
-        os.write(terminal, b"\x1c")
-        assert read_until(terminal, b"dump")
+    with in_terminal(command(daemon.url, "--", sys.executable, "-c", program, str(tmp_path / "over"))) as (
+        process,
+        terminal,
+    ):
+        terminal.read(b"ready")
+        terminal.type(b"\x1c")
+        terminal.read(b"dump")
         (tmp_path / "over").touch()
         assert process.wait(PATIENCE) == 0
     assert newest(daemon)["status"] == "completed"
@@ -356,30 +360,6 @@ def test_every_process_has_the_kill_grace(daemon: ServedDaemon, tmp_path: Path) 
         assert (tmp_path / "cleaned").exists()
 
 
-@contextlib.contextmanager
-def in_terminal(url: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run a command in the foreground of a terminal; also yield the other end of the terminal."""
-    ours, theirs = os.openpty()
-    try:
-        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-        with subprocess.Popen(["setsid", "--ctty", *command(url, *arguments)], **streams) as process:  # type: ignore[call-overload]
-            try:
-                yield process, ours
-            finally:
-                process.kill()
-    finally:
-        os.close(ours)
-        os.close(theirs)
-
-
-def read_until(terminal: int, text: bytes) -> bytes:
-    """What a terminal shows, up to a text."""
-    shown = b""
-    while text not in shown:
-        shown += os.read(terminal, 4096)
-    return shown
-
-
 def test_ctrl_c_reaches_every_process_once(daemon: ServedDaemon, tmp_path: Path) -> None:
     counts = "import os, signal, sys, time\nsignal.signal(2, lambda *_: os.write(1, b'x'))\nprint('on', flush=True)\n"
     (tmp_path / "count.py").write_text(
@@ -388,13 +368,16 @@ def test_ctrl_c_reaches_every_process_once(daemon: ServedDaemon, tmp_path: Path)
     )
     python = f"{sys.executable} {tmp_path}/count.py"
     script = f"setsid {python} out > {tmp_path}/out & {python} in > {tmp_path}/in"
-    with in_terminal(daemon.url, "--", "sh", "-c", f"trap 'exit 5' INT; {script}; exit 6") as (process, terminal):
+    with in_terminal(command(daemon.url, "--", "sh", "-c", f"trap 'exit 5' INT; {script}; exit 6")) as (
+        process,
+        terminal,
+    ):
         until(
             lambda: (
                 [(tmp_path / name).exists() and (tmp_path / name).read_text() for name in ("out", "in")] == ["on\n"] * 2
             )
         )
-        os.write(terminal, b"\x03")
+        terminal.type(b"\x03")
         assert process.wait(PATIENCE) == 5
     assert [(tmp_path / name).read_text() for name in ("out", "in")] == ["on\nx"] * 2
     assert newest(daemon)["status"] == "cancelled"
