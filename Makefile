@@ -2,7 +2,8 @@
 
 PYTHON ?=
 ARGS ?=
-WORKERS ?= 2
+# More than the cores, because tests often wait.
+WORKERS ?= 4
 
 # PYTHON selects a Python for the tests, which get their own virtual environment. Otherwise .venv is used.
 VENV := $(if $(PYTHON),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)

@@ -207,7 +207,7 @@ def test_the_command_needs_no_running_daemon(tmp_path: Path) -> None:
     assert read_token(secret, all_).topic == "jobs"
 
 
-async def test_the_command_accepts_the_start_of_the_id_of_a_known_job(side: Side) -> None:
+async def test_the_command_accepts_the_start_of_an_id(side: Side) -> None:
     settings = side.daemon.settings
     one, twin = "abcdef01-0000-4000-8000-000000000000", "abcdef01-1000-4000-8000-000000000000"
     absent = "00000000-0000-4000-8000-000000000000"

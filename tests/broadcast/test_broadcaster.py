@@ -12,14 +12,10 @@ from progressd.core.errors import SlowConsumer
 from progressd.core.messages import ALL_JOBS, Error, ErrorData, JobMessage, Message, job_topic
 from support.outboxes import Collected
 from support.samples import ID, cancelled, created, job_id, moved, started, succeeded
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, settled
 
 OTHER = job_id(2)
 MANY: list[JobMessage] = [started(job_id(number)) for number in range(CAPACITY + 10)]
-
-
-async def settled() -> None:
-    await trio.testing.wait_all_tasks_blocked()
 
 
 async def all_of(reader: Reader) -> list[Message]:

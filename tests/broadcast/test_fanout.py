@@ -12,9 +12,10 @@ from progressd.broadcast.envelope import PING, Envelope, FrameBatch
 from progressd.broadcast.fanout import FanOut
 from progressd.core.close_codes import JOB_FINISHED
 from progressd.core.messages import Error, ErrorData
-from support.outboxes import Collected, Connection, settled
+from support.outboxes import Collected, Connection
 from support.peer import frames_in
 from support.samples import job_id, moved
+from support.waiting import settled
 from wsproto.frame_protocol import Opcode
 
 

@@ -344,7 +344,7 @@ class Defective(Collected):
 
 
 @pytest.mark.parametrize("defective", [True, False])
-async def test_a_fan_out_that_is_over_does_not_block_the_publisher(
+async def test_a_finished_fan_out_does_not_block_the_publisher(
     autojump_clock: trio.testing.MockClock, defective: bool
 ) -> None:
     with pytest.RaisesGroup(ValueError) if defective else nullcontext():

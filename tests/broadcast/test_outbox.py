@@ -16,9 +16,10 @@ from progressd.broadcast.fanout import FanOut
 from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, ControlFrame, MemoryBudget
 from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER, CloseCode
 from progressd.core.messages import Error, ErrorData, Message
-from support.outboxes import Connection, settled
+from support.outboxes import Connection
 from support.peer import frames_in
 from support.samples import job_id, moved
+from support.waiting import settled
 from wsproto.frame_protocol import Opcode
 
 # The backlog

@@ -15,9 +15,10 @@ from progressd.broadcast.subscription import REPLAY_BYTES
 from progressd.core.messages import ALL_JOBS, job_topic
 from progressd.store.sqlite import SQLiteStore
 from support import spine
-from support.outboxes import Connection, settled
+from support.outboxes import Connection
 from support.samples import job_id
 from support.spine import Spine
+from support.waiting import settled
 from trio.testing import MockClock
 
 OURS = str(Path(progressd.__file__).parent)

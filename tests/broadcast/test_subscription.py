@@ -17,6 +17,7 @@ from progressd.core.errors import StoreFailed
 from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic
 from support.outboxes import Collected
 from support.samples import ID, job_id, moved, started, succeeded
+from support.waiting import settled
 
 TOPIC = job_topic(ID)
 
@@ -80,10 +81,6 @@ def topic_of(item: Envelope) -> str:
 
 def is_progress(item: Envelope) -> bool:
     return isinstance(item.message, Progress)
-
-
-async def settled() -> None:
-    await trio.testing.wait_all_tasks_blocked()
 
 
 async def read_past(subscription: Subscription, outbox: Collected) -> None:

@@ -240,7 +240,6 @@ def test_a_closed_pipe_ends_a_watcher_silently(daemon: Daemon) -> None:
         (["jobs", "export", "--state-dir", "{state_dir}"], ""),
         (["watch", "--json"], ""),
         (["--help"], ""),
-        (["--version"], "1"),
     ],
 )
 def test_a_full_disk_is_an_error(daemon: Daemon, arguments: list[str], unbuffered: str) -> None:

@@ -32,9 +32,7 @@ class WaitingDisplay(LineDisplay):
         self.event.set()
 
 
-async def test_a_deleted_job_does_not_end_the_watch_of_the_others(
-    daemon: RunningDaemon, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_deleted_job_does_not_end_the_watch(daemon: RunningDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     statuses = []
     with WaitingDisplay(daemon.url) as display:

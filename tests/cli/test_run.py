@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from support.cgroups import FORKING, delegated, entering
 from support.serving import PATIENCE, ServedDaemon, backup, restore, served_daemon
+from support.terminal import in_terminal
 from support.waiting import alive, until
 
 NOBODY = "http://127.0.0.1:1"
@@ -76,9 +77,7 @@ def test_a_command_keeps_its_input_output_and_status(daemon: ServedDaemon) -> No
 
 
 @pytest.mark.parametrize("pattern", [(), ("-p", "(?P<percent>[0-9]+)%")])
-def test_a_command_gets_the_open_files_that_it_was_given_and_no_others(
-    pattern: Sequence[str], daemon: ServedDaemon
-) -> None:
+def test_a_command_inherits_only_the_given_files(pattern: Sequence[str], daemon: ServedDaemon) -> None:
     reading, writing = os.pipe()
     os.write(writing, b"given")
     os.close(writing)
@@ -199,10 +198,13 @@ def test_an_interrupt_cancels_the_job(
 def test_a_command_that_survives_ctrl_backslash_stays_a_job(daemon: ServedDaemon, tmp_path: Path) -> None:
     handler = "import os, signal, sys, time; signal.signal(signal.SIGQUIT, lambda *_: print('dump', flush=True))"
     program = f"{handler}; print('ready', flush=True)\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.05)"
-    with in_terminal(daemon.url, "--", sys.executable, "-c", program, str(tmp_path / "over")) as (process, terminal):
-        assert read_until(terminal, b"ready")
-        os.write(terminal, b"\x1c")
-        assert read_until(terminal, b"dump")
+    with in_terminal(command(daemon.url, "--", sys.executable, "-c", program, str(tmp_path / "over"))) as (
+        process,
+        terminal,
+    ):
+        terminal.read(b"ready")
+        terminal.type(b"\x1c")
+        terminal.read(b"dump")
         (tmp_path / "over").touch()
         assert process.wait(PATIENCE) == 0
     assert newest(daemon)["status"] == "completed"
@@ -378,30 +380,6 @@ def test_every_process_has_the_kill_grace(daemon: ServedDaemon, tmp_path: Path) 
         assert (tmp_path / "cleaned").exists()
 
 
-@contextlib.contextmanager
-def in_terminal(url: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run a command in the foreground of a terminal; also yield the other end of the terminal."""
-    ours, theirs = os.openpty()
-    try:
-        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-        with subprocess.Popen(["setsid", "--ctty", *command(url, *arguments)], **streams) as process:  # type: ignore[call-overload]
-            try:
-                yield process, ours
-            finally:
-                process.kill()
-    finally:
-        os.close(ours)
-        os.close(theirs)
-
-
-def read_until(terminal: int, text: bytes) -> bytes:
-    """What a terminal shows, up to a text."""
-    shown = b""
-    while text not in shown:
-        shown += os.read(terminal, 4096)
-    return shown
-
-
 def test_ctrl_c_reaches_every_process_once(daemon: ServedDaemon, tmp_path: Path) -> None:
     counts = "import os, signal, sys, time\nsignal.signal(2, lambda *_: os.write(1, b'x'))\nprint('on', flush=True)\n"
     (tmp_path / "count.py").write_text(
@@ -410,13 +388,16 @@ def test_ctrl_c_reaches_every_process_once(daemon: ServedDaemon, tmp_path: Path)
     )
     python = f"{sys.executable} {tmp_path}/count.py"
     script = f"setsid {python} out > {tmp_path}/out & {python} in > {tmp_path}/in"
-    with in_terminal(daemon.url, "--", "sh", "-c", f"trap 'exit 5' INT; {script}; exit 6") as (process, terminal):
+    with in_terminal(command(daemon.url, "--", "sh", "-c", f"trap 'exit 5' INT; {script}; exit 6")) as (
+        process,
+        terminal,
+    ):
         until(
             lambda: (
                 [(tmp_path / name).exists() and (tmp_path / name).read_text() for name in ("out", "in")] == ["on\n"] * 2
             )
         )
-        os.write(terminal, b"\x03")
+        terminal.type(b"\x03")
         assert process.wait(PATIENCE) == 5
     assert [(tmp_path / name).read_text() for name in ("out", "in")] == ["on\nx"] * 2
     assert newest(daemon)["status"] == "cancelled"
@@ -438,7 +419,7 @@ def test_a_command_may_end_its_job_early(daemon: ServedDaemon) -> None:
 
 
 @pytest.mark.parametrize("more", ["", "; sleep 1"])
-def test_a_job_that_the_daemon_gave_up_as_lost_is_reported_on_stderr(more: str, daemon: ServedDaemon) -> None:
+def test_a_lost_job_is_reported_on_stderr(more: str, daemon: ServedDaemon) -> None:
     post = "curl -sf $PROGRESSD_URL/api/jobs/$PROGRESSD_JOB_ID/events -d"
     lost = '{"type": "error", "data": {"message": "producer lost"}}'
     done = run(daemon.url, "--", "sh", "-c", f"{post} '{lost}' > /dev/null{more}; exit 4")

@@ -1,20 +1,17 @@
 """`progressd run` in a terminal: the user sees what they would have seen without it."""
 
 import contextlib
-import fcntl
 import os
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from support.serving import PATIENCE, ServedDaemon
+from support.terminal import Terminal, in_terminal
 from support.waiting import alive, until
 
 NOBODY = "http://127.0.0.1:1"
@@ -24,61 +21,6 @@ RUN = f"{sys.executable} -m progressd run --url"
 
 def run(url: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "progressd", "run", "--url", url, *arguments]
-
-
-class Terminal:
-    """Our end of a terminal. `shown`: all that was written to it."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self.shown = b""
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.descriptor, keys)
-
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def read(self, pattern: bytes) -> bytes:
-        """Read until the new output matches a pattern, and return it."""
-        new = b""
-        while re.search(pattern, new) is None:
-            assert select.select([self.descriptor], [], [], PATIENCE)[0], f"{pattern!r} is not in {new!r}"
-            new += os.read(self.descriptor, 65536)
-        self.shown += new
-        return new
-
-    def read_all(self) -> bytes:
-        """Read until no program has the terminal."""
-        with contextlib.suppress(OSError):
-            while select.select([self.descriptor], [], [], PATIENCE)[0]:
-                self.shown += os.read(self.descriptor, 65536)
-            pytest.fail(f"the command does not end after {self.shown!r}")
-        return self.shown
-
-    def settings(self) -> object:
-        return termios.tcgetattr(self.descriptor)
-
-
-@contextlib.contextmanager
-def in_terminal(command: Sequence[str], **streams: int) -> Iterator[tuple[subprocess.Popen[bytes], Terminal]]:
-    """Run a command in a terminal of its own. `streams`: those that are not the terminal."""
-    ours, theirs = os.openpty()
-    terminal = Terminal(ours)
-    terminal.resize(40, 120)
-    given = {"stdin": theirs, "stdout": theirs, "stderr": theirs, **streams}
-    environment = {**os.environ, "PS1": "% ", "TERM": "dumb", "HISTFILE": ""}
-    words = ["setsid", "--ctty", *command] if given["stdin"] == theirs else list(command)
-    try:
-        process = subprocess.Popen(words, env=environment, **given)  # type: ignore[call-overload]
-        os.close(theirs)
-        try:
-            yield process, terminal
-        finally:
-            process.kill()
-            process.wait()
-    finally:
-        os.close(ours)
 
 
 @contextlib.contextmanager
@@ -186,7 +128,7 @@ def test_streams_that_are_no_terminal_are_kept_apart() -> None:
             assert output.read() == b"out\n"
 
 
-def test_a_command_in_a_pipeline_keeps_the_terminal_of_its_shell() -> None:
+def test_a_command_in_a_pipeline_keeps_the_terminal() -> None:
     with shell() as terminal:
         terminal.type(f"echo given | {RUN} {NOBODY} -- sh -c 'cat; read x </dev/tty; echo got $x' | cat\n".encode())
         terminal.read(b"given\r\n")
@@ -327,7 +269,7 @@ def test_a_closed_terminal_ends_the_command(tmp_path: Path) -> None:
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
-def test_a_command_that_cannot_start_leaves_the_terminal_as_it_was() -> None:
+def test_a_failed_start_leaves_the_terminal_unchanged() -> None:
     with shell() as terminal:
         before = terminal.settings()
         terminal.type(f"{RUN} {NOBODY} -- /no/such; echo status $?\n".encode())

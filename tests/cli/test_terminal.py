@@ -1,8 +1,6 @@
 """A daemon in a terminal that is closed stops in order, although it cannot write any more."""
 
 import json
-import os
-import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +10,9 @@ from typing import Any
 
 import httpx
 from support.serving import served_daemon
+from support.serving import ServedDaemon
 from support.submitting import PDF
+from support.terminal import Terminal, in_terminal
 from support.waiting import PATIENCE, until
 
 CONFIG = '''
@@ -26,44 +26,17 @@ environment = { DIR = "DIRECTORY" }
 '''
 
 
-class Terminal:
-    """The terminal of a daemon, whose output is read up to its address."""
-
-    def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
-        self.process = process
-        self._master: int | None = master
-        said = b""
-        while b"listening on " not in said or not said.endswith(b"\n"):
-            said += os.read(master, 1000)
-        self.url = said.partition(b"listening on ")[2].split()[0].decode()
-
-    def close(self) -> None:
-        """Close the window."""
-        if self._master is not None:
-            os.close(self._master)
-            self._master = None
-
-    def request(self, method: str, path: str, **what: Any) -> httpx.Response:
-        return httpx.request(method, self.url + path, timeout=PATIENCE, trust_env=False, verify=False, **what)
-
-
 @contextmanager
-def daemon_in_a_terminal(directory: Path, *before: str) -> Iterator[Terminal]:
-    (directory / "config.toml").write_text(CONFIG.replace("DIRECTORY", str(directory)))
-    arguments = ["--port", "0", "--state-dir", directory / "state", "--config", directory / "config.toml"]
-    command = ["setsid", "--ctty", *before, sys.executable, "-m", "progressd", "serve", *arguments]
-    master, slave = pty.openpty()
-    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave) as process:
-        os.close(slave)
-        terminal = Terminal(process, master)
+def daemon_in_a_terminal(directory: Path, *before: str) -> Iterator[tuple[ServedDaemon, Terminal]]:
+    config, state_dir = directory / "config.toml", directory / "state"
+    config.write_text(CONFIG.replace("DIRECTORY", str(directory)))
+    arguments = ["--port", "0", "--state-dir", str(state_dir), "--config", str(config)]
+    with in_terminal([*before, sys.executable, "-m", "progressd", "serve", *arguments]) as (process, terminal):
+        url = terminal.read(rb"listening on \S+\r\n").partition(b"listening on ")[2].split()[0].decode()
         try:
-            yield terminal
+            yield ServedDaemon(url, process, state_dir), terminal
         finally:
             (directory / "go").touch()
-            if process.poll() is None:
-                process.terminate()
-            process.wait(PATIENCE)
-            terminal.close()
 
 
 def exported(directory: Path) -> Any:
@@ -74,23 +47,23 @@ def exported(directory: Path) -> Any:
 
 
 def test_closing_the_terminal_stops_the_daemon(tmp_path: Path) -> None:
-    with daemon_in_a_terminal(tmp_path) as terminal:
-        terminal.request("POST", "/api/convert?pipeline=gated", files={"file": ("book.pdf", PDF)}).raise_for_status()
+    with daemon_in_a_terminal(tmp_path) as (daemon, terminal):
+        daemon.request("POST", "/api/convert?pipeline=gated", files={"file": ("book.pdf", PDF)}).raise_for_status()
         until((tmp_path / "runs").exists)
         terminal.close()
-        until(lambda: terminal.request("GET", "/api/health/ready").status_code == 503)
+        until(lambda: daemon.request("GET", "/api/health/ready").status_code == 503)
         (tmp_path / "go").touch()
-        assert terminal.process.wait(PATIENCE) == 0
+        assert daemon.process.wait(PATIENCE) == 0
     job = exported(tmp_path)
     assert (job["status"], job["attempt"]) == ("completed", 1)
 
 
 def test_a_daemon_under_nohup_continues(tmp_path: Path) -> None:
-    with daemon_in_a_terminal(tmp_path, "sh", "-c", 'trap "" HUP; exec "$@"', "sh") as terminal:
+    with daemon_in_a_terminal(tmp_path, "sh", "-c", 'trap "" HUP; exec "$@"', "sh") as (daemon, terminal):
         terminal.close()
-        assert terminal.request("POST", "/api/jobs", json={"kind": "backup"}).status_code == 201
-        terminal.process.terminate()
-        assert terminal.process.wait(PATIENCE) == 0
+        assert daemon.request("POST", "/api/jobs", json={"kind": "backup"}).status_code == 201
+        daemon.process.terminate()
+        assert daemon.process.wait(PATIENCE) == 0
 
 
 def test_signals_that_the_daemon_was_started_to_ignore_reach_pipelines(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_batch_cancelled_as_a_whole_is_cancelled() -> None:
     assert batch_of(DONE, GONE, as_batch=True).status == "cancelled"
 
 
-def test_a_batch_starts_with_its_first_job_and_ends_with_its_last() -> None:
+def test_a_batch_lasts_from_first_to_last_job() -> None:
     batch = batch_of(DONE, DONE)
     assert batch.started_at == NOW + timedelta(seconds=1)
     assert batch.completed_at == NOW + timedelta(seconds=4)

@@ -51,7 +51,7 @@ def test_the_time_left_is_unknown_at_the_start(seconds: int) -> None:
 
 
 @given(st.floats(1e-6, 1e7), counts, counts)
-def test_the_time_left_is_never_negative_and_0_at_the_last_step(elapsed: float, current: int, total: int) -> None:
+def test_the_time_left_falls_to_0(elapsed: float, current: int, total: int) -> None:
     left = seconds_left(NOW, NOW + timedelta(seconds=elapsed), current, total)
     assert left is None or left >= 0
     if current == total > 0:

@@ -82,7 +82,7 @@ def test_grouped_digits_are_the_integer(value: int, separator: str) -> None:
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_a_number_that_is_not_negative_or_none(text: str) -> None:
+def test_any_text_is_no_negative_number(text: str) -> None:
     for read in (numbers.number, numbers.seconds):
         found = read(text)
         assert found is None or found >= 0

@@ -86,7 +86,7 @@ def test_the_preset_of_a_program_is_found(command: str, name: str | None) -> Non
         ("cat a", None),
     ],
 )
-def test_a_command_is_changed_only_where_its_user_sees_no_difference(command: str, changed: str | None) -> None:
+def test_a_changed_command_looks_unchanged_to_its_user(command: str, changed: str | None) -> None:
     found = planned(command)
     assert " ".join(found.arguments(9)) == (changed or command)
     assert bool(found.added) == (changed is not None)
@@ -102,7 +102,7 @@ def test_variables_are_added_unless_another_user_runs_the_command() -> None:
     assert planned("cargo build", terminal=True).environment == {}
 
 
-def test_a_descriptor_is_added_only_if_the_command_can_have_one() -> None:
+def test_a_descriptor_is_added_only_where_possible() -> None:
     assert planned("ffmpeg -i a").progress_fd
     assert planned("ffmpeg -i a").added == "adds -progress pipe:N"
     assert not planned("ffmpeg -i a", descriptors=False).progress_fd

@@ -89,7 +89,7 @@ def test_the_position_of_an_item_gives_the_percentage() -> None:
     assert percents(track, *readings) == [12.5, 25, 37.5, 100]
 
 
-def test_an_inner_bar_moves_within_a_step_of_the_outer_bar() -> None:
+def test_an_inner_bar_moves_within_a_step() -> None:
     def outer(n: int) -> Reading:
         return Reading(current=n, total=4, phase="epochs")
 

@@ -29,12 +29,6 @@ T = TypeVar("T")
 
 
 @pytest.fixture
-async def spine(store: SQLiteStore) -> AsyncIterator[Spine]:
-    async with running(store) as spine:
-        yield spine
-
-
-@pytest.fixture
 async def forgetful(store: SQLiteStore) -> AsyncIterator[Spine]:
     """A spine in which almost everything comes from the store, in many pages."""
     async with running(store, max_finished=1, page_size=PAGE) as spine:

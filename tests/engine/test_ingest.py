@@ -3,7 +3,7 @@
 import math
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,10 @@ from support.outboxes import Collected
 from support.passes import counted
 from support.samples import ID, job_id
 from support.spine import Spine, cancel, complete, fail, progress, register, running, start, started_again, submit
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, settled
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 PREVIEW = PreviewEvent(ID, PagePreviewData(3, "aGk=", "deskew", 32, 20))
-
-
-@pytest.fixture
-async def spine(store: SQLiteStore) -> AsyncIterator[Spine]:
-    async with running(store) as spine:
-        yield spine
 
 
 class WatchedStore(SQLiteStore):
@@ -106,10 +100,6 @@ def disk_full(path: Path) -> Iterator[None]:
         yield
         for table in ("changes", "jobs"):
             db.execute(f"DROP TRIGGER full_{table}")
-
-
-async def settled() -> None:
-    await trio.testing.wait_all_tasks_blocked()
 
 
 async def next_of(reader: Reader, count: int) -> list[JobMessage]:

@@ -181,7 +181,7 @@ async def test_hundreds_of_leases_expire_at_once(spine: Spine, mock_clock: MockC
     assert {now(spine, number).error for number in range(500, 600)} == {"producer lost"}
 
 
-async def test_a_job_ends_once_in_any_order_of_end_and_expiry(spine: Spine, mock_clock: MockClock) -> None:
+async def test_a_job_ends_once_at_end_and_expiry(spine: Spine, mock_clock: MockClock) -> None:
     """Of the producer's end and the daemon's, decided together, one is accepted."""
     for number in range(1, 40):
         await spine.submit(leased(number, 10.0), start(number))

@@ -291,7 +291,7 @@ async def test_a_full_disk_leaves_no_files(
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def test_a_file_above_the_size_limit_of_the_process_leaves_no_files(files: JobFiles, tmp_path: Path) -> None:
+async def test_a_file_above_rlimit_fsize_leaves_no_files(files: JobFiles, tmp_path: Path) -> None:
     least = 2**20  # more than anything else that this process writes
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (least, limits[1]))

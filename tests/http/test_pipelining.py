@@ -40,7 +40,7 @@ async def test_each_head_has_its_own_timeout(
         assert (await peer.response()).status == 200
 
 
-async def test_the_timeout_of_a_head_starts_after_the_response_before_it(
+async def test_a_heads_timeout_starts_after_the_last_response(
     slow_clock: MockClock, daemon: RunningDaemon, peer: Peer
 ) -> None:
     timeout = daemon.settings.limits.handshake_timeout

@@ -123,7 +123,7 @@ async def test_an_unwanted_body_does_not_delay_the_response(daemon: RunningDaemo
 UNFINISHED = {"Transfer-Encoding": "chunked"}
 
 
-async def test_a_response_before_the_end_of_the_body_closes_the_connection(daemon: RunningDaemon) -> None:
+async def test_an_early_response_closes_the_connection(daemon: RunningDaemon) -> None:
     for target, method, status in [
         ("/nope", "POST", 404),
         ("/api/health", "POST", 405),
@@ -139,7 +139,7 @@ async def test_a_response_before_the_end_of_the_body_closes_the_connection(daemo
             assert await peer.rest() == b""
 
 
-async def test_a_rejected_request_with_a_whole_body_keeps_the_connection(daemon: RunningDaemon) -> None:
+async def test_a_rejected_whole_request_keeps_the_connection(daemon: RunningDaemon) -> None:
     for body in [b"", b"x", b"x" * 2000]:
         for target, origin in [("/nope", ""), ("/api/jobs", "http://elsewhere.example")]:
             headers = {"Origin": origin, "Content-Length": str(len(body))}
@@ -163,7 +163,7 @@ async def stuck_download(directory: Path, **given: Any) -> AsyncGenerator[tuple[
             yield daemon, stream
 
 
-async def test_a_client_that_does_not_read_does_not_delay_the_stop(tmp_path: Path) -> None:
+async def test_an_unread_download_does_not_delay_the_stop(tmp_path: Path) -> None:
     async with stuck_download(tmp_path, shutdown={"drain_timeout": 0.3}, close_timeout=0.3) as (daemon, _):
         await daemon.stop()
 
@@ -180,7 +180,7 @@ async def test_a_client_that_does_not_read_times_out(slow_clock: MockClock, tmp_
         assert read < SIZE
 
 
-async def test_a_client_that_sends_and_does_not_read_times_out(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_a_client_that_only_sends_times_out(slow_clock: MockClock, tmp_path: Path) -> None:
     async with stuck_download(tmp_path) as (daemon, _), await daemon.connect() as stream:
         [result] = [name for name in open_files() if name.startswith(str(daemon.settings.state_dir / "jobs"))]
         await stream.send_all(get(f"/api/jobs/{Path(result).parent.name}/download", "Transfer-Encoding: chunked"))
@@ -270,7 +270,7 @@ async def read_some(stream: trio.SocketStream, size: int) -> None:
             size -= len(chunk)
 
 
-async def test_the_stop_does_not_wait_for_idle_clients_to_close(slow_clock: MockClock, daemon: RunningDaemon) -> None:
+async def test_the_stop_does_not_wait_for_idle_clients(slow_clock: MockClock, daemon: RunningDaemon) -> None:
     async with Peer(await daemon.connect()) as peer:
         assert (await peer.ask("/api/health")).status == 200
         began = trio.current_time()
@@ -328,7 +328,7 @@ async def test_busy_clients_get_every_response_during_a_stop(patient_daemon: Run
         await daemon.stopped.wait()
 
 
-async def test_a_request_behind_an_event_stream_is_answered_during_the_stop(
+async def test_the_stop_answers_a_request_behind_a_stream(
     daemon: RunningDaemon,
 ) -> None:
     async with Peer(await daemon.connect()) as peer:

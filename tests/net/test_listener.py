@@ -247,7 +247,7 @@ async def test_a_second_signal_ends_the_wait_for_watchers(tmp_path: Path, monkey
             await daemon.stopped.wait()
 
 
-async def test_watchers_of_a_running_job_get_its_end_before_the_stop(tmp_path: Path) -> None:
+async def test_watchers_get_a_jobs_end_before_the_stop(tmp_path: Path) -> None:
     steps = """
 import json, sys
 for step in (1, 2):

@@ -306,7 +306,7 @@ async def test_no_task_waits_for_room_in_a_closed_socket(cert: Path) -> None:
             await transport.wait_writable()
 
 
-async def test_few_handshakes_are_made_in_one_pass_of_the_event_loop(tmp_path: Path, cert: Path) -> None:
+async def test_one_pass_makes_few_tls_handshakes(tmp_path: Path, cert: Path) -> None:
     count = 20
     async with encrypted_daemon(tmp_path, cert) as daemon:
         streams = [await daemon.connect() for _ in range(count)]

@@ -35,7 +35,7 @@ def straightened(page: Image.Image, angle: float, height: int) -> Image.Image:
     return whole
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(st.floats(-7.5, 7.5).filter(lambda angle: abs(angle) > 0.3))
 def test_the_angle_of_a_turned_page(angle: float) -> None:
     assert skew_angle(turned(angle)) == pytest.approx(angle, abs=0.15)
@@ -78,7 +78,7 @@ def test_a_page_without_lines_has_no_angle(page: Image.Image) -> None:
     assert skew_angle(page) == 0.0
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(st.floats(-8, 8), st.integers(1, 700))
 def test_straightened_bands_join_to_the_whole_page(angle: float, height: int) -> None:
     page = turned(3.0).reduce(2)

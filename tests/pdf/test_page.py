@@ -11,7 +11,7 @@ from progressd_pdf.source import Source, SourcePage
 from support.samples import SCAN
 
 
-@pytest.fixture(params=[1, 3, 4])
+@pytest.fixture(params=[pytest.param(1, marks=pytest.mark.torture), 3, pytest.param(4, marks=pytest.mark.torture)])
 def page(request: pytest.FixtureRequest) -> Iterator[SourcePage]:
     """Pages of the sample scan: straight in colour, crooked in colour, black and white."""
     source = Source(SCAN, 300)

@@ -49,7 +49,7 @@ def test_blank_white_stays_white() -> None:
     assert whitened(Image.new("L", (700, 1000), 255)).getextrema() == (255, 255)
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(st.integers(20, 1000))
 def test_bands_equal_the_whole_page(height: int) -> None:
     page = printed((200, 190, 150))

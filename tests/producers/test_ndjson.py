@@ -260,7 +260,7 @@ def test_options_that_are_too_large_are_not_built(of: str | None, double: bytes)
     assert len(made) < 10
 
 
-def test_unknown_fields_of_an_event_of_one_job_are_not_built() -> None:
+def test_unknown_fields_of_an_event_are_not_built() -> None:
     with collections() as made:
         assert read_event(b'{"new":%b,%b' % (MANY, STEP_TEXT[1:]), ID) == STEP
     assert len(made) < 10

@@ -335,7 +335,7 @@ async def test_an_idle_producer_is_disconnected(store: SQLiteStore, mock_clock: 
             nursery.cancel_scope.cancel()
 
 
-async def test_a_producer_that_waits_for_its_answer_is_not_idle(tmp_path: Path) -> None:
+async def test_a_waiting_producer_is_not_idle(tmp_path: Path) -> None:
     gate = CommitGate()
     async with (
         running_daemon(tmp_path, ingest={"idle_timeout": 0.1}, open_store=gate.open_store) as daemon,

@@ -106,9 +106,7 @@ def test_remaining_processes_are_reported_and_free_the_slot(jobs: Jobs) -> None:
         (signal.SIGKILL, "interrupted"),
     ],
 )
-def test_the_next_daemon_does_not_repeat_a_job_that_still_runs(
-    jobs: Jobs, tmp_path: Path, number: signal.Signals, error: str
-) -> None:
+def test_a_job_that_still_runs_is_not_repeated(jobs: Jobs, tmp_path: Path, number: signal.Signals, error: str) -> None:
     job_id = jobs.daemon.submit("stays")
     pid = jobs.process_of(job_id)
     jobs.daemon.process.send_signal(number)

@@ -61,7 +61,7 @@ async def test_a_job_over_its_limit_fails_with_a_sentence(tmp_path: Path) -> Non
     assert errors == {name: f"Pipeline error: {name} {end}" for name, (_, end) in EXCEEDED.items()}
 
 
-async def test_a_child_has_its_limits_and_the_daemon_keeps_its_own(tmp_path: Path) -> None:
+async def test_a_childs_limits_do_not_change_the_daemons(tmp_path: Path) -> None:
     program = (
         "import json, sys\nfrom resource import *\n"
         "assert getrlimit(RLIMIT_CORE) == (0, 0)\n"

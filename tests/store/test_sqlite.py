@@ -44,7 +44,7 @@ def descriptors() -> set[str]:
 # The file
 
 
-def test_the_file_is_in_wal_mode_and_has_the_newest_schema_version(path: Path) -> None:
+def test_a_new_file_has_wal_and_the_newest_schema(path: Path) -> None:
     SQLiteStore.open(path).close()
     with closing(other_process(path)) as db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)

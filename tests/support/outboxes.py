@@ -121,7 +121,3 @@ class Connection:
 
     def read(self) -> list[tuple[Opcode, bytes]]:
         return frames_in(bytes(self.socket.written))
-
-
-async def settled() -> None:
-    await trio.testing.wait_all_tasks_blocked()

@@ -24,7 +24,7 @@ class ServedDaemon(NamedTuple):
     """A running daemon, and an HTTP client for it."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[Any]
     state_dir: Path
 
     @property

@@ -19,6 +19,11 @@ async def eventually(condition: Callable[[], object], seconds: float = PATIENCE)
             await trio.sleep(0.005)
 
 
+async def settled() -> None:
+    """Wait until all tasks wait."""
+    await wait_all_tasks_blocked()
+
+
 async def jumping(clock: MockClock, seconds: float, condition: Callable[[], object]) -> None:
     """Let the clock jump repeatedly until the condition holds. Fails after PATIENCE real seconds.
 

@@ -110,7 +110,7 @@ def test_a_path_that_is_too_long_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert list(deep.iterdir()) == []
 
 
-async def test_systemd_notify_moves_the_bar_and_its_barrier_is_answered() -> None:
+async def test_systemd_notify_moves_the_bar() -> None:
     if shutil.which("systemd-notify") is None:
         pytest.skip("systemd-notify is not installed")
     descriptors = os.listdir("/proc/self/fd")

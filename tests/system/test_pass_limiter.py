@@ -15,7 +15,7 @@ def work() -> None:
     ("weight", "pass_seconds", "per_pass"),
     [(1, 0, 10), (4, 0, 3), (10, 0, 1), (1000, 0, 1), (1, 0.02, 25), (1, 1, 50)],
 )
-async def test_weights_and_long_passes_decide_how_many_tasks_go_through(
+async def test_weights_and_long_passes_limit_the_tasks(
     mock_clock: MockClock, weight: int, pass_seconds: float, per_pass: int
 ) -> None:
     limiter, through = PassLimiter(10, 50), list[int]()

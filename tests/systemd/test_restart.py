@@ -15,7 +15,7 @@ from wsproto.frame_protocol import Opcode
 
 SCAN = Path(__file__).parents[2] / "daemon/progressd_pdf/scan/sample-scan.pdf"
 HOST = {"Host": "localhost"}
-WATCHERS = 50
+WATCHERS = 20
 PATIENCE = 60.0
 CONFIG = """
 [limits]

@@ -13,7 +13,7 @@ CUTS = pytest.mark.parametrize("cuts", [False, True], ids=["kills", "power cuts"
 
 @CUTS
 async def test_nothing_acknowledged_is_lost(fork_server: ForkServer, tmp_path: Path, seed: int, cuts: bool) -> None:
-    counted = await torture(fork_server, tmp_path, 3 if cuts else 5, seed, cuts=cuts)
+    counted = await torture(fork_server, tmp_path, 2 if cuts else 3, seed, cuts=cuts)
     assert counted["events answered"] > 0
 
 
@@ -26,7 +26,7 @@ async def test_check_backup_and_export_are_harmless(fork_server: ForkServer, tmp
 async def test_an_upload_becomes_one_job_or_none(
     fork_server: ForkServer, tmp_path: Path, seed: int, cuts: bool
 ) -> None:
-    counted = await torture(fork_server, tmp_path, 3, seed, cuts=cuts, kind=UPLOADS)
+    counted = await torture(fork_server, tmp_path, 2, seed, cuts=cuts, kind=UPLOADS)
     assert counted["uploads rejected"] + counted["uploads answered"] > 0
 
 

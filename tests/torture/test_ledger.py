@@ -78,13 +78,13 @@ def with_a_watcher_who_goes_back(campaign: Campaign, db: sqlite3.Connection) -> 
     ("sabotage", "sentence"),
     [
         (without_a_change, "and it is gone|was None and is"),
-        (without_a_job, "was answered, and it is gone"),
-        (with_offsets_given_back, "was given twice"),
-        (with_half_of_an_input, "half of an upload is left"),
-        (with_a_pipeline_that_fails, "failed at .*, and no disk did"),
         (without_an_input, "the input .* is gone"),
         (with_an_inattentive_watcher, "a watcher of many topics has never seen"),
-        (with_a_watcher_who_goes_back, "came twice"),
+        pytest.param(without_a_job, "was answered, and it is gone", marks=pytest.mark.torture),
+        pytest.param(with_offsets_given_back, "was given twice", marks=pytest.mark.torture),
+        pytest.param(with_half_of_an_input, "half of an upload is left", marks=pytest.mark.torture),
+        pytest.param(with_a_pipeline_that_fails, "failed at .*, and no disk did", marks=pytest.mark.torture),
+        pytest.param(with_a_watcher_who_goes_back, "came twice", marks=pytest.mark.torture),
     ],
 )
 async def test_a_manipulated_store_is_detected(

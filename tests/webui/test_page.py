@@ -271,7 +271,7 @@ def test_a_failing_store_shows_an_error(page: Page) -> None:
     expect(notice).to_be_hidden()
 
 
-def test_what_the_daemon_says_of_itself_stays_when_the_list_comes(browser: Browser, served: ServedDaemon) -> None:
+def test_the_list_does_not_hide_the_daemons_status(browser: Browser, served: ServedDaemon) -> None:
     away = [True]
     streams: list[WebSocketRoute] = []
 

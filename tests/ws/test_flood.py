@@ -74,7 +74,7 @@ async def test_as_many_pings_as_are_allowed_are_answered(slow_clock: MockClock, 
             slow_clock.jump(EMPTY_FRAMES_WINDOW)
 
 
-async def test_few_frames_are_read_in_a_pass_of_the_event_loop(daemon: RunningDaemon) -> None:
+async def test_one_pass_reads_few_frames(daemon: RunningDaemon) -> None:
     sent = MAX_EMPTY_FRAMES - 1
     async with Peer(await daemon.connect()) as peer:
         await peer.open(PUBLISH)
@@ -88,7 +88,7 @@ async def test_few_frames_are_read_in_a_pass_of_the_event_loop(daemon: RunningDa
     assert max(after - before for before, after in itertools.pairwise(seen)) <= 2 * FRAME_BATCH
 
 
-async def test_one_client_subscribes_in_each_pass_of_the_event_loop(daemon: RunningDaemon) -> None:
+async def test_each_pass_subscribes_one_client(daemon: RunningDaemon) -> None:
     peers, requests = 10, 5
 
     async def subscribe() -> None:

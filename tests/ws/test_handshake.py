@@ -173,7 +173,7 @@ REJECTED = [
 ]
 
 
-async def test_a_rejected_handshake_gets_json_at_once_and_takes_no_place(tmp_path: Path) -> None:
+async def test_a_rejected_handshake_gets_json_and_takes_no_slot(tmp_path: Path) -> None:
     limits = {"max_connections": 1, "handshake_timeout": 3600}
     async with running_daemon(tmp_path, limits=limits) as daemon:
         for data, status in REJECTED:

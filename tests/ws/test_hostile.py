@@ -226,7 +226,7 @@ def waiting(daemon: RunningDaemon) -> int:
     return daemon.daemon.watchers.budget.used
 
 
-async def test_a_client_that_never_reads_is_closed_and_delays_no_other(tmp_path: Path) -> None:
+async def test_a_client_that_never_reads_delays_no_other(tmp_path: Path) -> None:
     limit = 64 * KIB
     name = "x" * 1000
     async with (

@@ -81,7 +81,7 @@ async def test_the_stream_of_all_jobs_starts_with_unfinished_jobs(daemon: Runnin
     assert messages[2]["data"]["kind"] == "scan"
 
 
-async def test_the_end_of_a_job_does_not_end_the_stream_of_all_jobs(daemon: RunningDaemon) -> None:
+async def test_the_stream_of_all_jobs_outlasts_a_job(daemon: RunningDaemon) -> None:
     async with daemon.watch("/ws/jobs") as watcher:
         await daemon.report(registered(ID), progress(ID, 1), completed(ID))
         assert list(map(brief, await watcher.receive_until("completed"))) == [

@@ -41,7 +41,7 @@ async def test_ws_002_progress_is_received(daemon: RunningDaemon) -> None:
     }
 
 
-async def test_ws_003_and_004_status_change_and_completion_are_received(daemon: RunningDaemon) -> None:
+async def test_ws_003_and_004_status_and_completion_are_received(daemon: RunningDaemon) -> None:
     result = f"/api/jobs/{ID}/download"
     await daemon.report(registered(ID))
     async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
@@ -115,7 +115,7 @@ async def test_ws_007_all_clients_get_the_same_messages(daemon: RunningDaemon) -
     assert got[0][-1]["type"] == "completed"
 
 
-async def test_ws_008_an_invalid_job_id_is_rejected_at_the_handshake(daemon: RunningDaemon) -> None:
+async def test_ws_008_the_handshake_rejects_an_invalid_id(daemon: RunningDaemon) -> None:
     for wrong in ("42", "not-a-uuid", ID[:-1], ID + "0", "%00", "%F0%9F", "{" + ID + "}", ""):
         async with Peer(await daemon.connect()) as peer:
             await peer.send(upgrade(f"/ws/jobs/{wrong}"))

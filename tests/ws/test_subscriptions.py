@@ -86,7 +86,7 @@ async def test_an_invalid_command_does_not_end_the_connection(daemon: RunningDae
             assert (await watcher.receive()) == {"type": "pong"}
 
 
-async def test_a_job_that_is_registered_again_comes_with_all_jobs(daemon: RunningDaemon) -> None:
+async def test_a_job_registered_again_comes_with_all_jobs(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     async with daemon.watch("/ws") as watcher:
         await ask(watcher, type="subscribe", topics=[f"job:{ID}"])
@@ -100,7 +100,7 @@ async def test_a_job_that_is_registered_again_comes_with_all_jobs(daemon: Runnin
     assert [message["type"] for message in got] == ["job_created", "status_change", "progress", "subscribed"]
 
 
-async def test_a_batch_comes_with_the_jobs_that_had_ended_before_all_jobs_were_watched(tmp_path: Path) -> None:
+async def test_a_batch_includes_jobs_that_ended_before_it(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         first, second = job_id(1), job_id(2)
         events = [SubmitEvent(id_, Registration("wait"), "gone", BATCH) for id_ in (first, second)]

@@ -150,7 +150,7 @@ async def test_a_reload_changes_interval_and_timeout_of_open_connections(
     assert ends == [seconds, pings[-1] + seconds]
 
 
-async def test_a_client_that_leaves_at_once_does_not_stop_the_heartbeat(
+async def test_an_early_disconnect_does_not_stop_the_heartbeat(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     heartbeat, outbox = Heartbeat(Limits()), cast(Any, object())
