@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "emit": "emit",
     "watch": "watch",
     "jobs": "jobs",
+    "show": "show",
     "cancel": "job_actions",
     "retry": "job_actions",
     "delete": "job_actions",

@@ -10,7 +10,7 @@ from progressd.core.batch import BatchStatus, JobBatch, batch_counts
 from progressd.core.events import Priority, Registration
 from progressd.core.job import Job
 from progressd.core.messages import BatchProgressData, Cursor, JobStatus, ProgressData
-from progressd.core.progress import Step
+from progressd.core.progress import Step, renamed_step
 from progressd.net.request import BasePath
 
 JSON: Final = "application/json"
@@ -111,7 +111,9 @@ def job_view(
         batch_id=_known(job.batch_id),
         priority=UNSET if job.batch_id is None else job.priority,
         queue_position=_known(queue_position),
-        steps=[step_view(step) for step in job.steps] if with_steps and job.steps else UNSET,
+        steps=[step_view(renamed_step(step, job.progress)) for step in job.steps]
+        if with_steps and job.steps
+        else UNSET,
         cursor=str(Cursor(store_id, job.offset)),
     )
 
