@@ -41,8 +41,8 @@ class Meter(Struct, frozen=True, array_like=True):
 
     @property
     def rate(self) -> float | None:
-        """Return the units a second, with four digits; None if nothing was measured yet."""
-        if self.at <= self.began:
+        """Return the units a second, with four digits; None if nothing has moved yet."""
+        if not self.smoother:
             return None
         return float(f"{self.smoother / (1 - _weight(self.at - self.began)):.4g}")
 

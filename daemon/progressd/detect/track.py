@@ -6,7 +6,17 @@ from typing import Final
 
 from msgspec import Struct
 
-from progressd.core.events import MAX_COUNT, MAX_NAME, ReportedProgress
+from progressd.core.events import (
+    MAX_COUNT,
+    MAX_NAME,
+    MAX_PHASE,
+    MAX_TASK_ID,
+    MAX_TASKS,
+    MAX_UNIT,
+    ReportedProgress,
+    ReportedTask,
+)
+from progressd.core.messages import JobStatus
 from progressd.detect.reading import Reading
 
 MAX_PHASES: Final = 64  # phases and ids that are kept
@@ -99,11 +109,31 @@ class Track:
         name = last.phase
         if self._step and self._step != name:
             name = f"{name}: {self._step}" if name else self._step
+        counted = reading.current is not None
         return ReportedProgress(
             _count(reading.current),
             _count(reading.total),
             name[:MAX_NAME],
             None if self._percent is None else round(self._percent, 2),
+            reading.unit[:MAX_UNIT] or None if counted or reading.rate is not None else None,
+            None if counted else reading.rate,
+            last.phase[:MAX_PHASE] if reading.phase and phase in self._known.values() else None,
+            self._tasks(),
+        )
+
+    def _tasks(self) -> tuple[ReportedTask, ...]:
+        """Return the ids as tasks; none if there are too many."""
+        if len(self._ids) > MAX_TASKS:
+            return ()
+        return tuple(
+            ReportedTask(
+                id_[:MAX_TASK_ID],
+                current=_count(current),
+                total=_count(total),
+                unit=self.last.unit[:MAX_UNIT] or None,
+                state=JobStatus.COMPLETED if total and current >= total else JobStatus.PROCESSING,
+            )
+            for id_, (current, total) in self._ids.items()
         )
 
     def _add(self, reading: Reading) -> None:

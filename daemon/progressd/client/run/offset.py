@@ -42,7 +42,8 @@ class FileOffsets:
         if best is None:
             return None
         name = os.path.basename(best.path).encode("utf-8", "replace").decode()
-        return ReportedProgress(min(best.offset, best.size), best.size, f"Reading {name} (estimate)"[:MAX_NAME])
+        step = f"Reading {name} (estimate)"[:MAX_NAME]
+        return ReportedProgress(min(best.offset, best.size), best.size, step, unit="B")
 
 
 def _tree(root: int) -> Iterator[int]:
