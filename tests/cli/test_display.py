@@ -243,3 +243,65 @@ def test_durations_have_units(value: float, shown: str) -> None:
 def test_external_results_keep_their_url() -> None:
     assert text.result_url("https://files.example/x", URL) == "https://files.example/x"
     assert text.result_url("/api/x", f"{URL}/base/") == f"{URL}/base/api/x"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (12_430_000.0, "B", "12.4 MB/s"),
+        (999.0, "B", "999 B/s"),
+        (0.0, "B", "0 B/s"),
+        (3.14, "pages", "3.1 pages/s"),
+        (1234567.0, "it", "1,234,567 it/s"),
+        (0.04, "pages", "2.4 pages/min"),
+        (0.001, "pages", "3.6 pages/h"),
+        (1.0, "a\x1b[2J", "1.0 a [2J/s"),
+    ],
+)
+def test_rates_are_short(value: float, unit: str, shown: str) -> None:
+    assert text.rate(value, unit) == shown
+
+
+@pytest.mark.parametrize(
+    ("current", "total", "unit", "shown"),
+    [
+        (3, 12, "pages", "3/12 pages"),
+        (1_240_000, 3_400_000_000, "B", "0.0/3.4 GB"),
+        (12, 900, "B", "12/900 B"),
+        (5_000_000, 0, "B", "5.0 MB"),
+        (7, 0, "files", "7 files"),
+        (0, 0, "files", ""),
+    ],
+)
+def test_counts_have_their_unit(current: int, total: int, unit: str, shown: str) -> None:
+    assert text.counts(current, total, unit) == shown
+
+
+TASKS = [
+    {"id": "a", "name": "Layer a", "current": 25, "total": 100, "state": "processing", "unit": "B"},
+    {"id": "b", "name": "Layer b", "current": 7, "total": 0, "state": "failed"},
+]
+
+
+def test_tasks_are_indented_below_their_job() -> None:
+    moved = received(
+        "progress",
+        current_step=0,
+        total_steps=0,
+        step_name="",
+        percent=40,
+        unit="B",
+        rate=12_400_000.0,
+        phase="Pulling",
+        tasks=TASKS,
+    )
+    on_terminal, screen = bars()
+    with on_terminal:
+        on_terminal.show(CREATED)
+        on_terminal.show(moved)
+        on_terminal._progress.refresh()
+    lines = screen.getvalue().splitlines()
+    assert any("a.pdf" in line and "40%" in line and "12.4 MB/s" in line and "Pulling" in line for line in lines)
+    assert any("  Layer a" in line and "25%" in line and "25/100 B" in line for line in lines)
+    assert any("  Layer b" in line and "failed" in line for line in lines)
+    assert text.line(moved.message, URL) == f"{JOB} progress 40% Pulling, 12.4 MB/s"  # type: ignore[arg-type]

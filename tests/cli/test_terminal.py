@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
-from support.serving import served_daemon
-from support.serving import ServedDaemon
+from support.serving import ServedDaemon, served_daemon
 from support.submitting import PDF
 from support.terminal import Terminal, in_terminal
 from support.waiting import PATIENCE, until

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from decimal import Decimal
 from math import inf, nan
 from typing import Any
@@ -47,6 +48,40 @@ def test_progress_is_steps_or_a_percentage(daemon: ServedDaemon) -> None:
         assert seen(daemon, job)["progress"]["current_step"] == 3
         job.progress(percent=66.6)
         until(lambda: seen(daemon, job)["progress"]["percent"] == 66)
+
+
+def test_tasks_run_within_a_job(daemon: ServedDaemon) -> None:
+    with Job("pull", **to(daemon)) as job:
+        job.progress(phase="Layers", unit="B")
+        with job.task("Layer 1", 300, unit="B") as first, job.task("Layer 2", 100, unit="B") as second:
+            first.advance(100)
+            first.advance(50)
+            second.progress(total=50, current=50)
+            until(lambda: seen(daemon, job).get("progress", {}).get("percent") == 57)
+            progress = seen(daemon, job)["progress"]
+        assert (progress["phase"], progress["unit"], progress["step_name"]) == ("Layers", "B", "")
+        with pytest.raises(OSError, match="disk"), job.task("Layer 1"):
+            raise OSError("disk")
+    assert progress["tasks"] == [
+        {"id": "Layer 1", "name": "Layer 1", "current": 150, "total": 300, "state": "processing", "unit": "B"},
+        {"id": "Layer 2", "name": "Layer 2", "current": 50, "total": 50, "state": "processing", "unit": "B"},
+    ]
+    tasks = seen(daemon, job)["progress"]["tasks"]
+    assert sorted((task["id"], task["state"]) for task in tasks) == [("Layer 1", "failed"), ("Layer 2", "completed")]
+
+
+def test_tasks_beyond_the_limit_are_logged_and_ignored(daemon: ServedDaemon, caplog: pytest.LogCaptureFixture) -> None:
+    with Job("many", **to(daemon)) as job, ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(job.task("Page", 2)).advance()
+        until(lambda: len(seen(daemon, job).get("progress", {}).get("tasks", ())) == 32)
+    assert warnings(caplog) == ["many: ignored tasks: a job has at most 32 unfinished tasks"]
+    with Job("more", **to(daemon)) as job:
+        for number in range(40):
+            with job.task(f"Page {number}", 2):
+                pass
+    tasks = seen(daemon, job)["progress"]["tasks"]
+    assert [task["id"] for task in tasks] == [f"Page {number}" for number in range(8, 40)]
 
 
 class Mute(Exception):

@@ -125,8 +125,8 @@ def test_the_rate_is_between_the_slowest_and_the_fastest_speed(reports: Sequence
     for pause, steps in reports:
         meter = meter.measured(meter.count + steps, meter.at + pause)
         speeds.append(steps / pause)
-    assert meter.rate is not None
-    assert min(speeds) * 0.999 <= meter.rate <= max(speeds) * 1.001
+    assert (meter.rate is None) == (not any(speeds))  # nothing has moved
+    assert min(speeds) * 0.999 <= (meter.rate or 0) <= max(speeds) * 1.001
 
 
 def test_many_reports_at_once_cost_no_measurement(new: Job) -> None:
@@ -239,9 +239,28 @@ def test_the_timeline_has_each_step_with_its_rate(new: Job) -> None:
     assert names(ended) == [("Read", 1, 5), ("Write", 5, 9)]
 
 
-def test_a_very_short_step_is_a_part_of_the_one_before(new: Job) -> None:
+def test_a_very_short_step_is_a_part_of_the_one_after(new: Job) -> None:
     begun = after(new, *[(1 + number / 100, counted(number, step_name=f"{number}")) for number in range(30)])
-    assert names(begun) == [("0", 1, 1.1), ("10", 1.1, 1.2), ("20", 1.2, None)]
+    assert names(begun) == [("9", 1, 1.1), ("19", 1.1, 1.2), ("20", 1.2, None)]
+    ended = apply(begun, CompletedEvent(ID), NOW + timedelta(seconds=9)).job
+    assert names(ended)[-1] == ("29", 1.2, 9)
+
+
+def test_a_step_after_a_short_one_is_one_step(new: Job) -> None:
+    reports = [(1, "Begin"), (1.05, "Upload"), (5, "Upload"), (9, "Upload"), (10, "Check")]
+    begun = after(new, *[(second, counted(0, step_name=name)) for second, name in reports])
+    assert names(begun) == [("Upload", 1, 10), ("Check", 10, None)]
+
+
+def test_the_rate_of_a_phase_comes_from_its_tasks(new: Job) -> None:
+    begun = after(
+        new,
+        (1, {"phase": "Pull"}),
+        (2, {"tasks": [{"id": "a", "current": 100, "unit": "B"}]}),
+        (5, {"tasks": [{"id": "b", "current": 300, "unit": "B"}]}),
+    )
+    ended = apply(begun, CompletedEvent(ID), NOW + timedelta(seconds=5)).job
+    assert [step.rate for step in ended.steps] == [100]
 
 
 def test_a_phase_is_a_step(new: Job) -> None:

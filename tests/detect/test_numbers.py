@@ -68,7 +68,7 @@ def test_a_duration_is_read(text: str, value: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("600.00s/it", 1 / 600), ("4.0it/s", 4), ("3.99x", 3.99), ("0.00s/it", None), ("?it/s", None)]
+    ("text", "value"), [("600.00s/it", 1 / 600), ("4.0it/s", 4), ("3.99x", 3.99), ("0.00s/it", None), ("5 pages/s", 5)]
 )
 def test_a_rate_may_be_seconds_for_each_unit(text: str, value: float | None) -> None:
     found = numbers.rate(text)

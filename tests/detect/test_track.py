@@ -27,6 +27,31 @@ def test_a_percentage_never_falls() -> None:
     assert percents(Track({}), at(10), at(50), at(40), at(60), at(100), at(99)) == [10, 50, 50, 60, 100, 100]
 
 
+def test_the_unit_and_the_known_phase_are_reported() -> None:
+    track = Track({"read": 10, "write": 90}, labels={"write": "Writing"})
+    moved = track.move(Reading(current=5, total=10, unit="B", phase="write", rate=3))
+    assert (moved.unit, moved.phase, moved.rate, moved.step_name) == ("B", "Writing", None, "Writing")
+    moved = track.move(Reading(percent=60, unit="B", phase="a file", rate=3))
+    assert (moved.unit, moved.phase, moved.rate) == ("B", None, 3)
+    moved = track.move(Reading(percent=61, unit="B"))
+    assert (moved.unit, moved.phase, moved.rate) == (None, None, None)
+
+
+def test_each_id_is_a_task() -> None:
+    track = Track({})
+    for current in (2, 10):
+        track.move(Reading(current=5, total=30, unit="B", id="b"))
+        moved = track.move(Reading(current=current, total=10, unit="B", id="a"))
+    assert (moved.current_step, moved.total_steps, moved.percent) == (15, 40, 37.5)
+    assert [(task.id, task.current, task.total, task.unit, task.state) for task in moved.tasks] == [
+        ("b", 5, 30, "B", "processing"),
+        ("a", 10, 10, "B", "completed"),
+    ]
+    for number in range(60):
+        moved = track.move(Reading(current=5, total=30, id=f"{number}"))
+    assert moved.tasks == ()
+
+
 def test_a_total_may_grow() -> None:
     readings = [Reading(current=current, total=total) for current, total in ((10, 20), (12, 40), (30, 40), (50, 40))]
     assert percents(Track({}), *readings) == [50, 50, 75, 100]

@@ -143,6 +143,22 @@ def test_the_progress_of_a_tool_is_found_and_never_falls(case: Case, quiet: bool
         assert case.last <= percents[-1] <= 100
 
 
+@pytest.mark.parametrize(
+    ("name", "units", "phases"),
+    [
+        ("wget-1.25", {"B"}, set()),
+        ("rsync-3.5.0", {"B"}, set()),
+        ("tqdm-4.70", {"it"}, set()),
+        ("git-2.47.3", set(), {"Counting objects", "Compressing objects", "Receiving objects", "Resolving deltas"}),
+    ],
+)
+def test_units_and_phases_are_found(name: str, units: set[str], phases: set[str]) -> None:
+    [case] = [case for case in CASES if case.name == name]
+    updates = replayed(case, chunks_of(name))
+    assert {update.unit for update in updates} - {None} == units
+    assert {update.phase for update in updates} - {None} == phases
+
+
 @given(st.data())
 @settings(max_examples=100)
 def test_any_cut_gives_the_same_progress(data: st.DataObject) -> None:

@@ -18,6 +18,9 @@ REPORT = """async ([kind, ...events]) => {
   return job.id;
 }"""
 
+REPORT_AGAIN = """([id, event]) => fetch(`api/jobs/${id}/events`, {
+  method: 'POST', body: JSON.stringify(event), headers: {'Content-Type': 'application/json'}})"""
+
 
 def choose(page: Page, path: Path) -> None:
     page.locator("input[type=file]").set_input_files(path)
@@ -221,6 +224,27 @@ def test_a_stalled_job_is_marked(page: Page) -> None:
     page.evaluate(f"line => void setInterval(() => ({send})(line), 500)", json.dumps(moved))
     expect(mirror).not_to_contain_text("no sign of life")
     expect(mirror).to_have_attribute("data-status", "processing")
+
+
+def test_the_rate_and_the_tasks_are_shown(page: Page) -> None:
+    def task(number: int, current: int, **more: object) -> dict[str, object]:
+        given = {"id": f"layer-{number}", "name": f"Layer {number}", "current": current, "total": 2_000_000}
+        return {**given, "unit": "B", **more}
+
+    first = {"phase": "Pulling", "unit": "B", "rate": 12_400_000, "tasks": [task(1, 500_000), task(2, 0)]}
+    job_id = page.evaluate(REPORT, ["pull", {"type": "progress", "data": first}])
+    card = page.locator(f"[data-job-id='{job_id}']")
+    expect(card.locator("[data-part=rate]")).to_have_text("12.4 MB/s")
+    expect(card.locator("[data-part=step]")).to_have_text("Pulling")
+    expect(card.locator("[data-part=figure]")).to_have_text("12%")
+    expect(card.locator(".job-tasks li")).to_have_text(["Layer 10.5 of 2.0 MB", "Layer 20.0 of 2.0 MB"])
+    more = [task(2, 0, state="failed"), *(task(number, 0) for number in range(3, 13))]
+    page.evaluate(REPORT_AGAIN, [job_id, {"type": "progress", "data": {"tasks": more}}])
+    expect(card.locator(".job-tasks li")).to_have_count(9)
+    expect(card.locator(".job-tasks li").last).to_have_text("and 4 more")
+    expect(card.locator(".job-tasks")).not_to_contain_text("Failed")
+    page.evaluate(REPORT_AGAIN, [job_id, {"type": "completed"}])
+    expect(card.locator(".job-tasks")).to_be_hidden()
 
 
 def test_an_external_result_is_linked(page: Page) -> None:

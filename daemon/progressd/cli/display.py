@@ -27,6 +27,7 @@ from progressd.core.messages import (
     ServerShutdown,
     ServerStatus,
     StatusChange,
+    TaskData,
 )
 from progressd.core.messages import Progress as ProgressMessage
 
@@ -126,7 +127,8 @@ class BarDisplay(Display):
                 self._bar(job_id)
             case ProgressMessage(job_id, data):
                 moved = text.percent(data.percent, data.total_steps)
-                self._move(job_id, data.percent if moved else None, _step(data), text.time_left(data))
+                left = "  ".join(filter(None, [text.rate(data.rate, data.unit), text.time_left(data)]))
+                self._move(job_id, data.percent if moved else None, _step(data), left, data.tasks)
             case StatusChange(job_id, data) if data.new_status is JobStatus.CANCELLED:
                 self._finish(received.message, data.new_status)
             case StatusChange(job_id, data) if not data.new_status.finished:
@@ -150,14 +152,18 @@ class BarDisplay(Display):
         if job_id not in self._bars:
             name = self._names.get(job_id, "")
             self._bars[job_id] = self._progress.add_task(
-                QUEUED, total=100, name=name, id=text.short(job_id), known=False, left=""
+                QUEUED, total=100, name=name, id=text.short(job_id), known=False, left="", tasks=()
             )
         return self._bars[job_id]
 
-    def _move(self, job_id: str, percent: int | None, step: str, left: str = "") -> None:
+    def _move(
+        self, job_id: str, percent: int | None, step: str, left: str = "", tasks: tuple[TaskData, ...] = ()
+    ) -> None:
         """Update a bar; `percent`: None if unknown."""
         known = percent is not None
-        self._progress.update(self._bar(job_id), completed=percent or 0, known=known, description=step, left=left)
+        self._progress.update(
+            self._bar(job_id), completed=percent or 0, known=known, description=step, left=left, tasks=tasks
+        )
 
     def _remove(self, job_id: str) -> str:
         """Remove a job's bar, and return the job's name."""
@@ -200,9 +206,22 @@ class _Screen(Progress):
             yield self.make_tasks_table(newest[:room])
             yield Text(f"… and {len(tasks) - room} more", style="dim")
         elif tasks:
-            yield self.make_tasks_table(tasks)
+            yield self.make_tasks_table(self._with_parts(tasks, room - len(tasks)))
         elif self._idle:
             yield Text(self._idle, style="dim")
+
+    def _with_parts(self, tasks: Iterable[Task], room: int) -> Iterable[Task]:
+        """Yield the bar of each job, and below it those of its tasks, unfinished tasks first, up to `room` lines."""
+        for task in tasks:
+            yield task
+            parts = sorted(task.fields["tasks"], key=lambda part: part.state.finished)[:room]
+            room -= len(parts)
+            for part in parts:
+                percent = text.task_percent(part)
+                fields = {"id": "", "name": f"  {text.printable(part.name)}", "known": percent is not None, "left": ""}
+                line = Task(TaskID(-1), text.task_detail(part), 100, percent or 0, self.get_time, fields=fields)
+                line.start_time = 0.0  # otherwise its bar would move
+                yield line
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
         """Return the bars with the columns that fit."""
@@ -234,4 +253,4 @@ def _percentage(task: Task) -> str:
 
 
 def _step(data: ProgressData) -> str:
-    return "  ".join(filter(None, [text.steps(data), text.printable(data.step_name)]))
+    return "  ".join(filter(None, [text.steps(data), text.printable(text.where(data))]))

@@ -33,6 +33,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "watch": "watch",
     "logs": "logs",
     "jobs": "jobs",
+    "show": "show",
     "cancel": "job_actions",
     "retry": "job_actions",
     "delete": "job_actions",

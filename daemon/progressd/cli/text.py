@@ -5,7 +5,7 @@ from datetime import date, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from progressd.core.messages import (
     Completed,
@@ -20,6 +20,7 @@ from progressd.core.messages import (
     ServerShutdown,
     ServerStatus,
     StatusChange,
+    TaskData,
     type_of,
 )
 
@@ -30,6 +31,8 @@ COLORS: Final = {
     JobStatus.FAILED: "red",
     JobStatus.CANCELLED: "yellow",
 }
+
+SIZES: Final = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
@@ -54,8 +57,8 @@ def describe(message: Message, url: str) -> str:
             return f"{data.old_status} -> {data.new_status}"
         case Progress(_, data):
             moved = percent(data.percent, data.total_steps)
-            step = printable(" ".join(filter(None, [moved, steps(data), data.step_name])))
-            return ", ".join(filter(None, [step, time_left(data)]))
+            step = printable(" ".join(filter(None, [moved, steps(data), where(data)])))
+            return ", ".join(filter(None, [step, rate(data.rate, data.unit), time_left(data)]))
         case Completed(_, data):
             pages = f", {data.page_count} {'page' if data.page_count == 1 else 'pages'}" if data.page_count else ""
             result = f": {result_url(data.download_url, url)}" if data.download_url else ""
@@ -81,9 +84,53 @@ def percent(done: int, total_steps: int) -> str:
 
 def steps(data: ProgressData) -> str:
     """Return the step and the total, if known."""
-    if data.total_steps:
-        return f"{data.current_step}/{data.total_steps}"
-    return str(data.current_step) if data.current_step else ""
+    return counts(data.current_step, data.total_steps, data.unit)
+
+
+def counts(current: int, total: int, unit: str | UnsetType) -> str:
+    """Return counts as text: 3/12, 3/12 pages, 1.2/3.4 GB."""
+    if not (current or total):
+        return ""
+    if unit == "B":
+        scale = next((scale for scale in SIZES if max(current, total) >= scale[0]), (1, "B"))
+        numbers = [f"{number / scale[0]:.1f}" if scale[0] > 1 else str(number) for number in (current, total)]
+    else:
+        scale, numbers = (1, "" if unit is UNSET else printable(unit)), [str(current), str(total)]
+    return f"{numbers[0]}/{numbers[1]} {scale[1]}".rstrip() if total else f"{numbers[0]} {scale[1]}".rstrip()
+
+
+def rate(value: float | UnsetType, unit: str | UnsetType) -> str:
+    """Return a rate as text: 12.4 MB/s, 3.1 pages/s, 2.4 pages/min; "" if it is unknown."""
+    if value is UNSET or unit is UNSET:
+        return ""
+    if unit == "B":
+        factor, name = next((scale for scale in SIZES if value >= scale[0]), (1, "B"))
+        return f"{value / factor:.{int(factor > 1)}f} {name}/s"
+    word, per = printable(unit), "s"
+    if 0 < value < 0.1:
+        value, per = (value * 60, "min") if value * 60 >= 0.1 else (value * 3600, "h")
+    return f"{value:,.{0 if value >= 100 else 1}f} {word}/{per}"
+
+
+def where(data: ProgressData) -> str:
+    """Return the phase and the name of the step. A step may have the name of its phase."""
+    if data.phase is UNSET or data.step_name.startswith(data.phase):
+        return data.step_name
+    return f"{data.phase}: {data.step_name}" if data.step_name else data.phase
+
+
+def task_detail(task: TaskData) -> str:
+    """Return what is known of a task besides its name."""
+    if task.state is not JobStatus.PROCESSING:
+        return str(task.state)
+    return counts(task.current, task.total, task.unit)
+
+
+def task_percent(task: TaskData) -> int | None:
+    """Return the percentage of a task; None if unknown."""
+    if task.state is JobStatus.COMPLETED:
+        return 100
+    return min(100, 100 * task.current // task.total) if task.total else None
 
 
 def time_left(data: ProgressData) -> str:

@@ -21,6 +21,7 @@ from progressd.client import event_loop, values
 from progressd.client.errors import JobCancelled
 from progressd.client.pending import PendingEvents
 from progressd.client.reporter import DEFAULT_TIMING, ReporterThread, Timing
+from progressd.client.task import Task, Tasks
 from progressd.client.transport import transport_to
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Job:
         self._total = check("total_steps", values.count, total_steps, 0)
         self._step_name = ""
         self._in_step = False
+        self._details: dict[str, object] = {}  # the unit and the phase
+        self._tasks = Tasks()
         self._result: dict[str, object] = {}
         self._begun = time.monotonic()
         self._ended = False
@@ -132,16 +135,24 @@ class Job:
         total_steps: int | None = None,
         step_name: str | None = None,
         percent: float | None = None,
+        *,
+        unit: str | None = None,
+        phase: str | None = None,
     ) -> None:
         """Set the progress: the number of completed steps, the total, and the name of the current step.
 
-        Omitted arguments keep their values. `percent` replaces the ratio of the steps. An invalid value is logged and
-        ignored. Never waits. Raises JobCancelled.
+        Omitted arguments keep their values. `percent` replaces the ratio of the steps. `unit` is what the steps count,
+        such as "B" or "pages"; with it, watchers see the rate. In a new `phase`, the steps may begin again. An invalid
+        value is logged and ignored. Never waits. Raises JobCancelled.
         """
         step = self._values("current_step", values.count, current_step)
         total = self._values("total_steps", values.count, total_steps)
         named = self._values("step_name", values.step_name, step_name)
         share = self._values("percent", values.percentage, percent)
+        details = {
+            "unit": self._values("unit", values.unit, unit),
+            "phase": self._values("phase", values.phase, phase),
+        }
 
         def change(pending: PendingEvents) -> None:
             if step is not None:
@@ -150,9 +161,25 @@ class Job:
                 self._total = total
             if named is not None:
                 self._step_name = named
+            self._details.update({name: value for name, value in details.items() if value is not None})
             pending.set_progress(self._progress() if share is None else {**self._progress(), "percent": share})
 
         self._report(change)
+
+    def task(self, name: str, total: int = 0, *, unit: str | None = None) -> Task:
+        """Return a part of the job with a progress of its own, to use in a `with` block. Several may run at a time.
+
+        If the job itself has no total and no percentage, its percentage comes from its tasks. `total`: 0 if unknown.
+        """
+
+        def report(change: Callable[[Tasks], None]) -> None:
+            def change_all(pending: PendingEvents) -> None:
+                change(self._tasks)
+                pending.set_progress(self._progress())
+
+            self._report(change_all)
+
+        return Task(report, self._values, name, total, unit)
 
     def _report(self, change: Callable[[PendingEvents], None]) -> None:
         if self._reporter is not None:
@@ -164,7 +191,9 @@ class Job:
             raise JobCancelled(f"job {self.id} was cancelled")
 
     def _progress(self) -> dict[str, object]:
-        return {"current_step": self._step, "total_steps": self._total, "step_name": self._step_name}
+        counts = {"current_step": self._step, "total_steps": self._total, "step_name": self._step_name}
+        tasks = self._tasks.data
+        return {**counts, **self._details, **({"tasks": tasks} if tasks else {})}
 
     def result(self, output_path: str | None = None, page_count: int | None = None) -> None:
         """Set the result, which is sent when the job completes: the URL of the output and the number of pages."""

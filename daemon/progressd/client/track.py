@@ -9,7 +9,9 @@ from progressd.client.job import Job
 T = TypeVar("T")
 
 
-def track(iterable: Iterable[T], total: int | None = None, name: str = "job", **options: Any) -> Iterator[T]:
+def track(
+    iterable: Iterable[T], total: int | None = None, name: str = "job", *, unit: str | None = None, **options: Any
+) -> Iterator[T]:
     """Yield the items of an iterable, and report each as a step of a job.
 
     If the loop is left early, by `break` or by an exception, the job is cancelled. An exception of the iterable fails
@@ -17,15 +19,18 @@ def track(iterable: Iterable[T], total: int | None = None, name: str = "job", **
 
     Args:
         total: The number of items. By default, it is the length of the iterable, or unknown.
+        unit: What the items are, such as "pages". With it, watchers see the rate.
         options: Further arguments of `Job`.
     """
     if total is None:
         total = operator.length_hint(iterable)
-    return _steps(iter(iterable), Job(name, total, **options))
+    return _steps(iter(iterable), Job(name, total, **options), unit)
 
 
-def _steps(items: Iterator[T], job: Job) -> Iterator[T]:
+def _steps(items: Iterator[T], job: Job, unit: str | None) -> Iterator[T]:
     with job:
+        if unit is not None:
+            job.progress(unit=unit)
         for number, item in enumerate(items, 1):
             yield item
             job.progress(number)

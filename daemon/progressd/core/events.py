@@ -23,7 +23,6 @@ Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Label = Annotated[str, Meta(max_length=200)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=50)]
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
-Unit = Annotated[str, Meta(min_length=1, max_length=20)]
 
 MAX_OPTIONS_BYTES: Final = 65536  # bytes of JSON; jobs that are watched, listed or run are in memory
 LARGE: Final = 4 * MAX_OPTIONS_BYTES  # bytes of JSON; allowed options with ASCII escapes may be six times the limit
@@ -34,8 +33,13 @@ MAX_ELAPSED: Final = 36500 * 86400  # seconds, a century; statistics sum them, a
 MAX_PAGES: Final = 10**9
 MAX_LOG_TEXT: Final = 2**18  # characters in one event
 MAX_NESTING: Final = 32  # levels of options; the parsers of Python and SQLite fail at about 1000
+MAX_UNIT: Final = 20  # characters
+MAX_PHASE: Final = 200  # characters; also of the name of a task
+MAX_TASK_ID: Final = 100  # characters
 MAX_TASKS: Final = 32  # unfinished tasks of a job
 MAX_RATE: Final = 1e18  # units a second
+
+Unit = Annotated[str, Meta(min_length=1, max_length=MAX_UNIT)]
 
 _encode = msgspec.json.Encoder().encode
 _decode_parts = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -45,8 +49,8 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 class ReportedTask(Struct, frozen=True):
     """A part of a job with a progress of its own, such as one of several downloads. Omitted values stay as they are."""
 
-    id: Annotated[str, Meta(min_length=1, max_length=100)]
-    name: Annotated[str, Meta(max_length=200)] | None = None
+    id: Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID)]
+    name: Annotated[str, Meta(max_length=MAX_PHASE)] | None = None
     current: Count | None = None
     total: Count | None = None
     unit: Unit | None = None
@@ -67,7 +71,7 @@ class ReportedProgress(Struct, frozen=True, omit_defaults=True):
     percent: Annotated[float, Meta(ge=0)] | None = None
     unit: Unit | None = None
     rate: Annotated[float, Meta(ge=0, le=MAX_RATE)] | None = None
-    phase: Annotated[str, Meta(max_length=200)] | None = None
+    phase: Annotated[str, Meta(max_length=MAX_PHASE)] | None = None
     tasks: Annotated[tuple[ReportedTask, ...], Meta(max_length=MAX_TASKS)] = ()
 
     @property

@@ -52,6 +52,7 @@ from progressd.core.progress import (
     Detail,
     Step,
     detailed,
+    done_of,
     ended_steps,
     missing_counts,
     next_step,
@@ -212,9 +213,10 @@ def _progress(job: Job, event: ProgressEvent, now: datetime) -> Applied:
     else:
         job, data = _detailed(job, given, now)
         turned = data.step_name != step.name or data.phase != step.phase or step.ended_at is not None
+    before, job = job, replace(job, progress=data)
     if turned:
-        job = replace(job, steps=next_step(job.steps, job.progress, data, now))
-    return Applied(replace(job, progress=data), (*messages, Progress(job.id, data)), start)
+        job = replace(job, steps=next_step(job.steps, before.progress, _done(before), data, _done(job), now))
+    return Applied(job, (*messages, Progress(job.id, data)), start)
 
 
 def _detailed(job: Job, given: ReportedProgress, now: datetime) -> tuple[Job, ProgressData]:
@@ -225,6 +227,15 @@ def _detailed(job: Job, given: ReportedProgress, now: datetime) -> tuple[Job, Pr
     assert job.started_at is not None
     left = seconds_left(job.started_at, now, data.current_step, data.total_steps)
     return replace(job, detail=detail), replace(data, eta_seconds=UNSET if left is None else left)
+
+
+def _done(job: Job) -> int:
+    data = job.progress
+    return (
+        data.current_step
+        if job.detail is None
+        else done_of(data.current_step, data.total_steps, data.tasks, job.detail.dropped)
+    )
 
 
 def _status(job: Job, event: StatusEvent, now: datetime) -> Applied:
@@ -314,7 +325,7 @@ def _requeue(job: Job, event: RequeueEvent, now: datetime) -> Applied:
         progress=ProgressData(0, job.progress.total_steps, "", 0),
         progress_offset=0,
         progress_at=None,
-        steps=ended_steps(job.steps, job.progress.current_step, now),
+        steps=ended_steps(job.steps, job.progress, _done(job), now),
         detail=None,
     )
     return Applied(again, (_changed(job, JobStatus.QUEUED),), True)
@@ -328,7 +339,7 @@ def _start(job: Job, now: datetime) -> tuple[Job, tuple[JobMessage, ...]]:
 
 
 def _finish(job: Job, status: JobStatus, now: datetime, *last: JobMessage) -> Applied:
-    steps = ended_steps(job.steps, job.progress.current_step, now) if job.steps else ()
+    steps = ended_steps(job.steps, job.progress, _done(job), now) if job.steps else ()
     finished = replace(job, status=status, completed_at=now, steps=steps)
     return Applied(finished, (_changed(job, status), *last), True)
 

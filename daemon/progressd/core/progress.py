@@ -41,8 +41,8 @@ class Meter(Struct, frozen=True, array_like=True):
 
     @property
     def rate(self) -> float | None:
-        """Return the units a second, with four digits; None if nothing was measured yet."""
-        if self.at <= self.began:
+        """Return the units a second, with four digits; None if nothing has moved yet."""
+        if not self.smoother:
             return None
         return float(f"{self.smoother / (1 - _weight(self.at - self.began)):.4g}")
 
@@ -118,12 +118,11 @@ def detailed(
     elif counted:
         percent = 0
     unit = given.unit or before.unit
-    count, source = current, f"{unit or ''} {phase or ''}"
+    source = f"{unit or ''} {phase or ''}"
     if tasks and not (current or total):
-        if (own := common_unit(tasks)) is not None:
-            unit = own
-        count = sum([task.current for task in tasks]) + dropped.current
+        unit = common_unit(tasks) or unit
         source = f"tasks {unit or ''} {phase or ''}"
+    count = done_of(current, total, tasks, dropped)
     meter, rate = detail.meter, before.rate
     seconds = now.timestamp()
     if given.rate is not None:
@@ -146,6 +145,13 @@ def detailed(
         tasks=tasks,
     )
     return data, Detail(meter, dropped, percent_given)
+
+
+def done_of(current: int, total: int, tasks: tuple[TaskData, ...], dropped: Dropped) -> int:
+    """Return what is done: the steps, or else the sum of the tasks."""
+    if current or total or not tasks:
+        return current
+    return sum([task.current for task in tasks]) + dropped.current
 
 
 def missing_counts(given: ReportedProgress) -> InvalidInput:
@@ -223,29 +229,41 @@ def _share(task: TaskData) -> float:
     return min(1.0, task.current / task.total) if task.total else 0.0
 
 
-def next_step(steps: tuple[Step, ...], before: ProgressData, data: ProgressData, now: datetime) -> tuple[Step, ...]:
+def next_step(
+    steps: tuple[Step, ...], before: ProgressData, done_before: int, data: ProgressData, done: int, now: datetime
+) -> tuple[Step, ...]:
     """Return the timeline after the step or the phase has changed.
 
-    A step that lasts less than MIN_INTERVAL is a part of the step before it.
+    A step that lasts less than MIN_INTERVAL is a part of the step after it.
     """
     last = steps[-1] if steps else None
     if last is not None and last.ended_at is None:
         if 0 <= (now - last.began_at).total_seconds() < MIN_INTERVAL:
             return steps
-        steps = ended_steps(steps, max(before.current_step, data.current_step), now)
+        last = renamed_step(last, before)
+        if last.name == data.step_name and last.phase == data.phase:
+            return (*steps[:-1], last)
+        steps = ended_steps(steps, before, max(done_before, done), now)
     if not data.step_name and data.phase is UNSET:
         return steps
     if len(steps) >= MAX_STEPS:
         steps = merged_steps(steps)
-    return (*steps, Step(data.step_name, now, None, data.phase, data.unit, data.current_step))
+    return (*steps, Step(data.step_name, now, None, data.phase, data.unit, done))
 
 
-def ended_steps(steps: tuple[Step, ...], count: int, now: datetime) -> tuple[Step, ...]:
-    """Return the timeline after its last step has ended."""
+def renamed_step(step: Step, data: ProgressData) -> Step:
+    """Return the current step with the name that it has now, if the step with the earlier name was too short."""
+    if step.ended_at is not None or (step.name == data.step_name and step.phase == data.phase):
+        return step
+    return replace(step, name=data.step_name, phase=data.phase)
+
+
+def ended_steps(steps: tuple[Step, ...], before: ProgressData, done: int, now: datetime) -> tuple[Step, ...]:
+    """Return the timeline after its last step has ended. `before`: the last progress in it."""
     if not steps or steps[-1].ended_at is not None:
         return steps
-    last = steps[-1]
-    return (*steps[:-1], replace(last, ended_at=max(now, last.began_at), last=count))
+    last = renamed_step(steps[-1], before)
+    return (*steps[:-1], replace(last, ended_at=max(now, last.began_at), last=done, unit=last.unit or before.unit))
 
 
 def merged_steps(steps: tuple[Step, ...]) -> tuple[Step, ...]:

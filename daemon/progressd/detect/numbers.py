@@ -51,8 +51,8 @@ def number(text: str) -> float | None:
 def rate(text: str) -> Quantity | None:
     """Return units a second: `1.21 MiB/s`, `4.0it/s`, `3.99x`, or `600.00s/it`, which is its reciprocal."""
     head, per, unit = text.strip().partition("s/")
-    if per and (value := number(head)) is not None:
-        return Quantity(1 / value, unit) if value else None
+    if per and (value := quantity(head)) is not None and not value.unit:  # and not pages/s
+        return Quantity(1 / value.value, unit) if value.value else None
     return quantity(text)
 
 

@@ -6,11 +6,21 @@ from typing import Final
 
 from msgspec import Struct
 
-from progressd.core.events import MAX_COUNT, MAX_NAME, ReportedProgress
+from progressd.core.events import (
+    MAX_COUNT,
+    MAX_NAME,
+    MAX_PHASE,
+    MAX_TASK_ID,
+    MAX_TASKS,
+    MAX_UNIT,
+    ReportedProgress,
+    ReportedTask,
+)
+from progressd.core.messages import JobStatus
 from progressd.detect.reading import Reading
 
 MAX_PHASES: Final = 64  # phases and ids that are kept
-MAX_TASKS: Final = 4096
+MAX_NAMED: Final = 4096  # named tasks that are kept
 FINISHED: Final = 90.0  # % at which a phase may be followed by another
 RESTARTED: Final = 10.0  # % below which a phase may have begun again
 
@@ -57,7 +67,7 @@ class Track:
         self._current: _Phase | None = None
         self._restarting = False  # the next reading begins a new phase
         self._ids = dict[str, tuple[float, float]]()
-        self._tasks = dict[str, bool]()
+        self._named = dict[str, bool]()
         self._step = ""
         self._total = total
         self._item: tuple[float, float] | None = None
@@ -103,11 +113,31 @@ class Track:
         name = last.phase
         if self._step and self._step != name:
             name = f"{name}: {self._step}" if name else self._step
+        counted = reading.current is not None
         return ReportedProgress(
             _count(reading.current),
             _count(reading.total),
             name[:MAX_NAME],
             None if self._percent is None else round(self._percent, 2),
+            reading.unit[:MAX_UNIT] or None if counted or reading.rate is not None else None,
+            None if counted else reading.rate,
+            last.phase[:MAX_PHASE] if reading.phase and phase in self._known.values() else None,
+            self._tasks(),
+        )
+
+    def _tasks(self) -> tuple[ReportedTask, ...]:
+        """Return the ids as tasks; none if there are too many."""
+        if len(self._ids) > MAX_TASKS:
+            return ()
+        return tuple(
+            ReportedTask(
+                id_[:MAX_TASK_ID],
+                current=_count(current),
+                total=_count(total),
+                unit=self.last.unit[:MAX_UNIT] or None,
+                state=JobStatus.COMPLETED if total and current >= total else JobStatus.PROCESSING,
+            )
+            for id_, (current, total) in self._ids.items()
         )
 
     def _add(self, reading: Reading) -> None:
@@ -123,10 +153,10 @@ class Track:
     def _add_done(self, reading: Reading, done: Mapping[str, bool]) -> None:
         """Count the tasks that are done. A task that is done stays so. If all are done, another one may follow."""
         for name, is_done in done.items():
-            if name in self._tasks or len(self._tasks) < MAX_TASKS:
-                self._tasks[name] = is_done or self._tasks.get(name, False)
-        reading.current = float(sum(self._tasks.values()))
-        reading.total = max(len(self._tasks), reading.current + 1)
+            if name in self._named or len(self._named) < MAX_NAMED:
+                self._named[name] = is_done or self._named.get(name, False)
+        reading.current = float(sum(self._named.values()))
+        reading.total = max(len(self._named), reading.current + 1)
 
     def _phase_of(self, reading: Reading, own: float | None) -> _Phase:
         """Return the phase of a reading: a known one, the current one, an earlier one, or a new one."""

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from progressd.core.events import Priority
 from progressd.core.job import Job
 from progressd.core.messages import Cursor, JobStatus, ProgressData
-from progressd.core.progress import Step
+from progressd.core.progress import Step, renamed_step
 from progressd.net.request import BasePath
 
 JSON: Final = "application/json"
@@ -104,7 +104,9 @@ def job_view(
         batch_id=or_unset(job.batch_id),
         priority=UNSET if job.batch_id is None else job.priority,
         queue_position=or_unset(queue_position),
-        steps=[step_view(step) for step in job.steps] if with_steps and job.steps else UNSET,
+        steps=[step_view(renamed_step(step, job.progress)) for step in job.steps]
+        if with_steps and job.steps
+        else UNSET,
         cursor=str(Cursor(store_id, job.offset)),
     )
 

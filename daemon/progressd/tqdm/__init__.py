@@ -65,7 +65,7 @@ class tqdm(Bar):  # type: ignore[misc]  # noqa: N801
 
     def _report(self) -> None:
         if self._job is not None:
-            self._job.progress(self.n, self.total or 0, self.postfix or "")
+            self._job.progress(self.n, self.total or 0, self.postfix or "", unit=self.unit or None)
 
 
 def trange(*args: int, **options: Any) -> tqdm:

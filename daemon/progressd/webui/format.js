@@ -49,6 +49,35 @@ export function size(bytes) {
   return `${value.toFixed(value < 9.95 || unit !== 'KiB' ? 1 : 0)} ${unit}`;
 }
 
+const SIZES = [[1e15, 'PB'], [1e12, 'TB'], [1e9, 'GB'], [1e6, 'MB'], [1e3, 'kB'], [1, 'B']];
+const scaleOf = (bytes) => SIZES.find(([factor]) => bytes >= factor) ?? [1, 'B'];
+
+/**
+ * Formats steps with their unit; empty if none are known. Bytes are in powers of 1000, as in the terminal.
+ * @param {number} current @param {number} total 0 if unknown @param {string} [unit]
+ */
+export function steps(current, total, unit) {
+  if (!current && !total) return '';
+  const [factor, name] = unit === 'B' ? scaleOf(Math.max(current, total)) : [1, unit];
+  const number = (value) => (factor > 1 ? (value / factor).toFixed(1) : String(value));
+  return [total ? `${number(current)} of ${number(total)}` : number(current), name].filter(Boolean).join(' ');
+}
+
+/**
+ * Formats a rate, such as 12.4 MB/s or 2.4 pages/min; empty if it is unknown.
+ * @param {number} [perSecond] @param {string} [unit]
+ */
+export function rate(perSecond, unit) {
+  if (perSecond === undefined || !unit) return '';
+  if (unit === 'B') {
+    const [factor, name] = scaleOf(perSecond);
+    return `${(perSecond / factor).toFixed(factor > 1 ? 1 : 0)} ${name}/s`;
+  }
+  const slow = perSecond > 0 && perSecond < 0.1;
+  const [value, per] = !slow ? [perSecond, 's'] : perSecond * 60 >= 0.1 ? [perSecond * 60, 'min'] : [perSecond * 3600, 'h'];
+  return `${value >= 100 ? Math.round(value) : value.toFixed(1)} ${unit}/${per}`;
+}
+
 const hour = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit' });
 const day = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short' });
 

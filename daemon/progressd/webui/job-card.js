@@ -2,10 +2,11 @@
 
 import { downloadUrl } from './api.js';
 import { now } from './clock.js';
-import { count, duration, moment, remaining, stopwatch } from './format.js';
+import { count, duration, moment, rate, remaining, steps, stopwatch } from './format.js';
 import { isFinished, isOpenEnded } from './jobs.js';
 import { PreviewStrip } from './previews.js';
 
+const MAX_TASKS_SHOWN = 8;
 const VERDICTS = { queued: 'Queued', completed: 'Done', failed: 'Failed', cancelled: 'Cancelled' };
 
 const template = document.getElementById('job-card');
@@ -78,6 +79,9 @@ export class JobCard {
     const step = stepOf(this.#entry);
     setText(this.#parts.figure, verdict);
     setText(this.#parts.step, step);
+    const { rate: speed, unit, tasks = [] } = status === 'processing' ? this.#entry.progress ?? {} : {};
+    setText(this.#parts.rate, rate(speed, unit));
+    this.#showTasks(tasks);
     const { bar } = this.#parts;
     bar.setAttribute('aria-label', `Progress of ${nameOf(this.#entry)}`);
     bar.toggleAttribute('data-open-ended', openEnded);
@@ -85,6 +89,21 @@ export class JobCard {
     else bar.setAttribute('aria-valuenow', percent);
     bar.setAttribute('aria-valuetext', [verdict, step].filter(Boolean).join(', '));
     this.#parts.fill.style.transform = openEnded ? '' : `scaleX(${percent / 100})`;
+  }
+
+  /** Shows the unfinished tasks first. Each line stays the same element, so that its bar moves. */
+  #showTasks(tasks) {
+    const list = this.#parts.tasks;
+    const shown = [...tasks].sort((a, b) => isFinished(a) - isFinished(b)).slice(0, MAX_TASKS_SHOWN);
+    const lines = new Map([...list.children].map((line) => [line.dataset.taskId, line]));
+    list.replaceChildren(...shown.map((task) => showTask(lines.get(task.id) ?? newTaskLine(task.id), task)));
+    if (tasks.length > shown.length) {
+      const more = document.createElement('li');
+      more.className = 'task-more';
+      more.textContent = `and ${tasks.length - shown.length} more`;
+      list.append(more);
+    }
+    list.hidden = !tasks.length;
   }
 
   #showActions() {
@@ -131,11 +150,34 @@ function canRetry({ upload, status, refused, pipeline }) {
 function stepOf({ status, pipeline, progress = {}, page_count: pages, error }) {
   if (status === 'queued') return pipeline ? 'Waiting for its turn' : 'Not started yet';
   if (status === 'completed') return pages ? count(pages, 'page') : '';
-  const { step_name: name, current_step: step, total_steps: total } = progress;
+  const { step_name: name, current_step: step, total_steps: total, unit, phase } = progress;
   if (status === 'failed' && error) return error;
   if (isFinished({ status })) return name ? `Stopped at ${name}` : '';
-  const steps = total ? `${step} of ${total}` : step;
-  return [name, steps].filter(Boolean).join(' · ') || 'Starting';
+  const part = phase && !name.startsWith(phase) ? phase : '';
+  return [part, name, steps(step, total, unit)].filter(Boolean).join(' · ') || 'Starting';
+}
+
+function newTaskLine(id) {
+  const line = document.createElement('li');
+  line.dataset.taskId = id;
+  for (const part of ['name', 'bar', 'detail']) {
+    const span = document.createElement('span');
+    span.className = `task-${part}`;
+    line.append(span);
+  }
+  return line;
+}
+
+/** @param {import('./jobs.js').Task} task */
+function showTask(line, { name, current, total, unit, state }) {
+  const [title, bar, detail] = line.children;
+  const share = state === 'completed' ? 1 : total ? Math.min(1, current / total) : 0;
+  line.dataset.state = state;
+  setText(title, name);
+  title.title = name;
+  bar.style.setProperty('--share', share);
+  setText(detail, VERDICTS[state] ?? steps(current, total, unit));
+  return line;
 }
 
 /** @param {import('./jobs.js').Job} job */

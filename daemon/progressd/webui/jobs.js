@@ -12,7 +12,7 @@ import { now } from './clock.js';
  * @property {string} [batch_id] the batch that it belongs to
  * @property {string} [name]
  * @property {string} [input_filename]
- * @property {{current_step: number, total_steps: number, step_name: string, percent: number}} [progress]
+ * @property {Progress} [progress]
  * @property {string} [output_path] the path or URL of the result, if any
  * @property {string} [error] the error sentence of a failed job
  * @property {number} [page_count]
@@ -22,6 +22,24 @@ import { now } from './clock.js';
  * @property {string} [completed_at]
  * @property {number} [ends_at] forecast, milliseconds since the epoch by the server's clock; added by the page
  * @property {Map<number, Preview>} [previews] newest preview by page number; added by the page
+ *
+ * @typedef {object} Progress
+ * @property {number} current_step
+ * @property {number} total_steps
+ * @property {string} step_name
+ * @property {number} percent
+ * @property {string} [unit] what the steps count, such as B
+ * @property {number} [rate] units a second
+ * @property {string} [phase]
+ * @property {Task[]} [tasks]
+ *
+ * @typedef {object} Task
+ * @property {string} id
+ * @property {string} name
+ * @property {number} current
+ * @property {number} total 0 if unknown
+ * @property {Job['status']} state
+ * @property {string} [unit]
  *
  * @typedef {object} Preview a JPEG
  * @property {number} page_number
@@ -37,8 +55,8 @@ export const LIST_LIMIT = 50;
 const FINISHED = new Set(['completed', 'failed', 'cancelled']);
 const PREVIEWS_KEPT = 12;
 
-/** @param {{status: string}} job */
-export const isFinished = (job) => FINISHED.has(job.status);
+/** @param {{status: string} | {state: string}} job a job or a task */
+export const isFinished = (job) => FINISHED.has(job.status ?? job.state);
 
 /** @param {Job} job a running job of unknown progress: without a percentage or a number of steps */
 export const isOpenEnded = ({ status, progress }) =>

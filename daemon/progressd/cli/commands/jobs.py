@@ -134,8 +134,28 @@ def _print_table(found: list[dict[str, Any]]) -> None:
             line.append_text(cell).append(GAP)
         line.rstrip()
         console.print(line, soft_wrap=True)  # rich would shorten ids, which users copy
-        if number and (result := outcome(found[number - 1])):
-            console.print(Text(f"  {result}", style="dim"), soft_wrap=True)
+        if number:
+            for below in [*_moving(found[number - 1]), *filter(None, [outcome(found[number - 1])])]:
+                console.print(Text(f"  {below}", style="dim"), soft_wrap=True)
+
+
+def _moving(job: dict[str, Any]) -> list[str]:
+    """Return the rate of a running job, and a line for each of its unfinished tasks."""
+    import msgspec
+
+    from progressd.cli import text
+    from progressd.core.messages import ProgressData
+
+    data = msgspec.convert(job["progress"], ProgressData)
+    if JobStatus(job["status"]) is not JobStatus.PROCESSING:
+        return []
+    line = "  ".join(filter(None, [text.rate(data.rate, data.unit), data.phase or ""]))
+    tasks = [
+        "  ".join(filter(None, [f"  {text.printable(task.name)}", text.task_detail(task)]))
+        for task in data.tasks
+        if not task.state.finished
+    ]
+    return [*filter(None, [text.printable(line)]), *tasks]
 
 
 def _print_columns(rows: list[tuple[str, ...]]) -> None:

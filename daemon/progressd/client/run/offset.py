@@ -42,7 +42,7 @@ class FilePosition(NamedTuple):
         name = os.path.basename(self.path).encode("utf-8", "replace").decode()
         step = f"{'Writing' if self.writes else 'Reading'} {name}{remark}"
         done = self.before + min(self.offset, self.size)
-        return ReportedProgress(done, self.before + self.size + self.after, step[:MAX_NAME])
+        return ReportedProgress(done, self.before + self.size + self.after, step[:MAX_NAME], unit="B")
 
 
 class FileOffsets:

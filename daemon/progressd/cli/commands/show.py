@@ -1,0 +1,143 @@
+"""`progressd show`: everything about one job."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+
+import click
+
+from progressd.cli.options import complete_job
+from progressd.cli.remote import Remote, remote_options, whole_id
+from progressd.core.messages import JobStatus
+
+INDENT: Final = "  "
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB", shell_complete=complete_job)
+@click.option("--json", "as_json", is_flag=True, help="Print the job as one line of JSON.")
+@remote_options
+def show(job_id: str, as_json: bool, remote: Remote) -> None:
+    """Show everything about a job: its times, progress, tasks, steps, labels, result and error.
+
+    \b
+    Examples:
+      progressd show 6e4d1c9e
+      progressd show 6e4d1c9e --json | jq '.steps[] | {step_name, rate}'
+    """
+    import msgspec
+
+    with remote.client() as client:
+        job = client.job(whole_id(client, job_id))
+    if as_json:
+        click.echo(msgspec.json.encode(job))
+        return
+    from progressd.cli import text
+
+    click.echo(text.name(job))
+    _print_columns([(f"{name}:", value) for name, value in _facts(job, remote.url)])
+    for title, rows in (("Tasks", _tasks(job)), ("Steps", _steps(job))):
+        if rows:
+            click.echo(f"\n{title}")
+            _print_columns(rows, INDENT)
+
+
+def _facts(job: dict[str, Any], url: str) -> Iterator[tuple[str, str]]:
+    """Yield the names and values to print, as far as they are known."""
+    from progressd.cli import text
+
+    progress = _progress(job)
+    yield "Job", job["id"]
+    yield "Kind", text.printable(job["kind"])
+    if "pipeline" in job:
+        yield "Pipeline", text.printable(job["pipeline"])
+    if job.get("name") and job.get("input_filename"):
+        yield "File", text.printable(job["input_filename"])
+    place = f", position {job['queue_position']} in the queue" if "queue_position" in job else ""
+    attempt = f", attempt {job['attempt']}" if job["attempt"] > 1 else ""
+    yield "Status", f"{job['status']}{place}{attempt}"
+    moved = [
+        text.percent(progress.percent, progress.total_steps),
+        text.steps(progress),
+        text.rate(progress.rate, progress.unit),
+        text.time_left(progress),
+    ]
+    if any(moved):
+        yield "Progress", ", ".join(filter(None, moved))
+    if step := text.printable(text.where(progress)):
+        yield "Step", step
+    for name in ("created", "started", "completed"):
+        if f"{name}_at" in job:
+            title = "Ended" if name == "completed" and job["status"] != JobStatus.COMPLETED else name.capitalize()
+            yield title, text.local_time(job[f"{name}_at"]) + _after(job, name)
+    if "lease_seconds" in job:
+        yield "Lease", text.seconds(job["lease_seconds"])
+    if "batch_id" in job:
+        yield "Batch", f"{job['batch_id']}, priority {job['priority']}"
+    for name in ("labels", "options"):
+        if job[name]:
+            yield name.capitalize(), text.printable(", ".join(f"{key}={value}" for key, value in job[name].items()))
+    if "output_path" in job:
+        yield "Result", text.result_url(job["output_path"], url)
+    if "page_count" in job:
+        yield "Pages", str(job["page_count"])
+    if "error" in job:
+        yield "Error", text.printable(job["error"])
+
+
+def _after(job: dict[str, Any], name: str) -> str:
+    """Return how long a job waited before its start, or how long it ran."""
+    from progressd.cli import text
+
+    if name == "started":
+        return f", after {text.seconds(_seconds(job['created_at'], job['started_at']))}"
+    if name == "completed" and "started_at" in job:
+        ran = job.get("elapsed_seconds", _seconds(job["started_at"], job["completed_at"]))
+        return f", after {text.seconds(ran)}"
+    return ""
+
+
+def _tasks(job: dict[str, Any]) -> list[tuple[str, ...]]:
+    from progressd.cli import text
+
+    rows = list[tuple[str, ...]]()
+    for task in _progress(job).tasks:
+        percent = text.task_percent(task)
+        counted = text.counts(task.current, task.total, task.unit)
+        rows.append((text.printable(task.name), str(task.state), "" if percent is None else f"{percent}%", counted))
+    return rows
+
+
+def _steps(job: dict[str, Any]) -> list[tuple[str, ...]]:
+    from msgspec import UNSET
+
+    from progressd.cli import text
+
+    rows = list[tuple[str, ...]]()
+    for step in job.get("steps", ()):
+        parts = [text.printable(step[name]) for name in ("phase", "step_name") if step.get(name)]
+        merged = f" ({step['merged']} steps)" if "merged" in step else ""
+        lasted = text.seconds(_seconds(step["started_at"], step["ended_at"])) if "ended_at" in step else ""
+        rate = text.rate(step.get("rate", UNSET), step.get("unit", UNSET))
+        rows.append((text.local_time(step["started_at"]), lasted, rate, ": ".join(parts) + merged))
+    return rows
+
+
+def _progress(job: dict[str, Any]) -> Any:
+    import msgspec
+
+    from progressd.core.messages import ProgressData
+
+    return msgspec.convert(job["progress"], ProgressData)
+
+
+def _seconds(begin: str, end: str) -> float:
+    return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds())
+
+
+def _print_columns(rows: list[tuple[str, ...]], indent: str = "") -> None:
+    """Print rows in columns, without those that are empty in every row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width]
+        click.echo((indent + INDENT.join(cells)).rstrip())
