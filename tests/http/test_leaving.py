@@ -25,10 +25,10 @@ class SlowStore(SQLiteStore):
     committing: trio.Event
     may_commit: trio.Event
 
-    async def commit(self, jobs: Iterable[Job], changes: Any, batches: Any = ()) -> None:
+    async def commit(self, jobs: Iterable[Job], changes: Any, *others: Any) -> None:
         self.committing.set()
         await self.may_commit.wait()
-        await super().commit(jobs, changes, batches)
+        await super().commit(jobs, changes, *others)
 
 
 def hold_commits(monkeypatch: pytest.MonkeyPatch) -> tuple[trio.Event, trio.Event]:

@@ -38,12 +38,16 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 
 class ReportedProgress(Struct, frozen=True):
-    """The progress of a job. `percent`: for a producer whose percentage is not current_step / total_steps."""
+    """The progress of a job. `percent`: for a producer whose percentage is not current_step / total_steps.
+
+    `eta_seconds`: the remaining time, for a producer that knows it better than the daemon can estimate it.
+    """
 
     current_step: Count
     total_steps: Count
     step_name: Name = ""
     percent: Annotated[float, Meta(ge=0)] | None = None
+    eta_seconds: Annotated[float, Meta(ge=0, le=MAX_ELAPSED)] | None = None
 
 
 class ProgressEvent(Struct, frozen=True, tag_field="type", tag="progress"):

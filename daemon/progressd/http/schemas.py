@@ -143,7 +143,7 @@ def _progress(job: Job) -> ProgressData:
     if not job.status.finished:
         return job.progress
     percent = 100 if job.status is JobStatus.COMPLETED else job.progress.percent
-    return replace(job.progress, percent=percent, eta_seconds=UNSET)
+    return replace(job.progress, percent=percent, eta_seconds=UNSET, eta=UNSET)
 
 
 def _known(value: T | None) -> T | UnsetType:
