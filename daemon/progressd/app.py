@@ -22,6 +22,7 @@ from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import JobStatus
 from progressd.engine.access import Engine
+from progressd.engine.forecasts import Forecasts
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.log import LocalLog
@@ -134,7 +135,10 @@ class Daemon:
         self.broadcaster = Broadcaster(
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.send_buffer_bytes
         )
-        self.ingest = Ingest(self.log, store, self.registry, self.batches, self.broadcaster, self.files.logs, self.base)
+        self.forecasts = Forecasts()
+        self.ingest = Ingest(
+            self.log, store, self.registry, self.batches, self.broadcaster, self.files.logs, self.forecasts, self.base
+        )
         self.producers = UnixSocket(self.ingest, settings)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
         self.connection_log = ConnectionLog()
@@ -186,6 +190,7 @@ class Daemon:
         try:
             await self.registry.load()
             await self.batches.load()
+            await self.forecasts.load(self.store)
             await self.files.prepare(self.store)
         except StoreFailed as error:
             raise cannot_open(self.settings.state_dir / "progressd.db", error) from error

@@ -34,6 +34,7 @@ from progressd.core.messages import (
     CompletedData,
     Error,
     ErrorData,
+    Eta,
     JobCreated,
     JobCreatedData,
     JobMessage,
@@ -116,8 +117,9 @@ def test_a_repeated_registration_changes_nothing(first: Event, second: Event) ->
 
 
 def test_progress_is_published_and_not_durable() -> None:
-    job, messages, durable = apply(after(REGISTER, START), STEP, NOW + timedelta(seconds=11))
-    data = ProgressData(5, 12, "AI Upscaling", 41, 14.0)  # 10 s for 5 steps, so 14 s for 7
+    eta = Eta(14.0, 9.0, 21.7, "rate")
+    job, messages, durable = apply(after(REGISTER, START), STEP, NOW + timedelta(seconds=11), lambda *_: eta)
+    data = ProgressData(5, 12, "AI Upscaling", 41, 14.0, eta=eta)
     assert job.progress == data
     assert messages == (Progress(ID, data),)
     assert not durable

@@ -1,12 +1,9 @@
-from datetime import timedelta
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.core.job import seconds_left
 from progressd.core.progress import percentage
-from support.samples import NOW
 
 counts = st.integers(0, 2**53)
 
@@ -34,25 +31,3 @@ def test_a_producers_own_percentage_is_rounded_down(current: int, total: int, ow
     percent = percentage(current, total, own)
     assert type(percent) is int
     assert percent == (int(own) if own < 100 else 100)
-
-
-def test_the_time_left_assumes_constant_speed() -> None:
-    assert seconds_left(NOW, NOW + timedelta(seconds=10), 5, 12) == 14.0
-
-
-@pytest.mark.parametrize("current", [0, 13])
-def test_the_time_left_is_unknown_outside_the_steps(current: int) -> None:
-    assert seconds_left(NOW, NOW + timedelta(seconds=10), current, 12) is None
-
-
-@pytest.mark.parametrize("seconds", [0, -5])
-def test_the_time_left_is_unknown_at_the_start(seconds: int) -> None:
-    assert seconds_left(NOW, NOW + timedelta(seconds=seconds), 5, 12) is None
-
-
-@given(st.floats(1e-6, 1e7), counts, counts)
-def test_the_time_left_falls_to_0(elapsed: float, current: int, total: int) -> None:
-    left = seconds_left(NOW, NOW + timedelta(seconds=elapsed), current, total)
-    assert left is None or left >= 0
-    if current == total > 0:
-        assert left == 0

@@ -15,7 +15,6 @@ from msgspec import UNSET
 from msgspec.structs import replace
 from progressd.broadcast.broadcaster import Reader
 from progressd.broadcast.throttle import ThrottledOutbox
-from progressd.core.batch import JobBatch
 from progressd.core.errors import Conflict, InvalidInput, NotFound, ProgressdError, StoreFailed, Unavailable
 from progressd.core.events import BatchCancelEvent, PreviewEvent, RegisterEvent, Registration
 from progressd.core.job import Job
@@ -45,12 +44,12 @@ class WatchedStore(SQLiteStore):
         self._after: trio.Event | None = None
         return self
 
-    async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
+    async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], *others: Any) -> None:
         self.commits.append((list(jobs), list(changes)))
         self._reached.set()
         if self._before is not None:
             await self._before.wait()
-        await super().commit(*self.commits[-1], batches)
+        await super().commit(*self.commits[-1], *others)
         self._written.set()
         if self._after is not None:
             await self._after.wait()

@@ -431,7 +431,7 @@ async def test_a_full_disk_returns_507(
 class FullStore(SQLiteStore):
     """Rejects every commit."""
 
-    async def commit(self, jobs: Iterable[Job], changes: Any, batches: Any = ()) -> None:
+    async def commit(self, jobs: Iterable[Job], changes: Any, *others: Any) -> None:
         raise StoreFailed("the store does not take it: disk full")
 
 

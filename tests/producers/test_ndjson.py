@@ -98,7 +98,7 @@ def test_a_long_line_may_arrive_byte_by_byte() -> None:
         b'\t{ "data" : {"step_name":"AI Upscaling","total_steps":12,"current_step":5}, "job_id":"%b",'
         b' "type":"progress" }\r',
         b'{"type":"progress","job_id":"%b","data":{"current_step":5,"total_steps":12,"step_name":"AI Upscaling",'
-        b'"eta_seconds":4,"mood":["good"]},"cursor":"x-1","time":"now","v":2}',
+        b'"seconds_to_go":4,"mood":["good"]},"cursor":"x-1","time":"now","v":2}',
     ],
     ids=["as documented", "another order and spaces", "unknown fields"],
 )

@@ -509,11 +509,11 @@ class FlakyStore(SQLiteStore):
 
     refusals = 3
 
-    async def commit(self, jobs: Iterable[Job], changes: Any, batches: Any = ()) -> None:
+    async def commit(self, jobs: Iterable[Job], changes: Any, *others: Any) -> None:
         if self.refusals and any(isinstance(change.message, Completed) for change in changes):
             self.refusals -= 1
             raise StoreFailed("the disk is full", retry_after=0)
-        await super().commit(jobs, changes, batches)
+        await super().commit(jobs, changes, *others)
 
 
 async def test_the_end_of_a_job_is_retried_until_stored(tmp_path: Path) -> None:

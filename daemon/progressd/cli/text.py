@@ -1,5 +1,6 @@
 """Messages and jobs as text. Text from clients cannot break a line or control the terminal."""
 
+import math
 import re
 from datetime import date, datetime
 from typing import Any, Final
@@ -33,6 +34,7 @@ COLORS: Final = {
 }
 
 SIZES: Final = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+WIDE: Final = 1.6  # an interval is shown if its end is this many times its beginning
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
@@ -137,7 +139,34 @@ def time_left(data: ProgressData) -> str:
     """Return the remaining time if known, or that the job is stalled."""
     if data.stalled:
         return "stalled"
-    return f"{seconds(data.eta_seconds)} left" if data.eta_seconds is not UNSET and data.eta_seconds > 0 else ""
+    if data.eta is not UNSET:
+        return remaining(data.eta.seconds, data.eta.low, data.eta.high)
+    left = 0.0 if data.eta_seconds is UNSET else data.eta_seconds  # of an older daemon
+    return remaining(left, left, left)
+
+
+def remaining(left: float, low: float, high: float) -> str:
+    """Return a remaining time: about 4 min left, or 3–6 min left if it is uncertain. The times are in seconds.
+
+    Return "" if no time remains. The page formats it in the same way.
+    """
+    if left <= 0:
+        return ""
+    if left < 10 or high < WIDE * low:
+        return f"about {_rounded(left, left)} left" if left >= 20 else f"{math.ceil(left)} s left"
+    first, last = _rounded(low, high).split()[0], _rounded(high, high)
+    if first == last.split()[0]:
+        return f"about {last} left"
+    return f"{first}–{last} left" if float(first) else f"up to {last} left"
+
+
+def _rounded(value: float, largest: float) -> str:
+    """Return a duration in the unit that fits the largest duration."""
+    if largest < 90:
+        return f"{math.ceil(value / 5) * 5 if value >= 20 else round(value)} s"
+    if largest < 5400:
+        return f"{round(value / 60)} min"
+    return f"{value / 3600:.1f} h"
 
 
 def seconds(value: float) -> str:

@@ -37,6 +37,7 @@ from progressd.core.messages import (
     CompletedData,
     Error,
     ErrorData,
+    Eta,
     JobCreated,
     JobCreatedData,
     JobMessage,
@@ -59,6 +60,7 @@ from progressd.core.progress import (
     percentage,
 )
 
+MIN_FORECAST: Final = 5.0  # seconds; a shorter job shows its remaining time only with its progress
 PRODUCER_LOST: Final = "producer lost"  # the error of a job whose lease has expired
 
 
@@ -117,28 +119,36 @@ class Applied(NamedTuple):
     durable: bool
 
 
-def apply(job: Job | None, event: Event, now: datetime) -> Applied:
+Forecast: TypeAlias = Callable[[Job, ReportedProgress, datetime], Eta | None]
+"""A function that returns the remaining time of a started job with this progress; None if it is unknown."""
+
+
+def no_forecast(*_: object) -> None:
+    """Return None: nothing is known about the remaining time."""
+
+
+def apply(job: Job | None, event: Event, now: datetime, forecast: Forecast = no_forecast) -> Applied:
     """Return the result of applying `event` to `job` (None: the job does not exist) at `now` (UTC).
 
     A repeated end or registration is accepted, without messages. Raises NotFound for an unknown job, Conflict if the
     status of the job does not allow the event, InvalidInput for a result that is not a URL.
     """
-    applied = _apply(job, event, now)
+    applied = _apply(job, event, now, forecast)
     if applied.job.progress.stalled and not isinstance(event, StalledEvent):
         return _no_longer_stalled(applied)
     return applied
 
 
-def _apply(job: Job | None, event: Event, now: datetime) -> Applied:
+def _apply(job: Job | None, event: Event, now: datetime, forecast: Forecast) -> Applied:
     if isinstance(event, RegisterEvent | SubmitEvent):
         return Applied(job, (), False) if job else _register(event, now)
     if job is None:
         raise NotFound(f"no job {event.job_id}")
     match event:
         case ProgressEvent():
-            return _progress(job, event, now)
+            return _progress(job, event, now, forecast)
         case StatusEvent():
-            return _status(job, event, now)
+            return _status(job, event, now, forecast)
         case CompletedEvent() | ErrorEvent():
             if job.pipeline is not None:
                 raise Conflict(f"job {job.id} is run by the daemon: only its runner can end it")
@@ -150,7 +160,7 @@ def _apply(job: Job | None, event: Event, now: datetime) -> Applied:
             _require_unfinished(job, "a page preview")
             return Applied(job, (PagePreview(job.id, event.data),), False)
         case StartEvent():
-            return Applied(*_start(job, now), True)
+            return Applied(*_start(job, now, forecast), True)
         case RequeueEvent():
             return _requeue(job, event, now)
         case StalledEvent():
@@ -187,7 +197,7 @@ def _register(event: RegisterEvent | SubmitEvent, now: datetime) -> Applied:
     return Applied(job, (JobCreated(job.id, created),), True)
 
 
-def _progress(job: Job, event: ProgressEvent, now: datetime) -> Applied:
+def _progress(job: Job, event: ProgressEvent, now: datetime, forecast: Forecast) -> Applied:
     _require_unfinished(job, "progress")
     start = job.status is JobStatus.QUEUED
     messages: tuple[JobMessage, ...] = ()
@@ -200,18 +210,18 @@ def _progress(job: Job, event: ProgressEvent, now: datetime) -> Applied:
     if (job.detail or given.unit or given.phase or given.rate) is None and not given.tasks:  # faster than has_details
         if current is None or total is None:
             raise missing_counts(given)
-        assert job.started_at is not None
-        left = seconds_left(job.started_at, now, current, total)
+        eta = forecast(job, given, now)
         data = ProgressData(
             current,
             total,
             given.step_name,
             percentage(current, total, given.percent),
-            UNSET if left is None else left,
+            eta_seconds=UNSET if eta is None else eta.seconds,
+            eta=UNSET if eta is None else eta,
         )
         turned = given.step_name != step.name or step.ended_at is not None
     else:
-        job, data = _detailed(job, given, now)
+        job, data = _detailed(job, given, now, forecast)
         turned = data.step_name != step.name or data.phase != step.phase or step.ended_at is not None
     before, job = job, replace(job, progress=data)
     if turned:
@@ -219,14 +229,17 @@ def _progress(job: Job, event: ProgressEvent, now: datetime) -> Applied:
     return Applied(job, (*messages, Progress(job.id, data)), start)
 
 
-def _detailed(job: Job, given: ReportedProgress, now: datetime) -> tuple[Job, ProgressData]:
+def _detailed(job: Job, given: ReportedProgress, now: datetime, forecast: Forecast) -> tuple[Job, ProgressData]:
     """Return the job and its progress after a report with details, or of a job that has some."""
     if not given.has_details and (given.current_step is None or given.total_steps is None):
         raise missing_counts(given)
     data, detail = detailed(job.progress, job.detail or Detail(), given, now)
-    assert job.started_at is not None
-    left = seconds_left(job.started_at, now, data.current_step, data.total_steps)
-    return replace(job, detail=detail), replace(data, eta_seconds=UNSET if left is None else left)
+    percent = float(data.percent) if data.tasks else given.percent
+    whole = replace(given, current_step=data.current_step, total_steps=data.total_steps, percent=percent)
+    eta = forecast(job, whole, now)
+    if eta is not None:
+        data = replace(data, eta_seconds=eta.seconds, eta=eta)
+    return replace(job, detail=detail), data
 
 
 def _done(job: Job) -> int:
@@ -238,7 +251,7 @@ def _done(job: Job) -> int:
     )
 
 
-def _status(job: Job, event: StatusEvent, now: datetime) -> Applied:
+def _status(job: Job, event: StatusEvent, now: datetime, forecast: Forecast) -> Applied:
     old, new = event.data.old_status, event.data.new_status
     if job.status is new is JobStatus.CANCELLED:
         return Applied(job, (), False)
@@ -246,7 +259,7 @@ def _status(job: Job, event: StatusEvent, now: datetime) -> Applied:
         raise Conflict(f"job {job.id} is {job.status}, not {old}")
     if new is JobStatus.PROCESSING and job.status is JobStatus.QUEUED:
         _require_of_producer(job)
-        return Applied(*_start(job, now), True)
+        return Applied(*_start(job, now, forecast), True)
     if new is JobStatus.CANCELLED:
         _require_unfinished(job, "a cancellation")
         return _finish(job, new, now)
@@ -301,7 +314,7 @@ def _stall(job: Job) -> Applied:
     _require_unfinished(job, "a silence")
     if job.progress.stalled:
         return Applied(job, (), False)
-    data = replace(job.progress, stalled=True, eta_seconds=UNSET, rate=UNSET)
+    data = replace(job.progress, stalled=True, eta_seconds=UNSET, eta=UNSET, rate=UNSET)
     return Applied(replace(job, progress=data), (Progress(job.id, data),), False)
 
 
@@ -331,11 +344,17 @@ def _requeue(job: Job, event: RequeueEvent, now: datetime) -> Applied:
     return Applied(again, (_changed(job, JobStatus.QUEUED),), True)
 
 
-def _start(job: Job, now: datetime) -> tuple[Job, tuple[JobMessage, ...]]:
+def _start(job: Job, now: datetime, forecast: Forecast = no_forecast) -> tuple[Job, tuple[JobMessage, ...]]:
+    """Start a job. If earlier runs tell how long it will take, there is progress from the beginning."""
     if job.status is not JobStatus.QUEUED:
         raise Conflict(f"job {job.id} is {job.status}: only a queued job can start")
     started = replace(job, status=JobStatus.PROCESSING, started_at=now)
-    return started, (_changed(job, JobStatus.PROCESSING),)
+    changed = _changed(job, JobStatus.PROCESSING)
+    eta = forecast(started, ReportedProgress(0, job.progress.total_steps), now)
+    if eta is None or eta.seconds < MIN_FORECAST:
+        return started, (changed,)
+    data = replace(job.progress, eta_seconds=eta.seconds, eta=eta)
+    return replace(started, progress=data), (changed, Progress(job.id, data))
 
 
 def _finish(job: Job, status: JobStatus, now: datetime, *last: JobMessage) -> Applied:
@@ -356,13 +375,3 @@ def _require_unfinished(job: Job, what: str) -> None:
 def _require_of_producer(job: Job) -> None:
     if job.pipeline is not None:
         raise Conflict(f"job {job.id} is queued: only the runner can start it")
-
-
-def seconds_left(started_at: datetime, now: datetime, current_step: int, total_steps: int) -> float | None:
-    """Return the seconds left at the average speed so far; None if unknown."""
-    if not 0 < current_step <= total_steps:
-        return None
-    elapsed = (now - started_at).total_seconds()
-    if elapsed <= 0:
-        return None
-    return round(elapsed * (total_steps - current_step) / current_step, 1)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from progressd.core.errors import InvalidInput
 
@@ -64,8 +64,21 @@ class TaskData(Struct, frozen=True):
     unit: str | UnsetType = UNSET
 
 
+class Eta(Struct, frozen=True, omit_defaults=True):
+    """The remaining time in seconds: with a probability of 80 %, it is between `low` and `high`.
+
+    `source`: what decided most, earlier `runs` of the job, its speed, or the producer.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    source: Literal["history", "rate", "producer"] = field(name="from")
+    runs: int = 0
+
+
 class ProgressData(Struct, frozen=True, omit_defaults=True):
-    """The progress of a job. `percent` is 0–100; `eta_seconds` is missing if unknown.
+    """The progress of a job. `percent` is 0–100. `eta`, and its `seconds` as `eta_seconds`, are missing if unknown.
 
     `stalled`: the producer has been silent for longer than its lease. `unit`: of the steps, such as B. `rate`: units a
     second. `phase`: the part of the job in which it is. `tasks`: all current ones.
@@ -81,6 +94,7 @@ class ProgressData(Struct, frozen=True, omit_defaults=True):
     rate: float | UnsetType = UNSET
     phase: str | UnsetType = UNSET
     tasks: tuple[TaskData, ...] = ()
+    eta: Eta | UnsetType = UNSET
 
 
 class Progress(Struct, frozen=True, tag_field="type", tag="progress"):

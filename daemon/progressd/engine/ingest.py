@@ -22,6 +22,7 @@ from progressd.core.errors import CorruptRecord, NotFound, ProgressdError, Store
 from progressd.core.events import Event, LeaseEvent, LogEvent
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import Completed, JobCreated, StatusChange
+from progressd.engine.forecasts import Forecasts
 from progressd.engine.leases import LeaseTimer
 from progressd.engine.log import Log
 from progressd.engine.registry import Batches, Registry
@@ -147,12 +148,19 @@ class Follower:
     """Apply what the log has made durable: update the jobs in memory, publish the messages, and count."""
 
     def __init__(
-        self, registry: Registry, batches: Batches, broadcaster: Broadcaster, leases: LeaseTimer, counters: Counters
+        self,
+        registry: Registry,
+        batches: Batches,
+        broadcaster: Broadcaster,
+        leases: LeaseTimer,
+        forecasts: Forecasts,
+        counters: Counters,
     ) -> None:
         self._registry = registry
         self._batches = batches
         self._broadcaster = broadcaster
         self._leases = leases
+        self._forecasts = forecasts
         self._counters = counters
 
     async def apply(self, transaction: Transaction) -> None:
@@ -163,6 +171,7 @@ class Follower:
                 await trio.lowlevel.checkpoint()  # let other tasks run
         if transaction.changes:
             self._counters.count(transaction.changes, transaction.batches_with_new_status())
+            self._forecasts.finish(transaction.jobs.values(), transaction.runs)
             self._leases.begin(transaction.jobs.values(), trio.current_time())
         for batch in transaction.batches.values():
             self._batches.keep(batch)
@@ -191,6 +200,7 @@ class Ingest(EventSink):
         batches: Batches,
         broadcaster: Broadcaster,
         logs: JobLogs,
+        forecasts: Forecasts | None = None,
         base: BasePath = AT_ROOT,
     ) -> None:
         self.store_id = store.id
@@ -204,7 +214,8 @@ class Ingest(EventSink):
         self._base = base
         self._log = log
         self._leases = LeaseTimer(registry)
-        self._follower = Follower(registry, batches, broadcaster, self._leases, self.counters)
+        self._forecasts = forecasts or Forecasts()
+        self._follower = Follower(registry, batches, broadcaster, self._leases, self._forecasts, self.counters)
         self._send, self._receive = trio.open_memory_channel[Command](QUEUE_CAPACITY)
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
@@ -333,7 +344,14 @@ class Ingest(EventSink):
         stored = await self._jobs_not_in_memory(event for event, _ in events)
         offset = await self._log.reserve(MAX_MESSAGES * len(events))
         transaction = Transaction(
-            self._registry, self._batches, stored, self.store_id, offset, datetime.now(UTC), self._base
+            self._registry,
+            self._batches,
+            stored,
+            self.store_id,
+            offset,
+            datetime.now(UTC),
+            self._base,
+            self._forecasts,
         )
         outcomes = [transaction.decide(event, may_see) for event, may_see in events]
         transaction.place_batches()

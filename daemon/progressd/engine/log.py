@@ -180,7 +180,7 @@ class LocalLog:
             if transaction is not None:
                 jobs = {**unsaved, **transaction.jobs}.values()
                 with self.health.commit_durations.time():
-                    await self._store.commit(jobs, transaction.changes, transaction.batches.values())
+                    await self._store.commit(jobs, transaction.changes, transaction.batches.values(), transaction.runs)
             elif unsaved:
                 await self._store.commit(unsaved.values(), ())
             elif self.health.failure is not None:

@@ -13,9 +13,10 @@ from progressd.core.errors import CorruptRecord, NotFound, ProgressdError
 from progressd.core.events import BatchCancelEvent, Event, RegisterEvent, checked_job_id
 from progressd.core.job import Applied, Job, MaySee, apply
 from progressd.core.messages import Cursor, JobDeleted, JobDeletedData, JobStatus, PagePreview, Progress
+from progressd.engine.forecasts import Forecasts
 from progressd.engine.registry import Batches, Registry, placed_messages
 from progressd.net.request import BasePath
-from progressd.store.base import Change
+from progressd.store.base import Change, KeyedRun
 
 MAX_MESSAGES: Final = 5  # upper bound of messages per event: such as a start and a progress, and two about the batch
 
@@ -32,6 +33,7 @@ class Transaction:
         offset: int,
         now: datetime,
         base: BasePath,
+        forecasts: Forecasts,
     ) -> None:
         self._registry = registry
         self._known_batches = batches
@@ -39,12 +41,14 @@ class Transaction:
         self._store_id = store_id
         self._now = now
         self._base = base
+        self._forecasts = forecasts
         self.offset = offset  # offset of the next message
         self.jobs: dict[str, Job] = {}  # changed jobs, in their state after the events
         self.messages: dict[str, list[Envelope]] = {}  # messages by job
         self.published: list[Envelope] = []  # all messages, in order
         self.changes: list[Change] = []
         self.batches: dict[str, JobBatch] = {}  # batches whose counts have changed
+        self.runs: list[KeyedRun] = []  # of completed jobs
 
     def decide(self, event: Event, may_see: MaySee) -> Job | ProgressdError:
         """Return the job after the event, or the error that rejects the event: NotFound for an invisible job.
@@ -62,11 +66,13 @@ class Transaction:
                 raise NotFound(f"no job {job.id}")
             if job is None and isinstance(event, RegisterEvent) and self._is_own(event.cursor):
                 raise NotFound(f"no job {event.job_id}")
-            applied = apply(job, event, self._now)
+            applied = apply(job, event, self._now, self._forecasts.eta)
         except ProgressdError as error:
             return error
         if not applied.messages:
             return applied.job
+        if applied.job.status.finished and (run := self._forecasts.run_of(applied.job)) is not None:
+            self.runs.append(run)
         if applied.job.batch_id is not None and applied.durable:
             self._count(
                 applied.job.batch_id, job.status if job else None, applied.job, isinstance(event, BatchCancelEvent)

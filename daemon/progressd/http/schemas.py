@@ -116,7 +116,7 @@ def shown_progress(job: Job) -> ProgressData:
     if not job.status.finished:
         return job.progress
     percent = 100 if job.status is JobStatus.COMPLETED else job.progress.percent
-    return replace(job.progress, percent=percent, eta_seconds=UNSET, rate=UNSET)
+    return replace(job.progress, percent=percent, eta_seconds=UNSET, eta=UNSET, rate=UNSET)
 
 
 def or_unset(value: T | None) -> T | UnsetType:

@@ -2,14 +2,18 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from prometheus_client import Histogram
 
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import CorruptRecord, StoreFailed
+from progressd.core.eta import Run
 from progressd.core.job import Job
 from progressd.core.messages import JobDeleted, JobStatus, StateChange
+
+RUNS_PER_KEY: Final = 20  # the newest ones
+MAX_RUNS: Final = 5000  # of all keys, about 700 bytes each
 
 
 class Change(NamedTuple):
@@ -24,6 +28,13 @@ class Deletion(NamedTuple):
 
     offset: int
     message: JobDeleted
+
+
+class KeyedRun(NamedTuple):
+    """A completed job, for estimates of similar jobs, which have the same key."""
+
+    key: str
+    run: Run
 
 
 class Filter(NamedTuple):
@@ -62,8 +73,17 @@ class Store(Protocol):
     async def reserve(self, offset: int) -> None:
         """Guarantee durably that no later daemon assigns an offset below `offset`."""
 
-    async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
-        """Store jobs, changes and batches atomically."""
+    async def commit(
+        self,
+        jobs: Iterable[Job],
+        changes: Sequence[Change],
+        batches: Iterable[JobBatch] = (),
+        runs: Sequence[KeyedRun] = (),
+    ) -> None:
+        """Store jobs, changes, batches and runs atomically."""
+
+    async def runs(self) -> list[KeyedRun]:
+        """Return the newest readable runs, oldest first."""
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """Return the jobs that exist. Raises CorruptRecord for an unreadable job."""

@@ -13,11 +13,12 @@ import msgspec
 from msgspec.structs import replace
 
 from progressd.core.batch import JobBatch
+from progressd.core.eta import Run
 from progressd.core.job import Job
 from progressd.core.json import UNDECODABLE, reason_of
 from progressd.core.messages import JobDeleted, StateChange
 from progressd.core.progress import Step
-from progressd.store.base import Change, Deletion
+from progressd.store.base import MAX_RUNS, RUNS_PER_KEY, Change, Deletion, KeyedRun
 from progressd.store.errors import UnreadableRow
 
 # As BLOBs: for text that is not UTF-8, Python raises an error that does not name the row.
@@ -28,6 +29,7 @@ JOB_AND_STEPS: Final = (
 BATCH: Final = JOB
 DELETION: Final = "offset, CAST(body AS BLOB)"
 CHANGE: Final = "offset, CAST(job_id AS BLOB), CAST(body AS BLOB)"
+RUN: Final = "id, CAST(key AS BLOB), CAST(body AS BLOB)"
 AMONG: Final = "IN (SELECT value FROM json_each(?))"  # not limited by the number of parameters of a statement
 DELETE_SECONDS: Final = 0.004  # target duration of a delete transaction, for which other writes wait
 
@@ -39,6 +41,7 @@ _decode_job = msgspec.json.Decoder(Job).decode
 _decode_steps = msgspec.json.Decoder(tuple[Step, ...]).decode
 _decode_batch = msgspec.json.Decoder(JobBatch).decode
 _decode_change = msgspec.json.Decoder(StateChange).decode
+_decode_run = msgspec.json.Decoder(Run).decode
 _decode_deletion = msgspec.json.Decoder(JobDeleted).decode
 
 
@@ -74,6 +77,11 @@ def deletion_of(row: tuple[int, bytes]) -> Deletion:
     return Deletion(row[0], _decoded(_decode_deletion, row[1], "deletion", row[0]))
 
 
+def run_of(row: Row) -> KeyedRun:
+    """Return the run of a row with the columns RUN."""
+    return KeyedRun(_text(row[1]), _decoded(_decode_run, row[2], "run", row[0]))
+
+
 def readable(decode: Callable[[Any], T], rows: Iterable[Any], on_unreadable: OnUnreadable) -> Iterator[T]:
     """Decode the readable rows, and skip unreadable ones."""
     for row in rows:
@@ -107,9 +115,13 @@ def in_json(values: Iterable[object]) -> str:
 
 
 def write(
-    db: sqlite3.Connection, jobs: Collection[Job], changes: Sequence[Change], batches: Iterable[JobBatch]
+    db: sqlite3.Connection,
+    jobs: Collection[Job],
+    changes: Sequence[Change],
+    batches: Iterable[JobBatch],
+    runs: Sequence[KeyedRun] = (),
 ) -> None:
-    """Store jobs, changes and batches. Call this in a transaction."""
+    """Store jobs, changes, batches and runs. Call this in a transaction."""
     timed = [job for job in jobs if job.steps]
     _put(db, "jobs", [replace(job, steps=()) if job.steps else job for job in jobs] if timed else jobs)
     if timed:
@@ -121,6 +133,12 @@ def write(
     rows = [(change.offset, change.message.job_id, _encode(change.message).decode()) for change in changes]
     db.executemany("INSERT INTO changes (offset, job_id, body) VALUES (?, ?, ?)", rows)
     _put(db, "batches", batches)
+    for one in runs:
+        row = db.execute("INSERT INTO runs (key, body) VALUES (?, ?)", (one.key, _encode(one.run).decode())).lastrowid
+        assert row is not None
+        db.execute("DELETE FROM runs WHERE id <= ?", (row - MAX_RUNS,))
+        older = "SELECT id FROM runs WHERE key = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
+        db.execute(f"DELETE FROM runs WHERE key = ? AND id <= ({older})", (one.key, one.key, RUNS_PER_KEY))
 
 
 def _put(db: sqlite3.Connection, table: str, documents: Iterable[Job | JobBatch]) -> None:

@@ -17,7 +17,7 @@ APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file, for `file`
 NEW_ID: Final = "lower(hex(randomblob(4)))"  # SQL expression for a new store id
 STORE_ID: Final = re.compile("[0-9a-f]{8}")
 MAX_OFFSET: Final = 2**53  # reached after 285 years at a million offsets a second
-TABLES: Final = {"meta", "jobs", "changes", "labels", "counts", "batches", "deletions", "timelines"}
+TABLES: Final = {"meta", "jobs", "changes", "labels", "counts", "batches", "deletions", "timelines", "runs"}
 
 # Triggers maintain the labels and counts of a job; its kind and its labels never change.
 COUNT: Final = """
@@ -129,6 +129,10 @@ MIGRATIONS: Final = (
     CREATE TRIGGER timeline_removed AFTER DELETE ON jobs BEGIN
         DELETE FROM timelines WHERE created_offset = OLD.created_offset;
     END;
+    """,
+    """
+    CREATE TABLE runs (id INTEGER PRIMARY KEY, key TEXT NOT NULL, body TEXT NOT NULL); -- of completed jobs
+    CREATE INDEX runs_by_key ON runs (key);
     """,
 )
 

@@ -23,7 +23,7 @@ from progressd.core.errors import CorruptRecord, StoreFailed, StoreFull
 from progressd.core.job import Job
 from progressd.core.messages import JobStatus
 from progressd.store import listing
-from progressd.store.base import Change, Deletion, Filter
+from progressd.store.base import Change, Deletion, Filter, KeyedRun
 from progressd.store.connection import BUSY_TIMEOUT, Checkpointer, WALLimits, connected
 from progressd.store.errors import UnreadableRow, damaged, shortage, store_error
 from progressd.store.listing import PAGE_BYTES
@@ -35,6 +35,7 @@ from progressd.store.rows import (
     DELETION,
     JOB,
     JOB_AND_STEPS,
+    RUN,
     batch_of,
     change_of,
     delete,
@@ -43,6 +44,7 @@ from progressd.store.rows import (
     job_of,
     job_with_steps_of,
     readable,
+    run_of,
     write,
 )
 from progressd.store.schema import read_meta
@@ -128,10 +130,20 @@ class SQLiteStore:
         # Even if the write-ahead log (WAL) is damaged, no offset is assigned twice.
         await self._in_thread(self._checkpointer.checkpoint, self._checkpointing)
 
-    async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
+    async def commit(
+        self,
+        jobs: Iterable[Job],
+        changes: Sequence[Change],
+        batches: Iterable[JobBatch] = (),
+        runs: Sequence[KeyedRun] = (),
+    ) -> None:
         """See Store."""
         jobs, batches = list(jobs), list(batches)
-        await self._transaction(lambda db: write(db, jobs, changes, batches))
+        await self._transaction(lambda db: write(db, jobs, changes, batches, runs))
+
+    async def runs(self) -> list[KeyedRun]:
+        """See Store."""
+        return await self._readable(run_of, f"SELECT {RUN} FROM runs ORDER BY id")
 
     async def last_seen(self) -> datetime | None:
         """See Store."""

@@ -25,17 +25,33 @@ export function stopwatch(seconds) {
   return `${s} s`;
 }
 
+const WIDE = 1.6; // an interval is shown if its end is this many times its beginning
+
 /**
- * Formats a forecast, rounded so that it does not flicker; empty once it has passed.
+ * Formats a forecast, rounded so that it does not flicker; empty once it has passed. The command line does the same.
  * @param {number} seconds
+ * @param {number} [low] the beginning of the interval, seconds
+ * @param {number} [high] its end
  */
-export function remaining(seconds) {
+export function remaining(seconds, low = seconds, high = seconds) {
   if (seconds <= 0) return '';
   if (seconds < 3) return 'nearly there';
+  if (seconds >= 10 && high >= WIDE * low) {
+    const [first, last, unit] = [rounded(low, high), rounded(high, high), unitOf(high)];
+    if (Number(first) === 0) return `up to ${last} ${unit} left`;
+    if (first !== last) return `${first}–${last} ${unit} left`;
+  }
   if (seconds < 20) return `${Math.ceil(seconds)} s left`;
-  if (seconds < 90) return `about ${Math.ceil(seconds / 5) * 5} s left`;
-  if (seconds < 5400) return `about ${Math.round(seconds / 60)} min left`;
-  return `about ${(seconds / 3600).toFixed(1)} h left`;
+  return `about ${rounded(seconds, seconds)} ${unitOf(seconds)} left`;
+}
+
+const unitOf = (seconds) => (seconds < 90 ? 's' : seconds < 5400 ? 'min' : 'h');
+
+/** Formats a duration without its unit, which fits the largest duration. */
+function rounded(seconds, largest) {
+  if (largest < 90) return String(seconds >= 20 ? Math.ceil(seconds / 5) * 5 : Math.round(seconds));
+  if (largest < 5400) return String(Math.round(seconds / 60));
+  return (seconds / 3600).toFixed(1);
 }
 
 /**

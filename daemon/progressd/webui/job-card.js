@@ -194,9 +194,12 @@ function timeOf(job) {
 }
 
 /** The remaining time; empty once a step takes longer than the previous steps predict. */
-function forecast({ ends_at: end, progress }) {
-  const seconds = end === undefined ? 0 : (end - now()) / 1000;
-  return seconds < 3 && progress?.percent < 75 ? '' : remaining(seconds);
+function forecast({ ends_at: end, ends_within: within, progress }) {
+  if (end === undefined) return '';
+  const left = (time) => Math.max(0, time - now()) / 1000;
+  const seconds = left(end);
+  if (seconds < 3 && progress?.percent < 75) return '';
+  return within ? remaining(seconds, left(within.earliest), left(within.latest)) : remaining(seconds);
 }
 
 /** @param {import('./jobs.js').Job} job a job that has started, and maybe finished */

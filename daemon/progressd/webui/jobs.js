@@ -21,6 +21,7 @@ import { now } from './clock.js';
  * @property {string} [started_at]
  * @property {string} [completed_at]
  * @property {number} [ends_at] forecast, milliseconds since the epoch by the server's clock; added by the page
+ * @property {{earliest: number, latest: number}} [ends_within] its interval of 80 %, in the same unit; added by the page
  * @property {Map<number, Preview>} [previews] newest preview by page number; added by the page
  *
  * @typedef {object} Progress
@@ -66,9 +67,11 @@ export const isOpenEnded = ({ status, progress }) =>
 const CHANGES = {
   progress(job, data, time) {
     if (isFinished(job)) return {};
-    const { eta_seconds: eta, ...progress } = data;
-    const ends_at = Date.parse(time) + eta * 1000; // counted from the message, which may be old
-    return { progress, ends_at: Number.isNaN(ends_at) ? undefined : ends_at };
+    const { eta_seconds: seconds, eta, ...progress } = data;
+    const from = Date.parse(time); // the message may be old
+    const ends_at = from + seconds * 1000;
+    if (Number.isNaN(ends_at)) return { progress, ends_at: undefined, ends_within: undefined };
+    return { progress, ends_at, ends_within: eta && { earliest: from + eta.low * 1000, latest: from + eta.high * 1000 } };
   },
   status_change(job, { new_status: status }, time) {
     if (isFinished(job)) return {};

@@ -1,0 +1,257 @@
+"""The remaining time of a job, from the speed of the job and from earlier runs of similar jobs.
+
+An `Estimator` belongs to one running job. It gets the progress with its times, and returns an `Eta`. A `Run` is what
+is kept of a finished job: its duration, its size, and the times at which it reached each twentieth.
+
+The estimate is a weighted mean, in logarithms, of two others. The first extrapolates the speed of the job, where later
+progress counts more. The second is the duration of earlier runs, scaled by size. The curve of earlier runs corrects
+both, because a percentage is rarely proportional to time. The weights are the inverse variances: earlier runs that
+differ much have a small weight, and so has the speed at the beginning. `benchmarks/eta` measures the errors with
+recorded runs, and `low` and `high` follow from these errors.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
+
+from progressd.core.eta_quantiles import OF_RUNS, OF_SPEED
+from progressd.core.messages import Eta
+
+Source: TypeAlias = Literal["history", "rate", "producer"]
+
+PARTS: Final = 20  # points of a curve, without its beginning
+MAX_WORDS: Final = 40  # words of a command that are compared
+MAX_WORD: Final = 80  # characters
+MIN_SECONDS: Final = 1.0  # shorter jobs are not kept: they end before anybody asks
+FORGET: Final = 0.85  # the weight of a run, compared with that of the next one
+INTERVAL: Final = 0.2  # seconds between two estimates; in between, the last one is valid
+SLACK: Final = 0.5  # seconds by which any estimate may be wrong, because starting and ending takes time
+JUMP: Final = 3.0  # % by which the remaining time may jump while the elapsed time grows by 1 %, and 1 s each second
+STEADY: Final = 1.05  # a smaller growth of the remaining time is not shown
+
+# Chosen for the smallest median error of the recorded runs.
+RECENT: Final = 1.0  # the weight of progress is this power of the time at which it was made
+SPEED_NOISE: Final = 0.35  # of the logarithm of the speed, in the middle of a job
+RUN_NOISE: Final = 0.25  # of the logarithm of the duration, if there is only one run
+RUN_PRIOR: Final = 1.5  # the number of runs that RUN_NOISE is worth
+CURVE_PRIOR: Final = 0.3  # the number of runs that a straight curve is worth
+
+
+class Run(Struct, frozen=True, array_like=True):
+    """A completed job. `words`: its command and options. `size`: its number of steps; 0 if unknown.
+
+    `curve`: the fraction of the time at which each twentieth was reached, from 5 % to 100 %; empty without progress.
+    """
+
+    words: tuple[str, ...]
+    seconds: float
+    size: int
+    curve: tuple[float, ...]
+
+
+class Expected(Struct, frozen=True):
+    """The expectation from earlier runs: their number, the duration, and the variance of its logarithm.
+
+    `curve`: the mean curve, from 0 to 1.
+    """
+
+    runs: int
+    seconds: float
+    variance: float
+    curve: tuple[float, ...]
+
+
+def words_of(name: str | None, options: Mapping[str, object]) -> tuple[str, ...]:
+    """Return what is compared between two jobs: the words of the name, and the options."""
+    words = [*(name or "").split(), *(f"{key}={value}" for key, value in options.items())]
+    return tuple(word[:MAX_WORD] for word in words[:MAX_WORDS])
+
+
+def shape_of(name: str | None) -> str:
+    """Return the program and the shape of its arguments: options without values, and `*` for all others."""
+    shape = list[str]()
+    for word in (name or "").split()[:MAX_WORDS]:
+        if not shape:
+            part = word.rpartition("/")[2]
+        else:
+            part = word.partition("=")[0].rstrip("0123456789") if word.startswith("-") else "*"
+        if part != "*" or shape[-1] != "*":
+            shape.append(part[:MAX_WORD])
+    return " ".join(shape)
+
+
+def expected(runs: Sequence[Run], words: tuple[str, ...], size: int) -> Expected | None:
+    """Return the expectation from the most similar runs, of which the newest is the last; None without runs."""
+    if not runs:
+        return None
+    alike = [sum(map(str.__eq__, run.words, words)) - abs(len(run.words) - len(words)) for run in runs]
+    most = max(alike)
+    similar = [run for run, same in zip(runs, alike, strict=True) if same == most]
+    exponent = _exponent(runs)
+    logs, weight = list[tuple[float, float]](), 1.0
+    curve, curves = [CURVE_PRIOR * (number + 1) / PARTS for number in range(PARTS)], CURVE_PRIOR
+    for run in reversed(similar):
+        scale = exponent * math.log(size / run.size) if size and run.size else 0.0
+        logs.append((weight, math.log(run.seconds) + scale))
+        if run.curve:
+            curve = [total + weight * one for total, one in zip(curve, run.curve, strict=True)]
+            curves += weight
+        weight *= FORGET
+    total = sum(weight for weight, _ in logs)
+    mean = sum(weight * log for weight, log in logs) / total
+    spread = sum(weight * (log - mean) ** 2 for weight, log in logs)
+    variance = (spread + RUN_PRIOR * RUN_NOISE**2) / (total + RUN_PRIOR) * (1 + 1 / total)
+    return Expected(len(similar), math.exp(mean), variance, (0.0, *(one / curves for one in curve)))
+
+
+def _exponent(runs: Sequence[Run]) -> float:
+    """Return the power of the size that the duration is proportional to, from 0 to 1; 1 if the sizes are similar."""
+    points = [(math.log(run.size), math.log(run.seconds)) for run in runs if run.size]
+    if len(points) < 3:
+        return 1.0
+    x = sum(size for size, _ in points) / len(points)
+    y = sum(seconds for _, seconds in points) / len(points)
+    spread = sum((size - x) ** 2 for size, _ in points)
+    if spread < 0.1:
+        return 1.0
+    return min(max(sum((size - x) * (seconds - y) for size, seconds in points) / spread, 0.0), 1.0)
+
+
+class Estimator:
+    """Estimate the remaining time of one job. Times are in seconds since its start, `done` is from 0 to 1.
+
+    `log`, `spread`, `place`: of the last estimate, the logarithm, its expected error, and the fraction of the time that
+    has passed. The measurement needs them.
+    """
+
+    __slots__ = ("_due", "_eta", "_expected", "_marks", "_shown", "_speed", "done", "elapsed", "log", "place", "size",
+                 "spread")  # fmt: skip
+
+    def __init__(self, known: Expected | None = None, size: int = 0) -> None:
+        self.elapsed = 0.0  # at the last estimate
+        self.done = 0.0
+        self.log = self.spread = self.place = 0.0
+        self._due = -1.0  # the elapsed time of the next estimate
+        self._eta: Eta | None = None
+        self._speed = 0.0  # fractions of the time in a second
+        self._marks = list[float]()  # the elapsed time at each twentieth
+        self.use(known, size)
+
+    def use(self, known: Expected | None, size: int) -> None:
+        """Use earlier runs, for a job of this size. The next estimate may differ from the last one by any amount."""
+        self.size = size
+        self._expected = known
+        self._due = -1.0
+        self._shown = -1.0  # the remaining time; negative if none was shown
+
+    def run(self, words: tuple[str, ...], seconds: float) -> Run:
+        """Return the completed job."""
+        curve = [round(min(mark / seconds, 1.0), 3) for mark in self._marks]
+        if curve:
+            curve += [1.0] * (PARTS - len(curve))
+        return Run(words, round(seconds, 2), self.size, tuple(curve))
+
+    def estimate(self, elapsed: float, done: float, given: float | None = None) -> Eta | None:
+        """Return the remaining time; None if it is unknown. `given`: the remaining time that the producer reports."""
+        marks = self._marks
+        crosses = done * PARTS >= len(marks) + 1
+        if elapsed < self._due and not crosses and given is None:
+            return self._eta
+        passed = max(elapsed - self.elapsed, 0.0)
+        if crosses:
+            self._mark(passed, done)
+        known = self._expected
+        if known is None:
+            place = done
+            step = done - self.done
+        else:
+            place = _at(known.curve, done)
+            step = place - self.place
+        if passed > 0:
+            if step < 0:  # the steps began again
+                self._speed = place / elapsed
+            else:
+                self._speed += min((1 + RECENT) * passed / elapsed, 1.0) * (step / passed - self._speed)
+        self.elapsed, self.done, self.place = elapsed, done, place
+        self._due = elapsed + INTERVAL
+        if given is not None:
+            self._eta = self._result(given, place, passed, "producer", 0)
+        elif known is not None:
+            self._eta = self._with_runs(known, place, passed)
+        elif self._speed > 0 and place > 0:
+            self._eta = self._result((1 - place) / self._speed, place, passed, "rate", 0)
+        else:
+            self._eta = None
+        return self._eta
+
+    def _mark(self, passed: float, done: float) -> None:
+        """Note the time at which each twentieth was reached, since the last estimate."""
+        moved = done - self.done
+        for number in range(len(self._marks) + 1, min(int(done * PARTS), PARTS) + 1):
+            part = (number / PARTS - self.done) / moved if moved > 0 else 1.0
+            self._marks.append(self.elapsed + passed * min(max(part, 0.0), 1.0))
+
+    def _with_runs(self, known: Expected, place: float, passed: float) -> Eta:
+        """Return the estimate from earlier runs and the speed. The duration is longer than the elapsed time."""
+        variance, left = known.variance, 1 - place
+        shape = min(math.pi / math.sqrt(3 * variance), 30.0)  # of a log-logistic distribution
+        survived = 1 + min(self.elapsed / known.seconds, 1e9) ** shape
+        seconds = known.seconds * (2 * survived - 1) ** (1 / shape)
+        if place <= 0:
+            seconds -= self.elapsed
+            self.log, self.spread = math.log(seconds + SLACK), math.sqrt(variance)
+            low = known.seconds * (survived / 0.9 - 1) ** (1 / shape) - self.elapsed
+            high = known.seconds * (survived / 0.1 - 1) ** (1 / shape) - self.elapsed
+            return self._limited(seconds, low, high, passed, "history", known.runs)
+        log, part = math.log(seconds * left + SLACK), 0.0
+        if self._speed > 0:
+            part = variance / (variance + SPEED_NOISE**2 * (left + 0.05) / place)
+            log += part * (math.log(left / self._speed + SLACK) - log)
+        self.log, self.spread = log, math.sqrt(variance * (1 - part))
+        return self._within(OF_RUNS, passed, "history" if part < 0.5 else "rate", known.runs)
+
+    def _result(self, seconds: float, place: float, passed: float, source: Source, runs: int) -> Eta:
+        self.log = math.log(seconds + SLACK)
+        self.spread = SPEED_NOISE * math.sqrt((1.05 - place) / (place + 0.01))
+        return self._within(OF_SPEED, passed, source, runs)
+
+    def _within(self, quantiles: Sequence[tuple[float, float, float]], passed: float, source: Source, runs: int) -> Eta:
+        """Return the estimate with the interval that fits the errors of recorded runs."""
+        number = self.place * (len(quantiles) - 1)
+        below = min(int(number), len(quantiles) - 2)
+        above, part = below + 1, number - below
+        low, middle, high = quantiles[below]
+        low_above, middle_above, high_above = quantiles[above]
+        log, spread = self.log, self.spread
+        return self._limited(
+            math.exp(log + spread * (middle + part * (middle_above - middle))) - SLACK,
+            math.exp(log + spread * (low + part * (low_above - low))) - SLACK,
+            math.exp(log + spread * (high + part * (high_above - high))) - SLACK,
+            passed,
+            source,
+            runs,
+        )
+
+    def _limited(self, seconds: float, low: float, high: float, passed: float, source: Source, runs: int) -> Eta:
+        """Return the estimate without jumps. What was shown before has become shorter by the time that passed."""
+        if self.place >= 1:
+            seconds = 0.0
+        elif self._shown >= 0:
+            before = max(self._shown - passed, 0.0)
+            room = passed + before * min(JUMP * passed / self.elapsed, 1.0) if passed else 0.0
+            grows_little = before < seconds < before * STEADY
+            seconds = before if grows_little else min(max(seconds, before - room), before + room)
+        seconds = max(seconds, 0.0)
+        self._shown = seconds
+        return Eta(round(seconds, 1), round(max(min(low, seconds), 0.0), 1), round(max(high, seconds), 1), source, runs)
+
+
+def _at(curve: Sequence[float], done: float) -> float:
+    """Return the fraction of the time at which the job has done this much."""
+    number = done * PARTS
+    below = int(number)
+    if below >= PARTS:
+        return curve[PARTS]
+    return curve[below] + (number - below) * (curve[below + 1] - curve[below])
