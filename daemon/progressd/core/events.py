@@ -62,8 +62,8 @@ class ReportedProgress(Struct, frozen=True, omit_defaults=True):
 
     `unit`: of the steps, such as B or pages. `rate`: for a producer whose rate the steps do not express. `phase`: a
     part of the job in which the steps may begin again; "" ends it. `tasks`: those that have changed. With one of these,
-    the steps may be omitted, and omitted values stay as they are. `eta_seconds`: the remaining time, for a producer that
-    knows it better than the daemon can estimate it.
+    the steps may be omitted, and omitted values stay as they are. `eta_seconds`: the remaining time, for a producer
+    that knows it better than the daemon can estimate it.
     """
 
     current_step: Count | None = None
