@@ -46,9 +46,11 @@ def test_a_script_reports_a_job_without_python(shell: list[str], way: str, daemo
     task = ("--task", "a", "--current", "3", "--total=6", "--unit", "B", "--phase", "Up", 'the "a"')
     assert emit(shell, *task, **where) == (0, "", "")
     assert emit(shell, "--task", "a", "--completed", **where) == (0, "", "")
+    assert emit(shell, "--task", "b", "--failed", "no space", **where) == (0, "", "")
     assert emit(shell, "--phase", "Down", "--unit", "B", **where) == (0, "", "")
     progress = seen(daemon, job_id)["progress"]
-    [done] = progress["tasks"]
+    [done, failed] = progress["tasks"]
+    assert (failed["state"], progress["step_name"]) == ("failed", "no space")
     assert done == {"id": "a", "name": 'the "a"', "current": 3, "total": 6, "state": "completed", "unit": "B"}
     assert (progress["phase"], progress["unit"]) == ("Down", "B")
     assert emit(shell, "--exit", "37", **where) == (0, "", "")

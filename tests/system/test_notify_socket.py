@@ -67,6 +67,13 @@ def test_errno_is_the_error() -> None:
     assert fed("ERRNO=99999", "ERRNO=x", "ERRNO=-1").error is None
 
 
+def test_the_unit_and_the_phase_are_fields() -> None:
+    notifications = Notifications()
+    assert notifications.feed(b"X_PROGRESSD_UNIT=pages\nX_PROGRESSD_PHASE=Scan\nSTATUS=3/12 Page 3")
+    notifications.feed(b"X_PROGRESSD_UNIT=" + b"x" * 21)
+    assert notifications.progress == ReportedProgress(3, 12, "Page 3", unit="pages", phase="Scan")
+
+
 @pytest.mark.parametrize("message", TO_SYSTEMD)
 def test_messages_to_systemd_are_no_progress(message: str) -> None:
     assert Notifications().feed(message.encode()) is False

@@ -253,4 +253,4 @@ def _percentage(task: Task) -> str:
 
 
 def _step(data: ProgressData) -> str:
-    return "  ".join(filter(None, [text.steps(data), text.printable(text.where(data))]))
+    return "  ".join(filter(None, [text.steps(data), text.where(data)]))

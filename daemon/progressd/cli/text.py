@@ -115,10 +115,13 @@ def rate(value: float | UnsetType, unit: str | UnsetType) -> str:
 
 
 def where(data: ProgressData) -> str:
-    """Return the phase and the name of the step. A step may have the name of its phase."""
-    if data.phase is UNSET or data.step_name.startswith(data.phase):
-        return data.step_name
-    return f"{data.phase}: {data.step_name}" if data.step_name else data.phase
+    """Return the phase and the name of the step."""
+    return phase_and_step(data.phase or "", data.step_name)
+
+
+def phase_and_step(phase: str, step: str) -> str:
+    """Return both on one line. A step may have the name of its phase."""
+    return printable(step if step.startswith(phase) else f"{phase}: {step}" if step else phase)
 
 
 def task_detail(task: TaskData) -> str:

@@ -64,8 +64,10 @@ class Notifications:
                 self._set(total_steps=int(value), percent=None)
             elif name == "step_name":
                 self._set(step_name=value)
+            elif name in ("unit", "phase"):
+                self._set(**{name: value})
 
-    def _set(self, *, step_name: str | None = None, **fields: float | None) -> None:
+    def _set(self, *, step_name: str | None = None, **fields: float | str | None) -> None:
         """Set fields of the progress. Raises ValueError if one is out of range."""
         named = {} if step_name is None else {"step_name": step_name[:MAX_NAME]}
         self.progress = msgspec.convert({**asdict(self.progress), **fields, **named}, ReportedProgress)

@@ -64,7 +64,7 @@ def _facts(job: dict[str, Any], url: str) -> Iterator[tuple[str, str]]:
     ]
     if any(moved):
         yield "Progress", ", ".join(filter(None, moved))
-    if step := text.printable(text.where(progress)):
+    if step := text.where(progress):
         yield "Step", step
     for name in ("created", "started", "completed"):
         if f"{name}_at" in job:
@@ -115,11 +115,11 @@ def _steps(job: dict[str, Any]) -> list[tuple[str, ...]]:
 
     rows = list[tuple[str, ...]]()
     for step in job.get("steps", ()):
-        parts = [text.printable(step[name]) for name in ("phase", "step_name") if step.get(name)]
+        name = text.phase_and_step(step.get("phase", ""), step["step_name"])
         merged = f" ({step['merged']} steps)" if "merged" in step else ""
         lasted = text.seconds(_seconds(step["started_at"], step["ended_at"])) if "ended_at" in step else ""
         rate = text.rate(step.get("rate", UNSET), step.get("unit", UNSET))
-        rows.append((text.local_time(step["started_at"]), lasted, rate, ": ".join(parts) + merged))
+        rows.append((text.local_time(step["started_at"]), lasted, rate, name + merged))
     return rows
 
 
