@@ -225,6 +225,8 @@ class Listener:
     async def _read_head(self, connection: Connection) -> bool:
         """Return whether a request head arrived in time."""
         limits = self._limits
+        if connection.read_head_nowait(limits.max_request_header_bytes):  # the usual case while many connect
+            return True
         with trio.move_on_after(REQUEST_GRACE if self._draining else limits.handshake_timeout) as timeout:
             self._heads[connection] = timeout
             try:
