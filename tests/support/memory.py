@@ -81,6 +81,9 @@ class MemoryTransport:
     async def wait_writable(self) -> None:
         await self._changed.wait_for(lambda: not self.full)
 
+    def receive_nowait(self, max_bytes: int) -> bytes:
+        return b""
+
     async def receive_some(self, max_bytes: int) -> bytes:
         return bytes(await self._from_client.receive_some(max_bytes))
 

@@ -167,27 +167,23 @@ class ConnectionLimiter:
     def check(self, client: Client) -> None:
         """Check the limits for another client. Raises TooManyConnections, TooManyOfAddress, TooManyOfKey."""
         limits, taken = self._limits, self._taken(client)
-        limits_by_kind: dict[str, float] = {
-            "all": limits.max_connections,
-            "address": limits.max_connections_per_address,
-            "key": limits.max_connections_per_key,
-            "token": limits.max_connections_per_token,
-        }
-        if within(client.address, limits.exempt_addresses):
-            limits_by_kind["address"] = math.inf
-        full = {
-            kind: limits_by_kind[kind] for kind, name in _groups(client) if taken[kind, name] >= limits_by_kind[kind]
-        }
-        if "all" in full:
-            raise TooManyConnections(f"all {full['all']} connections are in use")
-        if "address" in full:
-            raise TooManyOfAddress(f"{client.address} already has {full['address']} connections")
-        for kind in full:
-            raise TooManyOfKey(f"this {kind} already has {full[kind]} connections")
+        if taken["all", ""] >= limits.max_connections:
+            raise TooManyConnections(f"all {limits.max_connections} connections are in use")
+        address, most = client.address, limits.max_connections_per_address
+        if taken["address", counted_as(address)] >= most and not within(address, limits.exempt_addresses):
+            raise TooManyOfAddress(f"{address} already has {most} connections")
+        for kind, name, most in (
+            ("key", client.identity.key, limits.max_connections_per_key),
+            ("token", client.identity.token, limits.max_connections_per_token),
+        ):
+            if name and taken[kind, name] >= most:
+                raise TooManyOfKey(f"this {kind} already has {most} connections")
 
     def add(self, client: Client) -> None:
         """Add a client to the count."""
-        self._taken(client).update(_groups(client))
+        taken = self._taken(client)
+        for group in _groups(client):
+            taken[group] += 1
 
     def remove(self, client: Client) -> None:
         """Remove a client from the count."""

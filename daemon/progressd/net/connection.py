@@ -32,6 +32,9 @@ class Transport(Protocol):
     async def wait_writable(self) -> None:
         """Wait until `send` accepts bytes. Raises ClosedResourceError."""
 
+    def receive_nowait(self, max_bytes: int) -> bytes:
+        """Return the bytes that have arrived, or b"" if `receive_some` has to be called."""
+
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return the next bytes, or b"" at the end. Raises BrokenResourceError, ClosedResourceError."""
 
@@ -58,6 +61,12 @@ class SocketTransport:
     async def wait_writable(self) -> None:
         require_open(self.socket)
         await trio.lowlevel.wait_writable(self.socket)
+
+    def receive_nowait(self, max_bytes: int) -> bytes:
+        try:
+            return self.socket.recv(max_bytes)
+        except OSError:  # no bytes have arrived, or the socket is broken
+            return b""
 
     async def receive_some(self, max_bytes: int) -> bytes:
         # SocketStream.receive_some would keep 1.1 KiB of frames for each waiting connection.
@@ -131,12 +140,20 @@ class Connection:
         """Let these bytes be received next."""
         self.unread = data + self.unread
 
+    def read_head_nowait(self, max_bytes: int) -> bool:
+        """Read what has arrived, before any other read. Return whether `read_head` has nothing left to read."""
+        self.unread = self.transport.receive_nowait(min(HEAD_READ, max_bytes))
+        if not self._has_head(max_bytes):
+            return False
+        self.unread = self.unread.removeprefix(b"\r\n")
+        return True
+
     async def read_head(self, max_bytes: int) -> None:
         """Read until `unread` holds a request head, `max_bytes`, the start of a TLS handshake, or the end.
 
         Skips an empty line before the head (RFC 9112 §2.2).
         """
-        while b"\r\n\r\n" not in self.unread and len(self.unread) < max_bytes and not self.unread.startswith(TLS_HELLO):
+        while not self._has_head(max_bytes):
             data = await self.transport.receive_some(min(HEAD_READ, max_bytes - len(self.unread)))
             if not data:
                 break
@@ -189,6 +206,9 @@ class Connection:
     def close(self) -> None:
         """Close the socket at once."""
         self.transport.close()
+
+    def _has_head(self, max_bytes: int) -> bool:
+        return b"\r\n\r\n" in self.unread or len(self.unread) >= max_bytes or self.unread.startswith(TLS_HELLO)
 
     async def _receive_unread(self, max_bytes: int) -> bytes:
         await trio.lowlevel.checkpoint()

@@ -145,6 +145,9 @@ class Listener:
 
     async def run(self, listening: socket.socket) -> None:
         """Accept connections until cancelled. The socket is non-blocking and stays open."""
+        with contextlib.suppress(OSError):  # a Unix socket from systemd has no TCP options
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections inherit these options
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
         await accept_forever(listening, self._accept)
 
     def stop(self, listening: ListeningSocket) -> None:
@@ -189,9 +192,6 @@ class Listener:
             self._connection_log.finish(entry, failure)
 
     async def _open(self, sock: socket.socket, address: str, entry: LogEntry) -> None:
-        with contextlib.suppress(OSError):  # a Unix socket from systemd has no TCP options
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
         if self._tls is None:
             await self._serve(Connection(SocketTransport(sock), address, entry))
         else:
@@ -225,6 +225,8 @@ class Listener:
     async def _read_head(self, connection: Connection) -> bool:
         """Return whether a request head arrived in time."""
         limits = self._limits
+        if connection.read_head_nowait(limits.max_request_header_bytes):  # the usual case while many connect
+            return True
         with trio.move_on_after(REQUEST_GRACE if self._draining else limits.handshake_timeout) as timeout:
             self._heads[connection] = timeout
             try:

@@ -79,6 +79,9 @@ class TLSTransport:
         self._start_flush()
         await self._flushed.wait_for(lambda: not self._flushing)
 
+    def receive_nowait(self, max_bytes: int) -> bytes:
+        return b""  # before the TLS handshake
+
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return the next plaintext. The first call makes the TLS handshake."""
         await trio.lowlevel.checkpoint()
