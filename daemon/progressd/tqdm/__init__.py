@@ -33,7 +33,7 @@ class tqdm(Bar):  # type: ignore[misc]  # noqa: N801
         if self.pos == 0:
             name = self.desc.removesuffix(": ") if self.desc else "job"
             self._job = Job(**{"name": name, "stop_when_cancelled": False, **(job or {})})
-            self._job.__enter__()
+            self._job.start()
             self._report()
 
     def display(self, *args: Any, **options: Any) -> Any:
@@ -57,7 +57,7 @@ class tqdm(Bar):  # type: ignore[misc]  # noqa: N801
             self._job = None
             if error is None and sys.exc_info()[1] is not self._outer_error:  # of the iterable or a loop left early
                 error = sys.exc_info()[1]
-            job.__exit__(type(error), error, None)
+            job.end(error)
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         self._error = error
