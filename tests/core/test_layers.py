@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "lifecycle": "core engine ws http",
     "app": "core system config store broadcast auth files net engine producers runner ws http lifecycle",
     "cli": "core detect system config auth client app admin",
-    "integrations": "core client",
+    "integrations": "core detect client",
     "tqdm": "client",
     "__main__": "cli",
 }
@@ -51,7 +51,7 @@ ONLY_IN = {
     "click": {"cli"},
     "asyncio": {"client"},
     "anyio": {"client"},
-    "logging": {"system", "http", "client"},
+    "logging": {"system", "http", "client", "integrations"},
     "prometheus_client": {"engine", "http", "store"},
     "re2": {"core"},
 }
