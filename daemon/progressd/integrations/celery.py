@@ -1,13 +1,11 @@
 """`install(app)`: each task of a Celery app becomes a job of the same id."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any, Final
 
-from progressd.client.errors import JobCancelled
 from progressd.client.job import Job
-from progressd.integrations import Ends, required
+from progressd.integrations import LEASE, Ends, report, required, uuid_of
 
 with required("celery", "Celery"):
     from celery import Celery, Task, signals, states
@@ -15,7 +13,7 @@ with required("celery", "Celery"):
 
 __all__ = ["install"]
 
-LEASE: Final = 3600.0  # seconds; a task that waits for its next attempt reports nothing
+PROGRESS: Final = "PROGRESS"  # the state of a task that has progress, by convention
 INTERNAL: Final = "celery.*"  # Celery's own tasks
 
 
@@ -53,18 +51,8 @@ class _Tasks:
 
     def progress(self, task_id: str, state: str, meta: object) -> None:
         """Report what `update_state` gets. Raises JobCancelled."""
-        if (job := self._jobs.get(task_id)) is None:
-            return
-        if isinstance(meta, Mapping):
-            name = next((meta[key] for key in ("description", "status", "message", "step") if meta.get(key)), "")
-            given = {key: meta.get(key) for key in ("current", "total", "percent")}
-            if given["current"] is not None and given["total"]:
-                given["percent"] = None
-            job.progress(given["current"], given["total"], name or _named(state), given["percent"])
-        else:
-            job.progress(step_name=_named(state))
-        if job.cancelled:
-            raise JobCancelled(f"job {job.id} was cancelled")
+        if (job := self._jobs.get(task_id)) is not None:
+            report(job, meta if isinstance(meta, Mapping) else None, "" if state == PROGRESS else state.capitalize())
 
     def _begin(self, *, task_id: str, task: Task, **_: Any) -> None:
         if self._has(task):
@@ -106,22 +94,11 @@ class _Tasks:
         labels = {"worker": getattr(request, "hostname", None), "queue": _queue(request)}
         given = {name: str(value) for name, value in labels.items() if value}
         options = {**self._options, "labels": {**given, **self._options.get("labels", {})}}
-        return Job(task.name, job_id=_uuid(task_id), **options)
+        return Job(task.name, job_id=uuid_of(task_id), **options)
 
 
 def _queue(request: Any) -> str | None:
     return (getattr(request, "delivery_info", None) or {}).get("routing_key")
-
-
-def _uuid(task_id: str) -> str:
-    try:
-        return str(uuid.UUID(task_id))
-    except ValueError:
-        return str(uuid.uuid5(uuid.NAMESPACE_OID, task_id))
-
-
-def _named(state: str) -> str:
-    return "" if state == "PROGRESS" else state.capitalize()
 
 
 _update_state = Task.update_state
