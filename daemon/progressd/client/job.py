@@ -53,6 +53,7 @@ class Job:
         patience: The seconds that the end of the block waits for an unreachable daemon, such as during a restart.
         stop_when_cancelled: If the job is cancelled, raise JobCancelled from the next report, and interrupt an
             `async with` block at once. Otherwise only `cancelled` changes.
+        track_tqdm: Report the outermost bar of tqdm as the progress, while the job runs. Disabled bars are ignored.
         job_id: A UUID. By default a random one, or that of the existing job.
         timing: All other waits.
     """
@@ -71,6 +72,7 @@ class Job:
         lease_seconds: float | None = LEASE,
         patience: float = FLUSH_TIMEOUT,
         stop_when_cancelled: bool = True,
+        track_tqdm: bool = False,
         job_id: str | None = None,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
@@ -82,6 +84,7 @@ class Job:
         self._own = not outer
         self._where = (url, socket, key)
         self._stop_when_cancelled = stop_when_cancelled
+        self._track_tqdm = track_tqdm
         self._patience = check("patience", values.seconds, patience, FLUSH_TIMEOUT)
         self._lease = None if lease_seconds is None else check("lease_seconds", values.lease, lease_seconds, LEASE)
         self._step = 0
@@ -260,15 +263,27 @@ class Job:
             on_cancelled=on_cancelled,
             on_finished=on_finished,
         )
+        self._track_bars(begin=True)
         try:
             self._reporter.start()
         except BaseException as error:  # such as KeyboardInterrupt; the block does not run
             self._finish(error)
             raise
 
+    def _track_bars(self, *, begin: bool) -> None:
+        if self._track_tqdm:
+            try:
+                from progressd.client import tqdm_bars
+            except ModuleNotFoundError as error:
+                log.warning("%s: track_tqdm has no effect: %s is not installed", self.name, error.name)
+                self._track_tqdm = False
+            else:
+                (tqdm_bars.begin if begin else tqdm_bars.end)(self.progress)
+
     def _finish(self, error: BaseException | None) -> ReporterThread | None:
         """Report the end. Return the reporter to wait for; None if the interpreter exits or nothing is reported."""
         self._ended = True
+        self._track_bars(begin=False)
         if self._reporter is None or os.getpid() != self._process or sys.is_finalizing():
             return None
         interrupted = error is not None and not isinstance(error, Exception | SystemExit)
