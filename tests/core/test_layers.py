@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "app": "core system config store broadcast auth files net engine producers runner ws http lifecycle",
     "cli": "core detect system config auth client app admin",
     "integrations": "core detect client",
-    "tqdm": "client",
+    "tqdm": "integrations",
     "__main__": "cli",
 }
 CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "re2", "typing"}

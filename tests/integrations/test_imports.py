@@ -15,7 +15,7 @@ def imported(module: str, before: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-@pytest.mark.parametrize("module", ["celery", "ocrmypdf", "rich", "rq"])
+@pytest.mark.parametrize("module", ["celery", "ocrmypdf", "rich", "rq", "tqdm"])
 def test_nothing_of_the_daemon_is_imported(module: str) -> None:
     done = imported(module)
     assert done.returncode == 0, done.stderr
@@ -23,7 +23,9 @@ def test_nothing_of_the_daemon_is_imported(module: str) -> None:
     assert not SERVER & set(done.stdout.split())
 
 
-@pytest.mark.parametrize(("module", "package"), [("celery", "Celery"), ("ocrmypdf", "OCRmyPDF"), ("rq", "RQ")])
+@pytest.mark.parametrize(
+    ("module", "package"), [("celery", "Celery"), ("ocrmypdf", "OCRmyPDF"), ("rq", "RQ"), ("tqdm", "tqdm")]
+)
 def test_a_missing_library_is_named(module: str, package: str) -> None:
     told = imported(module, f"sys.modules[{module!r}] = None").stderr.splitlines()[-1]
     assert told.endswith(f"Error: progressd.integrations.{module} needs {package}: pip install {module}")

@@ -14,7 +14,19 @@ PLUGIN = ["--plugin", "progressd.integrations.ocrmypdf"]
 
 
 def ocrmypdf(daemon: ServedDaemon, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-W", "ignore", "-m", "ocrmypdf", *PLUGIN, "--output-type", "pdf", *map(str, arguments)]
+    words = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "ocrmypdf",
+        *PLUGIN,
+        "--output-type",
+        "pdf",
+        "--tesseract-timeout",
+        "0",
+        *map(str, arguments),
+    ]
     environment = {**os.environ, "PROGRESSD_URL": daemon.url}
     return subprocess.run(words, env=environment, stderr=subprocess.PIPE, text=True, timeout=2 * PATIENCE, check=False)
 

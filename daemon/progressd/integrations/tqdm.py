@@ -1,14 +1,16 @@
-"""`from progressd.tqdm import tqdm` instead of `from tqdm import tqdm`: each outermost bar is also a job."""
+"""`tqdm` and `trange` instead of those of tqdm: each outermost bar is also a job."""
 
 import io
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tqdm import tqdm as Bar  # noqa: N812, the class has the name that its users import
-
 from progressd.client.errors import JobCancelled
 from progressd.client.job import Job
+from progressd.integrations import required
+
+with required("tqdm", "tqdm"):
+    from tqdm import tqdm as Bar  # noqa: N812, the class has the name that its users import
 
 __all__ = ["tqdm", "trange"]
 
