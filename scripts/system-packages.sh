@@ -21,6 +21,7 @@ need apache2 apache2-bin
 need rsync rsync
 need git git
 need progress progress
+need valkey-server valkey-server
 if [ "${1-}" = tools ]; then
     need zstd zstd
     need qemu-img qemu-utils

@@ -1,15 +1,20 @@
 """Loops as jobs: `progressd.track`, and the bars of tqdm."""
 
+import itertools
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import progressd
 import pytest
-from progressd.client import JobCancelled
+from progressd.client import Job, JobCancelled
 from progressd.tqdm import tqdm, trange
-from support.reporting import newest, request, to
-from support.serving import ServedDaemon
+from support.reporting import newest, request, seen, status, to
+from support.serving import PATIENCE, ServedDaemon
 from support.waiting import until
+from tqdm import tqdm as Bar  # noqa: N812, the class of any program
 
 
 def broken() -> Iterator[int]:
@@ -127,3 +132,54 @@ def test_a_cancelled_job_ends_the_loop_of_a_bar(daemon: ServedDaemon) -> None:
     with pytest.raises(JobCancelled):
         for _ in bar(daemon, endless(), "endless", mininterval=0.01):
             pass
+
+
+def test_any_bar_in_the_block_reports_the_job(daemon: ServedDaemon) -> None:
+    with Job("bars", track_tqdm=True, **to(daemon)) as job:
+        for _ in Bar(range(4), desc="outer", mininterval=0):
+            for _ in Bar(range(3), desc="inner", leave=False, mininterval=0):
+                pass
+        list(Bar(range(9), disable=True))
+    list(Bar(range(7)))
+    shown = seen(daemon, job)
+    assert (shown["status"], shown["progress"]["current_step"], shown["progress"]["total_steps"]) == ("completed", 4, 4)
+    assert shown["progress"]["step_name"] == "outer"
+
+
+def test_a_bar_belongs_to_the_job_of_its_thread(daemon: ServedDaemon) -> None:
+    def work(job: Job, total: int) -> None:
+        with job:
+            both.wait(PATIENCE)
+            bar = Bar(total=total, position=0)
+            bar.update(total)
+            bar.close()
+
+    both = threading.Barrier(2)
+    jobs = {total: Job(f"thread {total}", track_tqdm=True, **to(daemon)) for total in (3, 5)}
+    threads = [threading.Thread(target=work, args=(job, total)) for total, job in jobs.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert [seen(daemon, job)["progress"]["current_step"] for job in jobs.values()] == [3, 5]
+
+
+def test_a_cancelled_job_ends_its_bar(daemon: ServedDaemon) -> None:
+    with Job("bars", track_tqdm=True, **to(daemon)) as job:
+        until(lambda: status(daemon, job) == "processing")
+        assert request(daemon, "DELETE", job).is_success
+        with pytest.raises(JobCancelled):
+            sum(Bar(itertools.count(), mininterval=0))
+
+
+def test_without_tqdm_the_work_continues(daemon: ServedDaemon) -> None:
+    program = f"""
+import logging, sys
+logging.basicConfig(format="%(message)s")
+sys.modules["tqdm"] = None
+from progressd.client import Job
+with Job("bars", track_tqdm=True, url={daemon.url!r}):
+    print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert (done.stdout, done.stderr) == ("done\n", "bars: track_tqdm has no effect: tqdm is not installed\n")

@@ -34,8 +34,8 @@ MAY_IMPORT = {
     "lifecycle": "core engine ws http",
     "app": "core system config store broadcast auth files net engine producers runner ws http lifecycle",
     "cli": "core detect system config auth client app admin",
-    "integrations": "core client",
-    "tqdm": "client",
+    "integrations": "core detect client",
+    "tqdm": "integrations",
     "__main__": "cli",
 }
 CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "re2", "typing"}
@@ -52,7 +52,7 @@ ONLY_IN = {
     "click": {"cli"},
     "asyncio": {"client"},
     "anyio": {"client"},
-    "logging": {"system", "http", "client"},
+    "logging": {"system", "http", "client", "integrations"},
     "prometheus_client": {"engine", "http", "store"},
     "re2": {"core"},
 }

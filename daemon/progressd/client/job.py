@@ -54,6 +54,8 @@ class Job:
         patience: The seconds that the end of the block waits for an unreachable daemon, such as during a restart.
         stop_when_cancelled: If the job is cancelled, raise JobCancelled from the next report, and interrupt an
             `async with` block at once. Otherwise only `cancelled` changes.
+        track_tqdm: Report the outermost bar of tqdm as the progress, while the job runs. Disabled bars are ignored.
+        job_id: A UUID. By default a random one, or that of the existing job.
         timing: All other waits.
     """
 
@@ -71,16 +73,19 @@ class Job:
         lease_seconds: float | None = LEASE,
         patience: float = FLUSH_TIMEOUT,
         stop_when_cancelled: bool = True,
+        track_tqdm: bool = False,
+        job_id: str | None = None,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         self._values = check = values.Checker(log.warning)
         self._timing = timing
         self.name = check.name = check("name", values.name, name) or "job"
-        outer = os.environ.get("PROGRESSD_JOB_ID")
-        self.id = values.encodable(outer) if outer else str(uuid.uuid4())
+        outer = None if job_id else os.environ.get("PROGRESSD_JOB_ID")
+        self.id = values.encodable(outer or job_id or uuid.uuid4())
         self._own = not outer
         self._where = (url, socket, key)
         self._stop_when_cancelled = stop_when_cancelled
+        self._track_tqdm = track_tqdm
         self._patience = check("patience", values.seconds, patience, FLUSH_TIMEOUT)
         self._lease = None if lease_seconds is None else check("lease_seconds", values.lease, lease_seconds, LEASE)
         self._step = 0
@@ -207,13 +212,35 @@ class Job:
         begun = dict.fromkeys(("_reporter", "_process", "_where", "_scope", "_acknowledged")) if self._reporter else {}
         return {**self.__dict__, **begun}
 
-    def __enter__(self) -> Self:
+    def start(self, *, begun: bool = False) -> Self:
+        """Begin the job, in a program that has no block for it. `begun`: another process has begun it."""
+        if begun:
+            self._pending.drop_progress()
         self._start()
         return self
 
+    def end(self, error: BaseException | None = None, wait: float = math.inf) -> None:
+        """End the job as its block would, and `wait`."""
+        if self._finish(error) is not None:
+            self.wait(min(wait, self._timing.loop_timeout) if event_loop.is_running() else wait)
+
+    def wait(self, seconds: float = math.inf) -> bool:
+        """Wait until the daemon has accepted the end, or cannot be reached. Return whether that is so."""
+        if self._reporter is None or os.getpid() != self._process:
+            return True
+        self._reporter.wait(seconds)
+        return self._reporter.time_left() <= 0
+
+    def release(self, wait: float = math.inf) -> None:
+        """Stop reporting without an end of the job, because another process continues it."""
+        self._own = False
+        self.end(wait=wait)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if (reporter := self._finish(error)) is not None:
-            reporter.wait(self._timing.loop_timeout if event_loop.is_running() else math.inf)
+        self.end(error)
 
     async def __aenter__(self) -> Self:
         import anyio
@@ -265,15 +292,27 @@ class Job:
             on_cancelled=on_cancelled,
             on_finished=on_finished,
         )
+        self._track_bars(begin=True)
         try:
             self._reporter.start()
         except BaseException as error:  # such as KeyboardInterrupt; the block does not run
             self._finish(error)
             raise
 
+    def _track_bars(self, *, begin: bool) -> None:
+        if self._track_tqdm:
+            try:
+                from progressd.client import tqdm_bars
+            except ModuleNotFoundError as error:
+                log.warning("%s: track_tqdm has no effect: %s is not installed", self.name, error.name)
+                self._track_tqdm = False
+            else:
+                (tqdm_bars.begin if begin else tqdm_bars.end)(self.progress)
+
     def _finish(self, error: BaseException | None) -> ReporterThread | None:
         """Report the end. Return the reporter to wait for; None if the interpreter exits or nothing is reported."""
         self._ended = True
+        self._track_bars(begin=False)
         if self._reporter is None or os.getpid() != self._process or sys.is_finalizing():
             return None
         interrupted = error is not None and not isinstance(error, Exception | SystemExit)

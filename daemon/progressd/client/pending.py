@@ -60,6 +60,10 @@ class PendingEvents:
         """Replace the waiting progress."""
         self._progress = self._last = self._event("progress", data)
 
+    def drop_progress(self) -> None:
+        """Send no progress, not even at the start."""
+        self._progress = self._last = None
+
     def end(self, type_: str | None, data: Mapping[str, Any]) -> None:
         """Add the last event. `type_`: None if another program ends the job."""
         self._end = None if type_ is None else self._event(type_, data)

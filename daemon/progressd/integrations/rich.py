@@ -37,7 +37,7 @@ class Progress(rich.progress.Progress):
             if self._job is None:
                 name = Text.from_markup(description).plain or "job"
                 job = Job(**{"name": name, "stop_when_cancelled": False, **self._arguments})
-                self._job = job.__enter__()
+                self._job = job.start()
         self._report(task)
         return task
 
@@ -79,7 +79,7 @@ class Progress(rich.progress.Progress):
         finally:
             job, self._job = self._job, None
             if job is not None:
-                job.__exit__(type(error), error, None)
+                job.end(error)
 
     def _report(self, task_id: TaskID) -> None:
         job = self._job

@@ -1,14 +1,16 @@
-"""`from progressd.tqdm import tqdm` instead of `from tqdm import tqdm`: each outermost bar is also a job."""
+"""`tqdm` and `trange` instead of those of tqdm: each outermost bar is also a job."""
 
 import io
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tqdm import tqdm as Bar  # noqa: N812, the class has the name that its users import
-
 from progressd.client.errors import JobCancelled
 from progressd.client.job import Job
+from progressd.integrations import required
+
+with required("tqdm", "tqdm"):
+    from tqdm import tqdm as Bar  # noqa: N812, the class has the name that its users import
 
 __all__ = ["tqdm", "trange"]
 
@@ -33,7 +35,7 @@ class tqdm(Bar):  # type: ignore[misc]  # noqa: N801
         if self.pos == 0:
             name = self.desc.removesuffix(": ") if self.desc else "job"
             self._job = Job(**{"name": name, "stop_when_cancelled": False, **(job or {})})
-            self._job.__enter__()
+            self._job.start()
             self._report()
 
     def display(self, *args: Any, **options: Any) -> Any:
@@ -57,7 +59,7 @@ class tqdm(Bar):  # type: ignore[misc]  # noqa: N801
             self._job = None
             if error is None and sys.exc_info()[1] is not self._outer_error:  # of the iterable or a loop left early
                 error = sys.exc_info()[1]
-            job.__exit__(type(error), error, None)
+            job.end(error)
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         self._error = error

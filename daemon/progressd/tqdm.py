@@ -1,0 +1,5 @@
+"""A short name of `progressd.integrations.tqdm`."""
+
+from progressd.integrations.tqdm import tqdm, trange
+
+__all__ = ["tqdm", "trange"]
