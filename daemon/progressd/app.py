@@ -109,8 +109,7 @@ async def started(
         async with trio.open_nursery() as tasks:
             daemon = Daemon(settings, store, tasks, read_settings or (lambda: settings))
             await daemon.start()
-            async with daemon.http.running():
-                yield daemon, sockets
+            yield daemon, sockets
             tasks.cancel_scope.cancel()
 
 
@@ -162,10 +161,7 @@ class Daemon:
 
     def _services(self) -> AppContext:
         metrics = MetricsCollector(
-            jobs=self.registry,
-            broadcaster=self.broadcaster,
-            ingest=self.ingest,
-            store=self.store,
+            engine=self.engine,
             job_files=self.files.usage,
             watchers=self.watchers,
             streams=self.streams,

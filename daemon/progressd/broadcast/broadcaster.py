@@ -123,13 +123,10 @@ class ReaderOutbox:
 
     async def wait(self) -> bool:
         """Wait for a message; return False after the end. Raises SlowConsumer if messages were dropped."""
-        while not self._backlog:
-            if self._code is SLOW_CONSUMER:
-                raise SlowConsumer("the reader was too slow and missed messages")
-            if self._code is not None:
-                return False
-            await self._changed.wait()
-        return True
+        await self._changed.wait_for(lambda: self._backlog or self._code is not None)
+        if not self._backlog and self._code is SLOW_CONSUMER:
+            raise SlowConsumer("the reader was too slow and missed messages")
+        return bool(self._backlog)
 
 
 class Reader:

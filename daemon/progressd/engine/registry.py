@@ -21,7 +21,6 @@ from progressd.core.errors import NotFound
 from progressd.core.job import Job
 from progressd.core.messages import Cursor, JobStatus, Progress
 from progressd.store.base import Store
-from progressd.system.condition import Condition
 
 MAX_FINISHED: Final = 1000  # finished jobs in memory: most requests for a finished job arrive soon after its end
 MAX_FINISHED_BYTES: Final = 32 * 1024 * 1024  # estimated bytes of memory
@@ -154,7 +153,7 @@ class Registry:
         self._ends: dict[str, trio.Event] = {}
         self._run_queue = RunQueue()
         self._positions: dict[str, int] | None = None  # in the queue; None if it has changed
-        self._queued = Condition()
+        self._queued = trio.Event()
 
     async def load(self) -> None:
         """Read the unfinished jobs from the store."""
@@ -278,7 +277,8 @@ class Registry:
     def _queue(self, job: Job) -> None:
         if job.status is JobStatus.QUEUED and job.pipeline is not None:
             self._run_queue.add(job)
-            self._queued.notify()
+            self._queued.set()
+            self._queued = trio.Event()
 
 
 class Batches:

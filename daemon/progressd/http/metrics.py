@@ -11,15 +11,12 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from progressd.broadcast.broadcaster import Broadcaster
 from progressd.core.batch import BatchStatus
 from progressd.core.messages import JobStatus
-from progressd.engine.ingest import Ingest
-from progressd.engine.registry import Registry
+from progressd.engine.access import Engine
 from progressd.files.quota import DiskUsage
 from progressd.http.streams import StreamRegistry
 from progressd.net.connection_log import ConnectionLog
-from progressd.store.base import Store
 from progressd.ws.server import WebSocketServer
 
 LAG_INTERVAL: Final = 0.5  # seconds between two measurements
@@ -29,10 +26,7 @@ LAG_INTERVAL: Final = 0.5  # seconds between two measurements
 class MetricsCollector(Collector):
     """Collect the metrics of all parts of the daemon. `run` measures the event loop."""
 
-    jobs: Registry
-    broadcaster: Broadcaster
-    ingest: Ingest
-    store: Store
+    engine: Engine
     job_files: DiskUsage
     watchers: WebSocketServer
     streams: StreamRegistry
@@ -74,7 +68,7 @@ class MetricsCollector(Collector):
         )
 
     def _job_metrics(self) -> Iterator[Metric]:
-        counters = self.ingest.counters
+        counters = self.engine.ingest.counters
         yield _counters(
             "superbook_jobs", "Jobs that reached this status.", "status", [(s, counters.jobs[s]) for s in JobStatus]
         )
@@ -86,22 +80,22 @@ class MetricsCollector(Collector):
         )
         yield from counters.processing.collect()
         yield _counter("superbook_pages_processed", "Pages of completed jobs.", counters.pages)
-        yield _gauge("progressd_unfinished_jobs", "Unfinished jobs.", len(self.jobs.unfinished))
+        yield _gauge("progressd_unfinished_jobs", "Unfinished jobs.", len(self.engine.registry.unfinished))
         yield _gauge(
             "progressd_job_files_bytes", "Bytes of the files of jobs, with uploads in progress.", self.job_files.total
         )
 
     def _event_metrics(self) -> Iterator[Metric]:
-        counters, broadcaster = self.ingest.counters, self.broadcaster
+        ingest, broadcaster = self.engine.ingest, self.engine.broadcaster
         yield _counters(
             "progressd_events",
             "Events from producers and from the daemon itself.",
             "outcome",
-            [("accepted", counters.events), ("rejected", counters.rejected)],
+            [("accepted", ingest.counters.events), ("rejected", ingest.counters.rejected)],
         )
-        yield _gauge("progressd_ingest_queue_length", "Commands that wait in the ingest queue.", self.ingest.queued)
-        yield from self.ingest.health.commit_durations.collect()
-        yield from self.store.delete_durations.collect()
+        yield _gauge("progressd_ingest_queue_length", "Commands that wait in the ingest queue.", ingest.queued)
+        yield from ingest.health.commit_durations.collect()
+        yield from self.engine.store.delete_durations.collect()
         yield _counter(
             "progressd_deliveries",
             "Live messages for each watcher, before filters, and without replays.",

@@ -105,9 +105,7 @@ class AccessMiddleware:
         self._registry = context.engine.registry
 
     async def __call__(self, scope: ASGIScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        assert scope["type"] == "http"
         rejected = Counter[str]() if scope["path"].startswith(HEALTH) else self._context.metrics.rejected
         origin = header(scope["headers"], b"origin")
         allowed = origin in self._context.settings.server.allowed_origins

@@ -21,7 +21,6 @@ from progressd.core.messages import encode
 from progressd.engine.ingest import Ingest, Outcome
 from progressd.net.listener import accept_forever
 from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, SEND_TIMEOUT, TURN_LINES, Ack, LineBatch, NDJSONReader, Turn
-from progressd.system.condition import Condition
 
 POLL_INTERVAL: Final = 0.005  # seconds between two rounds, unless a producer waits for an answer or a turn was full
 MAX_READY: Final = 8  # producers per epoll call; the kernel rotates among the ready ones
@@ -131,7 +130,7 @@ class ProducerConnection:
         self._answers = SocketOutbox(self, MAX_ANSWERS, nursery.start_soon, self._abort)
         self._with_logs: LineBatch | None = None  # submitted by this connection, because logs may be slow
         self._undecided = 0  # number of batches
-        self._decided = Condition()
+        self._decided = trio.Event()
         self._ended = False  # the producer has closed its side
         self._cut = False  # the daemon stopped reading, perhaps within a line
         self._send_timeout = math.inf  # seconds for the producer to read its answers
@@ -148,7 +147,9 @@ class ProducerConnection:
                     await self._answers_sent()
             if self._idle.cancelled_caught:
                 self._answers.write(_last_answer(_idle(self._idle_timeout)))
-            await self._decided.wait_for(lambda: not self._undecided)
+            while self._undecided:
+                self._decided = trio.Event()
+                await self._decided.wait()
             self._send_timeout = min(self._send_timeout, SEND_TIMEOUT)
             await self._answers_sent()
         finally:
@@ -223,7 +224,7 @@ class ProducerConnection:
     def decided(self, batch: LineBatch, outcomes: Sequence[Outcome]) -> None:
         """Answer lines with a `ref`, and rejected lines, for the poller."""
         self._undecided -= 1
-        self._decided.notify()
+        self._decided.set()
         self._restart_idle_timer()
         if batch.asks or any(isinstance(outcome, ProgressdError) for outcome in outcomes):
             answers = self._lines.answers(batch, outcomes)

@@ -74,12 +74,8 @@ class Checkpointer:
         self._path = path.with_name(path.name + "-wal")
         self._db = db
         self._limits = limits
-        self._written = trio.Event()
+        self.written = trio.Event()  # set after each commit
         self._warned = False
-
-    def written(self) -> None:
-        """Record that a commit was written."""
-        self._written.set()
 
     def size(self) -> int:
         """Return the size of the WAL in bytes. Raises OSError."""
@@ -95,9 +91,9 @@ class Checkpointer:
     ) -> None:
         """Keep the WAL short until cancelled. Both arguments run a function in a thread; the second blocks writes."""
         while True:
-            await self._written.wait()
+            await self.written.wait()
             await trio.sleep(self._limits.interval)
-            self._written = trio.Event()
+            self.written = trio.Event()
             try:
                 if self.size() > self._limits.checkpoint:
                     await beside_the_writer(self.checkpoint)

@@ -295,7 +295,7 @@ class SQLiteStore:
                 error.undecided = True
             raise
         finally:
-            self._checkpointer.written()
+            self._checkpointer.written.set()
 
     async def _in_thread(self, function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
         """Run a function in a thread. Raises StoreFailed. A damaged file is never written, to avoid losing data."""

@@ -22,13 +22,9 @@ class Condition:
             self._changed.set()
             self._changed = None
 
-    async def wait(self) -> None:
-        """Wait for the next call of `notify`."""
-        if self._changed is None:
-            self._changed = trio.Event()
-        await self._changed.wait()
-
     async def wait_for(self, predicate: Callable[[], object]) -> None:
         """Wait until the predicate is true. Return without a checkpoint if it is already true."""
         while not predicate():
-            await self.wait()
+            if self._changed is None:
+                self._changed = trio.Event()
+            await self._changed.wait()

@@ -143,7 +143,7 @@ class WebSocketServer:
         """Count a client. Raises Unavailable if a limit is reached."""
         if self._draining is not None:
             raise Stopping("the daemon is stopping")
-        client = client._replace(publishes=publishes(websocket.target))
+        client = Client(client.address, client.identity, publishes(websocket.target))
         self._connection_limiter.check(client)
         self._connection_limiter.add(client)
         self._open[websocket] = client

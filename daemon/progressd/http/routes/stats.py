@@ -115,7 +115,7 @@ async def _jobs() -> JobStats:
         seconds = [job.elapsed_seconds for job in newest if job.elapsed_seconds is not None]
         mean, pages = sum(seconds) / len(seconds) if seconds else 0.0, sum(job.page_count or 0 for job in newest)
     else:
-        counters = context.app.metrics.ingest.counters
+        counters = context.app.engine.ingest.counters
         mean, pages = counters.mean_processing_seconds, counters.pages
     return JobStats(
         total_jobs=sum(counts.values()),
@@ -136,7 +136,7 @@ async def _batches() -> BatchStats:
         found = [await context.view.find_batch(batch_id) for batch_id in ids]
         counts = Counter([batch.status for batch in found if batch is not None])
     else:
-        counts = Counter(await context.app.metrics.store.batch_counts())
+        counts = Counter(await context.app.engine.store.batch_counts())
     return BatchStats(
         total=counts.total(),
         completed=sum(count for status, count in counts.items() if status.finished),

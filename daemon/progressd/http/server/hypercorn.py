@@ -1,18 +1,16 @@
 """The HTTP server: the application on Hypercorn, over connections that the listener accepts.
 
-Checked with Hypercorn 0.17.3 and 0.18.0, whose `WorkerContext`, `Lifespan` and `TaskGroup` this uses.
+Checked with Hypercorn 0.17.3 and 0.18.0, whose `WorkerContext` and `TaskGroup` this uses. The application receives no
+lifespan events, because it has no tasks of its own.
 """
 
 import logging
 import math
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Final, cast
 
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
@@ -66,17 +64,6 @@ class HTTPServer:
             limits,
             self.budget,
         )
-
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
-        """Run the application's startup and shutdown around the block."""
-        lifespan = Lifespan(self._app, self._config, {})
-        async with trio.open_nursery() as nursery:
-            await nursery.start(lifespan.handle_lifespan)
-            await lifespan.wait_for_startup()
-            yield
-            await lifespan.wait_for_shutdown()
-            nursery.cancel_scope.cancel()
 
     async def serve(self, connection: Connection) -> bool:
         """Serve requests until the connection ends. Return whether to pass it to the WebSocket server."""
