@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from progressd.client.errors import JobCancelled
     from progressd.client.job import Job
+    from progressd.client.log_handler import LogHandler
 
-__all__ = ["Job", "JobCancelled"]
+__all__ = ["Job", "JobCancelled", "LogHandler"]
+_MODULES = {"Job": "job", "JobCancelled": "errors", "LogHandler": "log_handler"}
 
 
 def __getattr__(name: str) -> object:
     """Import a class on first use, so that commands that need only other modules start faster."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{'job' if name == 'Job' else 'errors'}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -26,9 +26,9 @@ TOO_MANY: Final = 429  # HTTP status
 
 
 def interval_for(url: str) -> float:
-    """Return the seconds between two requests: a daemon limits those from other hosts."""
+    """Return the seconds between two requests: a daemon limits those from other hosts. `url`: "" for a socket."""
     host = urlsplit(url).hostname or ""
-    return INTERVAL if host in ("localhost", "::1") or host.startswith("127.") else REMOTE_INTERVAL
+    return INTERVAL if host in ("", "localhost", "::1") or host.startswith("127.") else REMOTE_INTERVAL
 
 
 class LogSender(threading.Thread):
@@ -56,7 +56,7 @@ class LogSender(threading.Thread):
         self._seq = 0
         self._events: Sequence[Event] = ()  # taken, and not acknowledged
         self._over = threading.Event()
-        self._hurry = threading.Event()  # retry at once, because the program has ended
+        self._hurry = threading.Event()  # the program has ended
         self.unsent = False
 
     def run(self) -> None:
@@ -128,10 +128,14 @@ class LogSender(threading.Thread):
         self._events = ()
         return ""
 
-    def finish(self, seconds: float) -> bool:
-        """Send the rest, for at most `seconds`. Return whether everything was sent. Blocks."""
+    def hurry(self) -> None:
+        """Accept nothing more, and send the rest without pauses."""
         self.queue.close()
         self._hurry.set()
+
+    def finish(self, seconds: float) -> bool:
+        """Send the rest, for at most `seconds`. Return whether everything was sent. Blocks."""
+        self.hurry()
         self.join(seconds)
         self._over.set()
         return not (self.is_alive() or self.unsent)
