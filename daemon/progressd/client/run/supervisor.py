@@ -115,8 +115,9 @@ class CommandJob:
         if self.log is None:
             return
         with trio.move_on_after(LOG_TIMEOUT if received else 0) as self._reporter.ending:
+            self.log.hurry()
             while self.log.is_alive():
-                await trio.to_thread.run_sync(self.log.finish, LOG_POLL)
+                await trio.to_thread.run_sync(self.log.join, LOG_POLL)
         if not self.log.finish(0) and received:
             self.say("the daemon did not receive the end of the log")
 
