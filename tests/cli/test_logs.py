@@ -38,7 +38,7 @@ def logs(url: str, *arguments: str) -> list[str]:
 @contextlib.contextmanager
 def started(program: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(
-        program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        program, 0, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     ) as process:
         try:
             yield process
