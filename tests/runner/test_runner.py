@@ -434,7 +434,10 @@ async def test_jobs_start_in_order_within_the_slots(tmp_path: Path) -> None:
 
 
 async def test_a_job_without_its_files_fails_alone(tmp_path: Path) -> None:
-    pipelines = {"pdf": shell('rm -rf "$(dirname "$0")"; echo bad >&2; exit 1'), "next": shell("true")}
+    pipelines = {
+        "pdf": shell('d=$(dirname "$0"); rm -rf "$d"; touch "$d"; echo bad >&2; exit 1'),
+        "next": shell("true"),
+    }
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
         done = await run(daemon, "pdf")
         assert done.error == "Pipeline error: the daemon failed to run pdf (see its log)"

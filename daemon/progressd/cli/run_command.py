@@ -6,7 +6,7 @@ Until the command has been started, nothing may be imported that takes long, suc
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from progressd.client.endpoint import DEFAULT_URL, checked_url, request_headers
 from progressd.client.errors import ClientError
@@ -16,6 +16,10 @@ from progressd.client.run.launch import Command, become_reaper, launch, recorded
 from progressd.client.run.options import RunOptions, parsed
 from progressd.core.errors import ProgressdError
 from progressd.system.private_socket import PrivateSocket
+
+if TYPE_CHECKING:
+    from progressd.client.log_sender import LogSender
+    from progressd.client.rest import RestClient
 
 NOT_FOUND: Final = 127  # a shell's exit statuses
 NOT_EXECUTABLE: Final = 126
@@ -104,15 +108,22 @@ def _report(
     notify: PrivateSocket | None,
 ) -> int:
     """Report a command until its end, and return the exit status. `failure`: why it was not started."""
+
+    def client() -> "RestClient":
+        from progressd.client.rest import RestClient
+
+        return RestClient(url, options.key, timeout=registering.TIMEOUT)
+
+    log: LogSender | None = None
     if started is not None:
-        from progressd.client.log_sender import LogQueue, LogSender, interval_for
+        from progressd.client import log_sender
         from progressd.client.run.output import Outputs
 
-        log_queue = LogQueue() if options.log and not plan.keeps_streams else None
-        outputs = Outputs(started, plan.detection(), _say_unwritten, log_queue)  # passes the output on from now on
+        if options.log and not plan.keeps_streams:
+            log = log_sender.LogSender(job_id, client, lambda text: job.say(text), log_sender.interval_for(url))
+        outputs = Outputs(started, plan.detection(), _say_unwritten, log.queue if log else None)  # passes it on
     import trio
 
-    from progressd.client.rest import RestClient
     from progressd.client.run.reporter import event_of, failure_of
     from progressd.client.run.supervisor import CommandJob
 
@@ -123,14 +134,11 @@ def _report(
             what = f"{error_sentence(what, Remote(url, options.key))}; the command continues"
         _print(f"progressd: {what}")
 
-    def client() -> RestClient:
-        return RestClient(url, options.key, timeout=registering.TIMEOUT)
-
     job = CommandJob(client, job_id, registration, say, received, known, notify)
     if started is not None:
-        if log_queue is not None:
-            job.log = LogSender(log_queue, job_id, client, job.say, interval_for(url))
-            job.log.start()
+        if log is not None:
+            job.log = log
+            log.start()
         status = trio.run(job.run, started, outputs, older)
         if options.verbose:
             _print(f"progressd: progress from: {outputs.source or 'nowhere'}")

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from progressd.client.errors import JobCancelled
     from progressd.client.job import Job
+    from progressd.client.log_handler import LogHandler
     from progressd.client.watcher import watch
 
-__all__ = ["Job", "JobCancelled", "watch"]
-_MODULES = {"Job": "job", "JobCancelled": "errors", "watch": "watcher"}
+__all__ = ["Job", "JobCancelled", "LogHandler", "watch"]
+_MODULES = {"Job": "job", "JobCancelled": "errors", "LogHandler": "log_handler", "watch": "watcher"}
 
 
 def __getattr__(name: str) -> object:

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -19,19 +20,24 @@ import msgspec
 
 from progressd.client import event_loop, values
 from progressd.client.errors import JobCancelled
+from progressd.client.log_sender import LogSender, interval_for
 from progressd.client.pending import PendingEvents
 from progressd.client.reporter import DEFAULT_TIMING, ReporterThread, Timing
 from progressd.client.task import Task, Tasks
 from progressd.client.transport import transport_to
+from progressd.core.events import LogStream
 
 if TYPE_CHECKING:
     import anyio
 
 LEASE: Final = 60.0  # seconds
 FLUSH_TIMEOUT: Final = 60.0  # seconds
+LOG_TIMEOUT: Final = 10.0  # seconds to send the rest of the log
 INTERRUPTED_FLUSH_TIMEOUT: Final = 5.0  # seconds, after an interrupt
 
 log = logging.getLogger("progressd.client")
+
+_LOG_LOCK = threading.Lock()  # for the first lines of a log, in any thread
 
 
 def _nothing() -> None:
@@ -99,6 +105,8 @@ class Job:
         self._ended = False
         self._process: int | None = os.getpid()
         self._reporter: ReporterThread | None = None  # None until the block begins
+        self._log: LogSender | None = None  # None until the first line
+        self._log_warned = False
         self._scope: anyio.CancelScope | None = None
         self._acknowledged: anyio.Event | None = None
         self._pending = PendingEvents(self.id, self._registration(input_filename, options, labels))
@@ -200,6 +208,48 @@ class Job:
         tasks = self._tasks.data
         return {**counts, **self._details, **({"tasks": tasks} if tasks else {})}
 
+    def log(self, text: str, stream: str = "stdout") -> None:
+        """Add lines to the log of the job; `stream`: stdout or stderr. Never waits, and raises nothing.
+
+        The lines are sent in order by a thread. If they come much faster than they can be sent, the log says how many
+        bytes are missing.
+        """
+        if self._ended or os.getpid() != self._process:  # a fork has no thread
+            if not self._log_warned:
+                self._log_warned = True
+                log.warning("%s: lines are logged only inside the block, in its own process", self.name)
+            return
+        lines = f"{text}\n".encode("utf-8", "replace")
+        with _LOG_LOCK:
+            if self._log is None:
+                url, path, _ = self._where
+                url = url or ("" if path else os.environ.get("PROGRESSD_URL", ""))
+                connect = transport_to(*self._where, os.environ)
+                self._log = LogSender(self.id, connect, self._log_failed, interval_for(url))
+                if self._reporter is not None:
+                    self._start_log()
+        self._log.queue.put(LogStream.STDERR if stream == "stderr" else LogStream.STDOUT, lines)
+
+    def _log_failed(self, sentence: str) -> None:
+        log.warning("%s: %s", self.name, sentence)
+
+    def _start_log(self) -> None:
+        assert self._log is not None
+        try:
+            self._log.start()
+        except RuntimeError as error:
+            self._log_failed(f"the log is not kept: {error}")
+
+    def _finish_log(self, seconds: float) -> None:
+        """Wait until the log was sent. Blocks."""
+        if self._log is not None and self._log.ident is not None and not self._log.finish(seconds):
+            self._log_failed("the daemon did not receive the end of the log")
+
+    @property
+    def _log_timeout(self) -> float:
+        """Return the seconds for the rest of the log: none if not even the end was received."""
+        return LOG_TIMEOUT if self._pending.over else 0.0
+
     def result(self, output_path: str | None = None, page_count: int | None = None) -> None:
         """Set the result, which is sent when the job completes: the URL of the output and the number of pages."""
         self._result = {
@@ -210,7 +260,7 @@ class Job:
     def __getstate__(self) -> dict[str, object]:
         """Return the state for a copy, such as in another process. The copy of a job that has begun reports nothing."""
         begun = dict.fromkeys(("_reporter", "_process", "_where", "_scope", "_acknowledged")) if self._reporter else {}
-        return {**self.__dict__, **begun}
+        return {**self.__dict__, **begun, "_log": None}
 
     def start(self, *, begun: bool = False) -> Self:
         """Begin the job, in a program that has no block for it. `begun`: another process has begun it."""
@@ -222,7 +272,10 @@ class Job:
     def end(self, error: BaseException | None = None, wait: float = math.inf) -> None:
         """End the job as its block would, and `wait`."""
         if self._finish(error) is not None:
-            self.wait(min(wait, self._timing.loop_timeout) if event_loop.is_running() else wait)
+            in_loop = event_loop.is_running()
+            self.wait(min(wait, self._timing.loop_timeout) if in_loop else wait)
+            if not in_loop:
+                self._finish_log(min(wait, self._log_timeout))
 
     def wait(self, seconds: float = math.inf) -> bool:
         """Wait until the daemon has accepted the end, or cannot be reached. Return whether that is so."""
@@ -260,6 +313,8 @@ class Job:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        import anyio
+
         try:
             if self._scope is not None:
                 self._scope.__exit__(kind, error, traceback)
@@ -271,6 +326,9 @@ class Job:
             if reporter is not None and not isinstance(error, GeneratorExit):  # the generator cannot await
                 assert self._acknowledged is not None
                 await event_loop.wait_for_end(reporter, self._acknowledged, INTERRUPTED_FLUSH_TIMEOUT)
+                if self._log is not None:
+                    finish = partial(self._finish_log, self._log_timeout)
+                    await anyio.to_thread.run_sync(finish, abandon_on_cancel=True)
         if self._scope is not None and self._scope.cancelled_caught:
             raise JobCancelled(f"job {self.id} was cancelled") from None
 
@@ -293,6 +351,8 @@ class Job:
             on_finished=on_finished,
         )
         self._track_bars(begin=True)
+        if self._log is not None:
+            self._start_log()
         try:
             self._reporter.start()
         except BaseException as error:  # such as KeyboardInterrupt; the block does not run
@@ -318,6 +378,8 @@ class Job:
         interrupted = error is not None and not isinstance(error, Exception | SystemExit)
         patience = min(self._patience, INTERRUPTED_FLUSH_TIMEOUT) if interrupted else self._patience
         self._reporter.finish(lambda pending: self._close(pending, error), patience)
+        if self._log is not None:
+            self._log.hurry()
         return self._reporter
 
     def _close(self, pending: PendingEvents, error: BaseException | None) -> None:

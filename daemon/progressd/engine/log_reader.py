@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import msgspec
 import trio
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from progressd.auth.authenticator import Identity
 from progressd.core.errors import InvalidInput, OutOfScope
@@ -35,7 +36,7 @@ _SECONDS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 class LogStart(Struct, frozen=True):
-    """Where to begin: at an `offset` of an earlier message, at a time, or with the last lines."""
+    """Where to begin: at an `offset` of an earlier message, at a time of the log, or with the last lines."""
 
     offset: Annotated[int, Meta(ge=0, le=2**60)] | None = None
     tail: Annotated[int, Meta(ge=0, le=2**31)] | None = None
@@ -77,12 +78,12 @@ class LogReaders:
 
     @asynccontextmanager
     async def open(self, job: Job, start: LogStart, default_tail: int | None = TAIL) -> AsyncGenerator[LogWatcher]:
-        """Open a log. The reading ends once the job has finished and its log is complete. Raises InvalidInput.
+        """Open a log. The reading ends once the job has finished and its log is complete.
 
         `default_tail`: the number of lines to begin with; None for all.
         """
         tail = default_tail if start.tail is None else start.tail
-        since = "" if start.since is None else time_of(start.since)
+        since = start.since or ""
         position = 0 if start.offset is None and start.tail is None and tail is None else start.offset
         watcher = await self._logs.watch(job.id, position=None if since else position, tail=tail or 0, since=since)
         try:
@@ -149,6 +150,7 @@ def log_text(output: LogText, chunk: Chunk) -> bytes:
 def parsed_start(query: dict[str, str]) -> LogStart:
     """Return where to begin. Raises InvalidInput."""
     try:
-        return msgspec.convert(query, LogStart, strict=False)
+        start = msgspec.convert(query, LogStart, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the query is wrong: {error}") from None
+    return start if start.since is None else replace(start, since=time_of(start.since))

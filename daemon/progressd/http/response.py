@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import trio
 from quart.wrappers import Request, Response
+from quart.wrappers.response import DataBody
 from quart_trio.wrappers.response import TrioFileBody, TrioResponse
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
@@ -25,15 +26,30 @@ class FileBody(TrioFileBody):
 
     async def make_conditional(self, begin: int, end: int | None, max_partial_size: int | None = None) -> int:
         """Select a range; a negative `begin` counts from the end. Returns the size of the whole file."""
-        self.begin = max(0, self.size + begin) if begin < 0 else begin
-        self.end = self.size if end is None else min(end, self.size)
-        if self.begin >= self.end:
-            raise RequestedRangeNotSatisfiable(self.size)
+        self.begin, self.end = _range(self.size, begin, end)
         return self.size
 
     def leave_out(self) -> None:
         """Send nothing, for HEAD."""
         self.end = self.begin
+
+
+class TextBody(DataBody):
+    """A body in memory that supports the same ranges."""
+
+    async def make_conditional(self, begin: int, end: int | None, max_partial_size: int | None = None) -> int:
+        """Select a range. Returns the size of the whole body."""
+        self.begin, self.end = _range(len(self.data), begin, end)
+        return len(self.data)
+
+
+def _range(size: int, begin: int, end: int | None) -> tuple[int, int]:
+    """Return a range within a body. Raises RequestedRangeNotSatisfiable."""
+    begin = max(0, size + begin) if begin < 0 else begin
+    end = size if end is None else min(end, size)
+    if begin >= end:
+        raise RequestedRangeNotSatisfiable(size)
+    return begin, end
 
 
 class FileResponse(TrioResponse):

@@ -217,7 +217,9 @@ class ProducerConnection:
         if (batch := self._with_logs) is None:
             return
         outcomes = await self._lines.outcomes(batch)
-        await self._decided.wait_for(lambda: self._undecided <= 1)  # answers are in order
+        while self._undecided > 1:  # answers are in order
+            self._decided = trio.Event()
+            await self._decided.wait()
         self._with_logs = None
         self.decided(batch, outcomes)
 

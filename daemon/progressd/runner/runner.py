@@ -30,6 +30,7 @@ from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
 from progressd.files.job_files import JobFiles
 from progressd.net.request import download_path
+from progressd.runner.log import PipelineLog
 from progressd.runner.orphans import JOB, MARK, ProcessRecords
 from progressd.runner.output import OutputParser
 from progressd.runner.process import ChildProcess, ResourceLimits
@@ -65,6 +66,7 @@ class Runner:
         self._children = ProcessRecords(settings.state_dir, ingest.store_id)
         self._left = dict[str, str]()  # by job, processes that could not be stopped
         self._taking = trio.CancelScope()
+        self._logging: trio.Nursery | None = None  # for the logs of jobs, which may take longer than the jobs
 
     def apply_settings(self, settings: Settings) -> None:
         """Use new settings. Running jobs keep the old settings, and the number of slots does not change."""
@@ -73,6 +75,7 @@ class Runner:
     async def run(self) -> None:
         """Recover the jobs of an earlier daemon, then run jobs until cancelled, or drained after `stop_taking`."""
         async with trio.open_nursery() as nursery:
+            self._logging = nursery
             with self._taking:
                 await self._recover()
                 while True:
@@ -228,11 +231,15 @@ class Runner:
     ) -> CompletedEvent | ErrorEvent:
         output = OutputParser(job.id, self._ingest, detector, always=pipeline.progress_pattern is not None)
         timeout = pipeline.timeout or self._settings.runner.job_timeout
+        log_of_job = PipelineLog(self._files.logs, job.id, job.attempt)
+        assert self._logging is not None
+        self._logging.start_soon(log_of_job.run)
         try:
             with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
                 estimates = pipeline.progress_pattern is None and pipeline.preset != NONE
-                status = await self._run_child(job, child, output, notify, estimates=estimates)
+                status = await self._run_child(job, child, output, log_of_job, notify, estimates=estimates)
         finally:
+            log_of_job.close()
             if child.processes:
                 log.info("ended the processes of a job", job_id=job.id, processes=child.processes - len(child.left))
             if child.left:
@@ -260,7 +267,14 @@ class Runner:
             log.warning("cannot keep the stderr of a pipeline", job_id=job.id, error=str(error))
 
     async def _run_child(
-        self, job: Job, child: ChildProcess, output: OutputParser, notify: NotifySocket | None, *, estimates: bool
+        self,
+        job: Job,
+        child: ChildProcess,
+        output: OutputParser,
+        log_of_job: PipelineLog,
+        notify: NotifySocket | None,
+        *,
+        estimates: bool,
     ) -> int:
         """Run the child until it exits. Raises Conflict if the job ends first."""
         async with trio.open_nursery() as nursery:
@@ -283,12 +297,16 @@ class Runner:
                         before = found
                         await output.on_position(*found)
 
+            async def on_chunk(stream: int, chunk: bytes) -> None:
+                log_of_job.put(stream, chunk)
+                await output.on_chunk(stream, chunk)
+
             nursery.start_soon(stop_when_ended)
             if estimates:
                 nursery.start_soon(estimate)
             if notify is not None:
                 nursery.start_soon(read_notifications, notify)
-            status = await child.run(output.on_stdout, output.on_chunk)
+            status = await child.run(output.on_stdout, on_chunk)
             if notify is not None and (last := notify.receive_nowait()) is not None:
                 await output.on_notification(last)
             nursery.cancel_scope.cancel()

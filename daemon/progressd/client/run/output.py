@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from progressd.client.run.launch import Command
 from progressd.client.run.plan import Detection
-from progressd.core.events import ReportedProgress
+from progressd.core.events import LogStream, ReportedProgress
 
 if TYPE_CHECKING:
-    from progressd.client.log_sender import LogQueue
     from progressd.detect.output_filter import OutputFilter
+    from progressd.system.log_queue import LogQueue
 
 PIPE_TIMEOUT: Final = 1.0  # seconds to wait for other processes with the stream, after the exit of the command
 MAX_PIPE_BYTES: Final = 1024 * 1024  # bytes to read after the exit: the capacity of a pipe
@@ -29,7 +29,7 @@ SAMPLE: Final = 4096  # bytes of that end
 DRAIN: Final = 1.0  # seconds to pass on what a stopped command has written
 STDOUT: Final = 1
 STDERR: Final = 2
-NAMES: Final = {STDOUT: "stdout", STDERR: "stderr"}  # in the log
+LOGGED: Final = {STDOUT: LogStream.STDOUT, STDERR: LogStream.STDERR}
 DESCRIPTOR: Final = 3  # the detector's number for a descriptor that only carries progress
 ESTIMATE: Final = "the position in the file that it reads (estimate)"
 NOTIFICATIONS: Final = "sd_notify"
@@ -201,7 +201,7 @@ class Outputs:
                 on_error,
                 closes=source != command.master,
                 output_filter=detection.new_filter() if detection.new_filter and stream in (STDOUT, STDERR) else None,
-                log=partial(log.put, NAMES[stream]) if log is not None and stream in NAMES else None,
+                log=partial(log.put, LOGGED[stream]) if log is not None and stream in LOGGED else None,
             )
             for stream, source in command.sources.items()
         }

@@ -54,11 +54,6 @@ class JobReporter:
         self._newest: Mapping[str, Any] | None = None  # the last reported progress, which may have been lost
         self.ending: trio.CancelScope | None = None  # set while the end is reported
 
-    @property
-    def is_known(self) -> bool:
-        """Return whether the daemon knows the job."""
-        return self._known
-
     def give_up(self) -> bool:
         """Stop the wait for an unreachable daemon at the end. Return whether the end is being reported."""
         if self.ending is not None:
@@ -70,14 +65,15 @@ class JobReporter:
         self._newest = event_of("progress", **msgspec.to_builtins(progress))
         await self.report(self._newest)
 
-    async def end(self, event: Mapping[str, Any]) -> None:
-        """Report the end, with retries if a daemon has ever answered."""
+    async def end(self, event: Mapping[str, Any]) -> bool:
+        """Report the end, with retries if a daemon has ever answered. Return whether the daemon received it."""
         with trio.move_on_after(END_TIMEOUT) as self.ending:
             while True:
                 if await self.report(event) or not (self._known or self._maybe_known):
-                    return
+                    return self._known
                 await trio.sleep(1)
         self._say("the daemon did not receive the end of the command")
+        return False
 
     async def report(self, event: Mapping[str, Any] | None) -> bool:
         """Report an event, or only renew the lease. Return whether no retry is needed."""

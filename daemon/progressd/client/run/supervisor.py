@@ -92,8 +92,8 @@ class CommandJob:
             self._say_all()
             if outputs.has_progress:
                 await self._report_progress()
-            await self._reporter.end(self._last(status))
-            await self._finish_log()
+            received = await self._reporter.end(self._last(status))
+            await self._finish_log(received=received)
             listening.cancel_scope.cancel()
         if command.cgroup is not None:
             command.cgroup.remove()
@@ -112,14 +112,15 @@ class CommandJob:
         for what in unsaid or ():
             self._print(what)
 
-    async def _finish_log(self) -> None:
-        """Send the rest of the log, if a daemon answers and the user does not interrupt it."""
+    async def _finish_log(self, *, received: bool) -> None:
+        """Send the rest of the log, if a daemon received the end, and until the user interrupts it."""
         if self.log is None:
             return
-        with trio.move_on_after(LOG_TIMEOUT if self._reporter.is_known else 0) as self._reporter.ending:
+        with trio.move_on_after(LOG_TIMEOUT if received else 0) as self._reporter.ending:
+            self.log.hurry()
             while self.log.is_alive():
-                await trio.to_thread.run_sync(self.log.finish, LOG_POLL)
-        if not self.log.finish(0):
+                await trio.to_thread.run_sync(self.log.join, LOG_POLL)
+        if not self.log.finish(0) and received:
             self.say("the daemon did not receive the end of the log")
 
     async def run_nothing(self, event: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from progressd.engine.log_reader import LINE_RATE, LogStart, log_messages, log_t
 from progressd.files.job_logs import Chunk, LogWatcher
 from progressd.http.context import RequestContext, request_context
 from progressd.http.openapi import described
+from progressd.http.response import TextBody
 from progressd.http.routes.sse import COMMENT, HEADERS
 from progressd.http.schemas import EVENT_STREAM
 from progressd.net.request import LogTextQuery
@@ -47,10 +48,10 @@ async def job_log(job_id: str) -> Response:
         context.app.streams.require_room(context.client)
     if not follow and "Range" in request.headers:
         whole = await _whole(context, job, start, output)
-        response = Response(whole, 200, HEADERS, content_type=TEXT)
+        response = Response(TextBody(whole), 200, HEADERS, content_type=TEXT)
         await response.make_conditional(request, accept_ranges=True, complete_length=len(whole))
         return response
-    body = b"" if request.method == "HEAD" else TextBody(context, job, start, output, follow=follow)
+    body = b"" if request.method == "HEAD" else LiveText(context, job, start, output, follow=follow)
     response = Response(body, 200, HEADERS, content_type=TEXT)
     response.accept_ranges = "none" if follow else "bytes"
     response.timeout = None
@@ -165,7 +166,7 @@ class LogBody(ResponseBody):
         raise NotImplementedError
 
 
-class TextBody(LogBody):
+class LiveText(LogBody):
     """The log as text."""
 
     def __init__(self, context: RequestContext, job: Job, start: LogStart, output: LogText, *, follow: bool) -> None:

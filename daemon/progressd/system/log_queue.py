@@ -1,0 +1,138 @@
+"""What a program has written and is not in its log yet, within bounds.
+
+If the log is slower than the program, the oldest output that waits stays, and the newest; of the rest, only the number
+of bytes. The output is kept as it is, because making lines of it takes longer than a fast program should wait.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from progressd.core.events import LogStream
+from progressd.core.output_lines import MAX_PENDING, OutputLines, whole_characters
+
+MAX_HEAD: Final = 1 << 20  # bytes that wait; beyond them, more may be lost
+MAX_TAIL: Final = 3 << 20  # bytes of the newest output that wait after them
+MAX_TEXT: Final = 32768  # bytes of text in one entry
+MAX_TAKEN: Final = 1 << 18  # bytes of output taken at once
+GAP_INTERVAL: Final = 1.0  # seconds between two gaps, so that long pieces of a fast output are kept
+
+
+class LogEntry(NamedTuple):
+    """Text for a log. `time`: seconds since 1970. Text without a line feed at its end is the beginning of a line."""
+
+    time: float
+    stream: LogStream
+    text: bytes
+
+
+def _all(text: bytes) -> bytes:
+    return text
+
+
+class LogQueue:
+    """One thread takes; `put` may be called in any, and never waits.
+
+    `on_put` is called for output that can be taken. `select` removes lines that do not belong in the log.
+    """
+
+    def __init__(
+        self,
+        on_put: Callable[[], object],
+        select: Callable[[bytes], bytes] = _all,
+        max_pending: int = MAX_PENDING,
+    ) -> None:
+        self._on_put = on_put
+        self._select = select
+        self._max_pending = max_pending
+        self._lock = threading.Lock()
+        self._head = deque[LogEntry]()  # with empty text, the stream is silent
+        self._tail = deque[LogEntry]()
+        self._head_size = 0
+        self._tail_size = 0
+        self._lost = 0  # bytes between head and tail
+        self._gap_at = -GAP_INTERVAL  # time of the last gap
+        self._closed = False
+        self._lines = dict[LogStream, OutputLines]()
+
+    def put(self, stream: LogStream, chunk: bytes) -> None:
+        """Add output; an empty chunk if the stream is silent, so its incomplete line may be a question."""
+        entry = LogEntry(time.time(), stream, chunk)
+        with self._lock:
+            if not self._tail and self._head_size + len(chunk) <= MAX_HEAD:
+                self._head.append(entry)
+                self._head_size += len(chunk)
+            else:
+                self._tail.append(entry)
+                self._tail_size += len(chunk)
+                while self._tail_size > MAX_TAIL:
+                    dropped = len(self._tail.popleft().text)
+                    self._tail_size -= dropped
+                    self._lost += dropped
+        self._on_put()
+
+    def close(self) -> None:
+        """Note that nothing more will be put."""
+        self._closed = True
+        self._on_put()
+
+    @property
+    def empty(self) -> bool:
+        """Return whether nothing waits."""
+        return not (self._head or self._tail or self._lost)
+
+    @property
+    def ended(self) -> bool:
+        """Return whether nothing more will come."""
+        return self._closed and self.empty
+
+    def take(self) -> list[LogEntry]:
+        """Return the next entries. After a gap, there may be none for a moment. The last call is after `close`."""
+        with self._lock:
+            lost = 0
+            if not self._head and self._may_take_tail():
+                self._head, self._tail = self._tail, self._head
+                self._head_size, self._tail_size = self._tail_size, 0
+                lost, self._lost = self._lost, 0
+            taken, size = list[LogEntry](), 0
+            while self._head and size < MAX_TAKEN:
+                taken.append(self._head.popleft())
+                size += len(taken[-1].text)
+            self._head_size -= size
+        entries = list[LogEntry]()
+        if lost:
+            self._end_lines(entries)
+            text = f"{lost} bytes of output are missing here: they were written faster than they were kept\n"
+            entries.append(LogEntry(time.time(), LogStream.NOTE, text.encode()))
+        for at, stream, chunk in taken:
+            lines = self._lines.setdefault(stream, OutputLines(self._max_pending))
+            self._add(entries, at, stream, lines.feed(chunk) if chunk else lines.quiet())
+        if self.ended:
+            self._end_lines(entries)
+        return entries
+
+    def _may_take_tail(self) -> bool:
+        now = time.monotonic()
+        if self._lost and not self._closed and now < self._gap_at + GAP_INTERVAL:
+            return False
+        if self._lost:
+            self._gap_at = now
+        return True
+
+    def _end_lines(self, entries: list[LogEntry]) -> None:
+        for stream, lines in self._lines.items():
+            self._add(entries, time.time(), stream, lines.end())
+
+    def _add(self, entries: list[LogEntry], at: float, stream: LogStream, text: bytes) -> None:
+        text = self._select(text)
+        while text:
+            cut = len(text) if len(text) <= MAX_TEXT else _cut(text)
+            entries.append(LogEntry(at, stream, text[:cut]))
+            text = text[cut:]
+
+
+def _cut(text: bytes) -> int:
+    """Return the length of the lines, or of the beginning of a long line, for one event."""
+    return text.rfind(b"\n", 0, MAX_TEXT) + 1 or whole_characters(text[:MAX_TEXT])
