@@ -127,7 +127,7 @@ def test_signals_during_a_stop_change_nothing(tmp_path: Path, number: signal.Sig
     assert "stopped" in (tmp_path / "log").read_text().splitlines()[-1]
 
 
-def test_a_config_file_that_is_a_pipe_is_read_once(tmp_path: Path, config: str) -> None:
+def test_a_config_file_may_be_a_pipe(tmp_path: Path, config: str) -> None:
     pipe, log = tmp_path / "pipe.toml", tmp_path / "log"
     os.mkfifo(pipe)
     with (
