@@ -13,6 +13,8 @@ from support.serving import ServedDaemon, served_daemon
 from torture.disk import build_shim
 from torture.fork_server import ForkServer, start_with
 from trio.testing import MockClock
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 # The same examples in each run; `--hypothesis-profile exploring` uses new ones.
 STEADY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -25,6 +27,19 @@ def pytest_configure() -> None:
     """Restore the signals that a shell ignores in background jobs, also for child processes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+class Scheduling(LoadFileScheduling):
+    """Keep the tests of a file in one worker, and so those of the browser and those of the machine with systemd."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        directory = file.rpartition("/")[0]
+        return directory if directory in ("tests/webui", "tests/systemd") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from support.cli import program
 from support.daemon import progress, registered
 from support.peer import upgrade
 from support.samples import ID
@@ -87,8 +88,7 @@ def child_of(directory: Path, job_id: str) -> int:
 
 def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a daemon that fails to start."""
-    command = [sys.executable, "-m", "progressd", "serve", "--port", "0", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return program("serve", "--port", "0", *arguments)
 
 
 def test_a_stop_waits_for_jobs_until_a_second_signal(daemon: ServedDaemon, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_signals_during_a_stop_change_nothing(tmp_path: Path, number: signal.Sig
     assert "stopped" in (tmp_path / "log").read_text().splitlines()[-1]
 
 
-def test_a_config_file_that_is_a_pipe_is_read_once(tmp_path: Path, config: str) -> None:
+def test_a_config_file_may_be_a_pipe(tmp_path: Path, config: str) -> None:
     pipe, log = tmp_path / "pipe.toml", tmp_path / "log"
     os.mkfifo(pipe)
     with (

@@ -73,7 +73,7 @@ def test_retry_after_is_enough_and_the_rate_holds(pauses: list[float], per_minut
     assert len(pauses) <= burst + bucket.now * per_minute / 60 + 1e-6
 
 
-def test_a_key_has_a_bucket_but_not_a_watch_token() -> None:
+def test_keys_have_a_bucket_and_watch_tokens_none() -> None:
     limiter = Bucket().limiter
     for address in ("192.0.2.1", "192.0.2.3"):
         limiter.take(Client(address, Identity(key="a key")))

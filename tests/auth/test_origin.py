@@ -84,9 +84,7 @@ PLAIN, ENCRYPTED = Server(), Server(tls_cert="cert.pem")
         ),
     ],
 )
-def test_only_pages_of_the_daemon_and_allowed_origins_are_accepted(
-    origin: str, host: str, server: Server, error: str
-) -> None:
+def test_only_own_pages_and_allowed_origins_are_accepted(origin: str, host: str, server: Server, error: str) -> None:
     if not error:
         check_origin(origin, host, server)
         return

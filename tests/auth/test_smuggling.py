@@ -68,7 +68,7 @@ async def test_an_ambiguous_request_hides_no_other_one(daemon: RunningDaemon) ->
     assert not daemon.daemon.registry.unfinished
 
 
-async def test_a_body_that_looks_like_an_upgrade_is_a_body(daemon: RunningDaemon) -> None:
+async def test_a_body_like_an_upgrade_is_a_body(daemon: RunningDaemon) -> None:
     cuts = (b"GET /api/health/live HTTP/1.1\r\nHost: daemon\r\nX-Note: ", b"G", b"GET /api/", b"\r")
     for cut, pieces in product(cuts, ([upgrade()], [upgrade()[:4], upgrade()[4:]])):
         async with Peer(await daemon.connect()) as peer:

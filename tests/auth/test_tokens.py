@@ -76,7 +76,7 @@ async def test_a_token_opens_only_its_job(side: Side) -> None:
         assert messages[-1]["topics"] == topics[2:]
 
 
-async def test_an_all_jobs_token_shows_the_jobs_of_its_key(side: Side) -> None:
+async def test_an_all_jobs_token_shows_its_keys_jobs(side: Side) -> None:
     token = await side.token("/api/token")
     async with side.daemon.watch(f"/ws/jobs?token={token}") as watcher:
         await side.daemon.report(progress(OTHER, 3), progress(MINE, 3), completed(MINE))

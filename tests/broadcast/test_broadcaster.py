@@ -236,7 +236,7 @@ async def test_publishing_is_no_checkpoint_while_there_is_room() -> None:
         await broadcaster.publish(Envelope(1, started()))
 
 
-async def test_a_message_is_encoded_once_for_all_topics_and_watchers() -> None:
+async def test_a_message_is_encoded_once() -> None:
     broadcaster = Broadcaster()
     watchers = [Collected() for _ in range(4)]
     subscriptions = [

@@ -8,7 +8,7 @@ import pytest
 from progressd import __version__
 from progressd.cli.main import COMMANDS
 from support.answering import answer, answering
-from support.cli import run
+from support.cli import PROGRESSD, program, run
 from support.waiting import PATIENCE
 
 NOBODY = "http://127.0.0.1:1"
@@ -77,7 +77,7 @@ def test_errors_have_a_level_in_the_journal(arguments: list[str], status: int, s
     with tempfile.TemporaryFile("w+") as stderr:
         seen = os.fstat(stderr.fileno())
         environ = {**os.environ, "JOURNAL_STREAM": f"{seen.st_dev}:{seen.st_ino}"}
-        call = [sys.executable, "-m", "progressd", *arguments]
+        call = [*PROGRESSD, *arguments]
         ended = subprocess.run(call, env=environ, stderr=stderr, cwd=tmp_path, timeout=PATIENCE, check=False)
         stderr.seek(0)
         lines = stderr.read().splitlines()
@@ -167,14 +167,7 @@ def test_completion_scripts_call_progressd(shell: str) -> None:
     ],
 )
 def test_shell_completion(words: str, found: set[str]) -> None:
-    environ = {
-        **os.environ,
-        "_PROGRESSD_COMPLETE": "bash_complete",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(len(words.split())),
-    }
-    call = [sys.executable, "-m", "progressd"]
-    result = subprocess.run(call, env=environ, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    result = program(_PROGRESSD_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(len(words.split())))
     assert {line.partition(",")[2] for line in result.stdout.split()} == found
     assert result.stderr == ""
 

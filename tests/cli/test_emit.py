@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.cli import emit_command
+from support import cli
 from support.answering import answer, answering, taken, unreachable
 from support.cli import run
 from support.reporting import WAYS, place, registered, seen
@@ -73,9 +74,7 @@ def test_a_script_reports_tasks_and_phases(way: str, daemon: ServedDaemon) -> No
 def test_long_names_and_invalid_utf_8_are_replaced(way: str, daemon: ServedDaemon) -> None:
     where = environment(daemon, way)
     job_id = registered(daemon)
-    program = [sys.executable, "-m", "progressd", "emit", "--job", job_id, NO_TEXT]
-    done = subprocess.run(program, env={**os.environ, **where}, capture_output=True, timeout=PATIENCE, check=False)
-    assert (done.stderr, done.returncode) == (b"", 0)
+    assert program("--job", job_id, NO_TEXT, **where) == (0, "", "")
     assert seen(daemon, job_id)["progress"]["step_name"] == "a?"
     assert emit("--job", job_id, "x" * 5000, **where).exit_code == 0
     assert len(seen(daemon, job_id)["progress"]["step_name"]) == 1000
@@ -107,10 +106,7 @@ def test_a_missing_daemon_does_not_delay_a_script(tmp_path: Path) -> None:
 
 def program(*arguments: str, **environ: str) -> tuple[int, str, str]:
     """Run emit as scripts do. Return its exit status and output."""
-    command = [sys.executable, "-m", "progressd", "emit", *arguments]
-    done = subprocess.run(
-        command, env={**os.environ, **environ}, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    done = cli.program("emit", *arguments, **environ)
     return done.returncode, done.stdout, done.stderr
 
 

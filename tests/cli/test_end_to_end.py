@@ -8,14 +8,13 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from progressd.client.rest import RestClient
-from support.cli import run
+from support.cli import PROGRESSD, program, run
 from support.serving import PATIENCE, ServedDaemon, served_daemon
 
 PIPELINES = """
@@ -85,7 +84,7 @@ class Daemon:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "progressd", *arguments]
+    return [*PROGRESSD, *arguments]
 
 
 @contextlib.contextmanager
@@ -345,14 +344,8 @@ def test_the_list_shows_the_progress_of_failed_jobs(daemon: Daemon) -> None:
 def test_the_shell_completes_ids_of_suitable_jobs(daemon: Daemon, words: str) -> None:
     daemon.run("submit", daemon.text, "--pipeline", "copy", "--watch")
     job_id = daemon.submit("gated")
-    given = {
-        "COMP_WORDS": f"progressd {words.format(job_id[:8])}",
-        "COMP_CWORD": "2",
-        "_PROGRESSD_COMPLETE": "bash_complete",
-    }
-    result = subprocess.run(
-        command(), env={**daemon.environ, **given}, capture_output=True, text=True, timeout=PATIENCE, check=True
-    )
+    given = {"COMP_WORDS": f"progressd {words.format(job_id[:8])}", "COMP_CWORD": "2"}
+    result = program(PROGRESSD_URL=daemon.url, _PROGRESSD_COMPLETE="bash_complete", **given)
     daemon.run("cancel", job_id)
     assert result.stdout == f"plain,{job_id}\n"
 
@@ -427,13 +420,7 @@ def test_a_terminal_shows_bars(daemon: Daemon) -> None:
 def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = subprocess.run(
-            command("serve", "--port", str(port), "--state-dir", str(tmp_path / "state")),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        result = program("serve", "--port", str(port), "--state-dir", tmp_path / "state")
     assert (result.returncode, result.stdout) == (1, "")
     assert re.fullmatch(rf"Error: port {port} of 127.0.0.1 is in use: .*--port \d+\n", result.stderr)
 

@@ -51,6 +51,6 @@ async def test_a_deleted_job_does_not_end_the_watch(daemon: RunningDaemon, capsy
     assert statuses == [1]
 
 
-async def test_a_single_job_that_is_not_there_is_an_error(daemon: RunningDaemon) -> None:
+async def test_a_missing_job_is_an_error(daemon: RunningDaemon) -> None:
     with LineDisplay(daemon.url, as_json=False) as display, pytest.RaisesGroup(APIError):
         await _follow_each(Remote(daemon.url), [ID], display)

@@ -144,16 +144,14 @@ def test_a_command_inherits_the_key(locked: Locked, tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text(locked.key)
     script = f"{sys.executable} -m progressd emit --step 7 --total 9 Seven"
-    call = [sys.executable, "-m", "progressd", "run", "--key-file", str(path), "--name", "told", "sh", "-c", script]
-    environ = {**os.environ, "PROGRESSD_URL": locked.url}
-    done = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = cli.program("run", "--key-file", path, "--name", "told", "sh", "-c", script, PROGRESSD_URL=locked.url)
     assert (done.returncode, done.stderr) == (0, "")
     [job] = locked.request("GET", "/api/jobs?kind=sh")["jobs"]
     assert (job["status"], job["progress"]["step_name"]) == ("completed", "Seven")
 
 
 def test_a_write_key_receives_the_cancellation(locked: Locked) -> None:
-    call = [sys.executable, "-m", "progressd", "run", "sh", "-c", "echo $PROGRESSD_JOB_ID; exec sleep 1000"]
+    call = [*cli.PROGRESSD, "run", "sh", "-c", "echo $PROGRESSD_JOB_ID; exec sleep 1000"]
     environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.writer}
     with subprocess.Popen(call, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -165,9 +163,7 @@ def test_a_write_key_receives_the_cancellation(locked: Locked) -> None:
 
 
 def test_a_command_runs_without_a_key(locked: Locked) -> None:
-    call = [sys.executable, "-m", "progressd", "run", "sh", "-c", "exit 4"]
-    environ = {**os.environ, "PROGRESSD_URL": locked.url}
-    done = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = cli.program("run", "sh", "-c", "exit 4", PROGRESSD_URL=locked.url)
     said = f"progressd: {locked.url} requires a key: {GIVE}; the command continues\n"
     assert (done.returncode, done.stderr) == (4, said)
 
@@ -175,15 +171,13 @@ def test_a_command_runs_without_a_key(locked: Locked) -> None:
 def test_shell_completion_uses_the_key(locked: Locked) -> None:
     job_id = submitted(locked)
     words = {"COMP_WORDS": f"progressd watch {job_id[:8]}", "COMP_CWORD": "2", "_PROGRESSD_COMPLETE": "bash_complete"}
-    environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.reader, **words}
-    call = [sys.executable, "-m", "progressd"]
-    found = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    found = cli.program(PROGRESSD_URL=locked.url, PROGRESSD_KEY=locked.reader, **words)
     assert found.stdout == f"plain,{job_id}\n"
 
 
 def test_revoking_a_key_ends_its_watchers(locked: Locked) -> None:
     locked.request("POST", "/api/jobs", json={"kind": "x"})
-    call = [sys.executable, "-m", "progressd", "watch"]
+    call = [*cli.PROGRESSD, "watch"]
     environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.brief}
     with subprocess.Popen(call, env=environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
         assert watcher.stdout is not None

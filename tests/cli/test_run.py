@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.cgroups import FORKING, delegated, entering
+from support.cli import PROGRESSD, program
 from support.serving import PATIENCE, ServedDaemon, backup, restore, served_daemon
 from support.terminal import in_terminal
 from support.waiting import alive, until
@@ -23,13 +24,11 @@ WAITS = "import sys, time; print('ready', flush=True); time.sleep(1000)"
 
 
 def command(url: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "progressd", "run", "--url", url, *arguments]
+    return [*PROGRESSD, "run", "--url", url, *arguments]
 
 
 def run(url: str, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(url, *arguments), input=given, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    return program("run", "--url", url, *arguments, given=given)
 
 
 @contextlib.contextmanager

@@ -1,23 +1,20 @@
 """`progressd run` with programs that speak sd_notify."""
 
-import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.serving import PATIENCE, ServedDaemon
+from support.cli import program
+from support.serving import ServedDaemon
 
 NOTIFY = shutil.which("systemd-notify")
 needs_systemd_notify = pytest.mark.skipif(NOTIFY is None, reason="systemd-notify is not installed")
 
 
 def run(daemon: ServedDaemon, script: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "progressd", "run", "--url", daemon.url, "--", "sh", "-c", script]
-    environment = {**os.environ, **environ}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return program("run", "--url", daemon.url, "--", "sh", "-c", script, **environ)
 
 
 def newest(daemon: ServedDaemon) -> dict[str, object]:

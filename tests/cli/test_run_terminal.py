@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from support.cli import PROGRESSD
 from support.serving import PATIENCE, ServedDaemon
 from support.terminal import Terminal, in_terminal
 from support.waiting import alive, until
@@ -20,7 +21,7 @@ RUN = f"{sys.executable} -m progressd run --url"
 
 
 def run(url: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "progressd", "run", "--url", url, *arguments]
+    return [*PROGRESSD, "run", "--url", url, *arguments]
 
 
 @contextlib.contextmanager

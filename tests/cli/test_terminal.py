@@ -1,13 +1,12 @@
 """A daemon in a terminal that is closed stops in order, although it cannot write any more."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from support.cli import PROGRESSD, program
 from support.serving import ServedDaemon, served_daemon
 from support.submitting import PDF
 from support.terminal import Terminal, in_terminal
@@ -29,7 +28,7 @@ def daemon_in_a_terminal(directory: Path, *before: str) -> Iterator[tuple[Served
     config, state_dir = directory / "config.toml", directory / "state"
     config.write_text(CONFIG.replace("DIRECTORY", str(directory)))
     arguments = ["--port", "0", "--state-dir", str(state_dir), "--config", str(config)]
-    with in_terminal([*before, sys.executable, "-m", "progressd", "serve", *arguments]) as (process, terminal):
+    with in_terminal([*before, *PROGRESSD, "serve", *arguments]) as (process, terminal):
         url = terminal.read(rb"listening on \S+\r\n").partition(b"listening on ")[2].split()[0].decode()
         try:
             yield ServedDaemon(url, process, state_dir), terminal
@@ -39,9 +38,7 @@ def daemon_in_a_terminal(directory: Path, *before: str) -> Iterator[tuple[Served
 
 def exported(directory: Path) -> Any:
     """Return the only job of a stopped daemon."""
-    command = [sys.executable, "-m", "progressd", "jobs", "export", "--state-dir", directory / "state"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
-    return json.loads(done.stdout)
+    return json.loads(program("jobs", "export", "--state-dir", directory / "state").stdout)
 
 
 def test_closing_the_terminal_stops_the_daemon(tmp_path: Path) -> None:

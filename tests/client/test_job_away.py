@@ -102,7 +102,7 @@ def test_a_daemon_that_starts_later_receives_the_job(
         assert seen(daemon, job)["elapsed_seconds"] > worked - 0.01  # it began before the daemon received it
 
 
-def test_a_daemon_that_may_know_the_job_receives_its_end(tmp_path: Path, daemon: ServedDaemon) -> None:
+def test_an_unanswered_registration_is_followed_by_the_end(tmp_path: Path, daemon: ServedDaemon) -> None:
     path = tmp_path / "ingest.sock"
     with contextlib.ExitStack() as closing:
         with socket.socket(socket.AF_UNIX) as dying:

@@ -63,7 +63,7 @@ def test_a_flood_is_passed_on_but_only_sampled() -> None:
     assert whole + sampled < 32 or sampled
 
 
-def test_a_reader_that_leaves_closes_the_pipe_of_the_command() -> None:
+def test_a_lost_reader_closes_the_commands_pipe() -> None:
     pumped = Pumped()
     os.close(pumped.output)
     os.write(pumped.writing, b"text")

@@ -1,7 +1,5 @@
 """TLS for every client: trust, and the errors without it."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,8 +8,8 @@ from pathlib import Path
 import pytest
 from progressd.client import Job
 from support.certificates import certificate
-from support.cli import run
-from support.serving import PATIENCE, ServedDaemon, served_daemon
+from support.cli import program, run
+from support.serving import ServedDaemon, served_daemon
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +60,7 @@ def test_all_clients_trust_ssl_cert_file(encrypted: ServedDaemon, cert: Path, mo
         job.step("One")
     assert job.id in run("jobs", PROGRESSD_URL=url).output
     assert " completed in " in run("watch", job.id, PROGRESSD_URL=url).output
-    wrapped = [sys.executable, "-m", "progressd", "run", "--url", url, "true"]
-    done = subprocess.run(wrapped, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = program("run", "--url", url, "true")
     assert (done.returncode, done.stderr) == (0, "")
     wrong = run("jobs", PROGRESSD_URL=f"https://127.0.0.1:{encrypted.port}").output
     assert wrong.endswith("is not trusted: IP address mismatch, certificate is not valid for '127.0.0.1'\n")

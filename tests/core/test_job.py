@@ -424,7 +424,7 @@ def test_any_event_resumes_a_stalled_job(event: Event, messages: list[type[JobMe
 
 
 @pytest.mark.parametrize("end", [CompletedEvent(ID), FAIL, CANCEL, LOSE])
-def test_the_end_of_a_stalled_job_is_its_last_message(end: Event) -> None:
+def test_a_stalled_jobs_end_is_its_last_message(end: Event) -> None:
     applied = came_of(LEASED, STEP, STALL, end)
     assert not any(isinstance(message, Progress) for message in applied.messages)
     assert not applied.job.progress.stalled

@@ -177,9 +177,7 @@ def test_prose_has_no_progress(text: str) -> None:
         ("x\x08\x08 10%\x08\x08\x08\x08 20%\x08\x08\x08\x08 30%\n", "percentages", [20, 30]),
     ],
 )
-def test_numbers_that_rise_in_frames_that_look_alike_are_progress(
-    output: str, source: str, percents: list[float]
-) -> None:
+def test_rising_numbers_in_similar_frames_are_progress(output: str, source: str, percents: list[float]) -> None:
     found = detector("bash script.sh")
     updates = [*found.feed(1, output.encode()), *found.quiet(1)]
     assert [update.percent for update in updates] == [pytest.approx(value, abs=0.011) for value in percents]

@@ -218,7 +218,7 @@ def test_the_total_of_dd_is_known(tmp_path: Path, arguments: str, total: float |
     assert planned(f"dd {arguments.format(file=file)}").total == total
 
 
-def test_the_total_of_tar_is_the_size_of_its_files(tmp_path: Path) -> None:
+def test_the_total_of_tar_is_its_files_size(tmp_path: Path) -> None:
     tree, archive = tmp_path / "tree", tmp_path / "a.tar"
     (tree / "inner").mkdir(parents=True)
     (tree / "a").write_bytes(bytes(5000))

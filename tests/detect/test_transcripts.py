@@ -131,7 +131,7 @@ def test_every_transcript_has_a_case() -> None:
 
 @pytest.mark.parametrize("quiet", [False, True])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_progress_of_a_tool_is_found_and_never_falls(case: Case, quiet: bool) -> None:
+def test_a_tools_progress_is_found_and_never_falls(case: Case, quiet: bool) -> None:
     updates = replayed(case, chunks_of(case.name), quiet=quiet)
     assert len(updates) >= case.updates
     percents = [update.percent for update in updates if update.percent is not None]

@@ -169,7 +169,7 @@ async def test_an_old_snapshot_is_not_shared(store: SQLiteStore) -> None:
         assert [item.offset for item in earlier.items] == [1, 2, 3]
 
 
-async def test_a_job_in_a_shared_snapshot_is_not_replayed_again(spine: Spine) -> None:
+async def test_a_job_in_a_shared_snapshot_is_not_replayed(spine: Spine) -> None:
     await spine.submit(register(1), start(1))
     shared = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
     await spine.submit(complete(1))

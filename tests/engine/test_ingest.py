@@ -539,7 +539,7 @@ async def test_after_a_failed_write_the_newest_progress_is_written(
         assert stored[job_id(2)] == newest
 
 
-async def test_a_failed_write_of_progress_does_not_undo_the_end(
+async def test_a_failed_progress_write_keeps_the_end(
     watched: WatchedStore, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fails, begun = trio.Event(), trio.Event()

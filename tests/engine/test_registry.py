@@ -93,7 +93,7 @@ def published(offset: int, *messages: JobMessage) -> list[Envelope]:
     return [Envelope(offset + place, message) for place, message in enumerate(messages)]
 
 
-def test_a_job_log_has_changes_and_newest_progress_in_order(registry: Registry) -> None:
+def test_a_job_log_is_in_order(registry: Registry) -> None:
     registry.keep(job(1), published(1, created()))
     registry.keep(job(1, PROCESSING), published(2, started(), moved(1)))
     registry.keep(job(1, PROCESSING), published(4, moved(2)))

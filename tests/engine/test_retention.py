@@ -205,7 +205,7 @@ async def test_a_clock_jump_delays_deletion_by_one_run(
     )
 
 
-async def test_nothing_is_deleted_at_start_if_all_jobs_are_old(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_start_with_only_old_jobs_deletes_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
     began = trio.current_time()
     with trio.CancelScope() as over:
         store = ScriptedStore([0], over, newest=datetime.now(UTC) - timedelta(days=31))

@@ -140,9 +140,7 @@ async def test_a_cancelled_upload_leaves_no_files(files: JobFiles, tmp_path: Pat
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def test_after_a_crash_the_input_of_a_stored_job_stays(
-    files: JobFiles, tmp_path: Path, store: SQLiteStore
-) -> None:
+async def test_a_stored_jobs_input_survives_a_crash(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
     await receive(files)
     await store.commit([job()], [])
     (tmp_path / "uploads" / ID).hardlink_to(files.input(ID))  # as after a crash before the last step

@@ -154,7 +154,7 @@ async def test_output_path_is_a_url(tmp_path: Path) -> None:
         assert str(tmp_path) not in (await client.get(f"/api/jobs/{done.id}")).text
 
 
-async def test_a_watcher_can_resume_from_the_cursor_of_a_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_watcher_resumes_from_a_jobs_cursor(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), progress(ID, 5))
     cursor = (await job_of(client))["cursor"]
     await daemon.report(progress(ID, 6))

@@ -94,7 +94,7 @@ async def test_an_empty_line_behind_a_body_is_ignored(peer: Peer, body: bytes) -
         assert (await peer.ask(FAST)).status == 200
 
 
-async def test_a_client_that_leaves_within_an_empty_line_is_noticed(peer: Peer) -> None:
+async def test_a_disconnect_within_an_empty_line_is_noticed(peer: Peer) -> None:
     await peer.send(b"\r")
     await wait_all_tasks_blocked(0.01)
     await peer.stream.send_eof()

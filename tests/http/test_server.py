@@ -48,9 +48,7 @@ async def is_closed(stream: trio.SocketStream) -> None:
         assert await stream.receive_some() == b""
 
 
-async def test_an_idle_connection_is_closed_after_the_keep_alive_time(
-    slow_clock: MockClock, daemon: RunningDaemon
-) -> None:
+async def test_an_idle_connection_is_closed_in_time(slow_clock: MockClock, daemon: RunningDaemon) -> None:
     async with await daemon.connect() as stream:
         for _ in range(3):
             await stream.send_all(get("/api/health/live"))
@@ -249,7 +247,7 @@ async def read_to_the_end(stream: trio.SocketStream) -> int:
     return read
 
 
-async def test_a_slow_reader_of_a_download_does_not_time_out(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_a_slow_download_does_not_time_out(slow_clock: MockClock, tmp_path: Path) -> None:
     async with stuck_download(tmp_path) as (daemon, stream):
         read = 0
         for tick in range(1, 11):
@@ -480,7 +478,7 @@ async def test_a_waiting_client_that_leaves_is_noticed(slow_clock: MockClock, da
 
 
 @pytest.mark.parametrize("how", ["close", "half", "reset"])
-async def test_a_client_that_leaves_unread_responses_ends_only_its_connection(tmp_path: Path, how: str) -> None:
+async def test_unread_responses_end_only_their_connection(tmp_path: Path, how: str) -> None:
     async with running_daemon(tmp_path, limits={"idle_timeout": 0.5}) as daemon, Peer(await daemon.connect()) as other:
         assert (await other.ask("/api/health/live")).status == 200
         async with Peer(await daemon.connect(receive_buffer=2048)) as peer:

@@ -363,7 +363,7 @@ async def test_a_long_poll_returns_the_changed_job(daemon: RunningDaemon, client
     ]
 
 
-async def test_a_long_poll_of_a_newer_job_returns_at_once(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_long_poll_behind_returns_at_once(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID))
     cursor = (await client.get(f"/api/jobs/{ID}")).json()["cursor"]
     await daemon.report(progress(ID, 7))

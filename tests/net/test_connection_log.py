@@ -90,7 +90,7 @@ async def test_each_end_is_counted_and_logged_once(
     assert 0 <= line["seconds"] <= round(took, 3)
 
 
-async def test_the_end_of_a_job_is_logged_with_its_topic(daemon: RunningDaemon) -> None:
+async def test_a_jobs_end_is_logged_with_its_topic(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     async with logged(daemon) as lines, Peer(await daemon.connect()) as peer:
         await peer.open_with(upgrade(JOB))

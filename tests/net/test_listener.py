@@ -98,7 +98,7 @@ async def ask(address: Any, data: bytes) -> bytes:
         return await peer.rest()
 
 
-async def test_a_failed_handler_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:
+async def test_a_failed_handler_ends_only_its_connection(nursery: trio.Nursery) -> None:
     async with listening_with(nursery) as address:
         for data in (upgrade("/ws/bad"), request("/")):
             with capture_logs() as logs:

@@ -119,12 +119,12 @@ def test_only_a_new_job_may_omit_its_id() -> None:
         read_event(b'{"type":"completed"}')
 
 
-def test_an_event_sent_to_a_job_may_omit_the_id() -> None:
+def test_an_event_to_a_job_may_omit_the_id() -> None:
     assert read_event(b'{"type":"error","data":{"message":"no paper"}}', ID) == ErrorEvent(ID, ErrorData("no paper"))
     assert read_event(b'{"type":"job_created"}', ID) == RegisterEvent(ID)
 
 
-def test_an_event_sent_to_a_job_may_use_upper_case() -> None:
+def test_an_id_may_be_in_upper_case() -> None:
     assert read_event(STEP_TEXT.replace(ID.encode(), ID.upper().encode()), ID).job_id.lower() == ID
 
 

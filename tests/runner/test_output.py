@@ -69,7 +69,7 @@ async def test_a_program_that_reports_progress_is_not_searched(spine: Spine) -> 
     assert await step_of(spine) == 3
 
 
-async def test_an_unfinished_line_is_searched_when_the_output_is_quiet(spine: Spine) -> None:
+async def test_an_unfinished_line_is_searched_after_a_pause(spine: Spine) -> None:
     output = parser(spine)
     await output.on_chunk(STDERR, b"\r1/9 a\r2/9 a")
     assert await step_of(spine) == 0

@@ -80,7 +80,7 @@ async def test_a_childs_limits_do_not_change_the_daemons(tmp_path: Path) -> None
     assert [resource.getrlimit(kind) for kind in KINDS] == before
 
 
-def test_a_child_gets_at_most_the_limits_of_the_daemon() -> None:
+def test_a_childs_limits_stay_below_the_daemons() -> None:
     shown = "print(*resource.getrlimit(resource.RLIMIT_NOFILE), open('/proc/self/oom_score_adj').read())"
     program = (
         "import resource, sys, trio\nfrom pathlib import Path\n"

@@ -583,7 +583,7 @@ def left_running(mark: str, job: str) -> Iterator[IO[bytes]]:
             process.kill()
 
 
-async def test_a_job_may_be_deleted_while_its_orphans_are_ended(tmp_path: Path) -> None:
+async def test_a_job_may_be_deleted_before_its_orphans_end(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, runner={"kill_grace": PATIENCE})
     async with started_again(tmp_path / "progressd.db") as spine, trio.open_nursery() as nursery:
         files = JobFiles(tmp_path)

@@ -3,7 +3,6 @@
 import os
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ from progressd.core.messages import JobStatus
 from progressd.store.base import Change, Filter
 from progressd.store.offline import backup
 from progressd.store.sqlite import SQLiteStore
+from support.cli import program
 from support.daemon import completed, progress, registered, running_daemon
 from support.growth import fill
 from support.http_client import FORM_TYPE, client_of, file_part, form
@@ -134,8 +134,7 @@ def test_a_backup_without_disk_space_leaves_nothing(disk: SmallDisk, tmp_path: P
 
 
 def serve(state_dir: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "progressd", "serve", "--port", "0", "--state-dir", str(state_dir)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return program("serve", "--port", "0", "--state-dir", state_dir)
 
 
 def test_a_start_on_a_full_disk_has_a_clear_error(disk: SmallDisk) -> None:

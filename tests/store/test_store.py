@@ -339,9 +339,7 @@ async def test_the_oldest_cursor_never_goes_back(store: SQLiteStore) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(1000.0, [DELETE_BATCH, 30 - DELETE_BATCH]), (0.0, [1, 1, 1])])
-async def test_a_delete_batch_is_as_large_as_the_time_allows(
-    tmp_path: Path, seconds: float, expected: list[int]
-) -> None:
+async def test_the_time_limits_a_delete_batch(tmp_path: Path, seconds: float, expected: list[int]) -> None:
     jobs = [job(number, JobStatus.COMPLETED, completed_at=NOW, offset=number) for number in range(1, 31)]
     with closing(SQLiteStore.open(tmp_path / "store.sqlite", delete_seconds=seconds)) as store:
         await store.commit(jobs, [Change(number, created(job_id(number))) for number in range(1, 31)])

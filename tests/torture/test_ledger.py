@@ -152,7 +152,7 @@ def test_only_a_failing_disk_may_fail_a_job(began: int | None, over: int | None,
         ledger.compare_changes([*runs(10), *fails(20)])
 
 
-def test_a_job_that_runs_on_a_failing_disk_may_fail() -> None:
+def test_a_job_on_a_failing_disk_may_fail() -> None:
     ledger = Ledger()
     ledger.offset("store-15")
     ledger.disk_fails(5.0)

@@ -97,7 +97,7 @@ async def test_a_used_connection_can_be_upgraded(daemon: RunningDaemon) -> None:
         assert "processing" in (await peer.next_frame())[1]
 
 
-async def test_an_upgrade_of_a_used_connection_may_come_in_segments(daemon: RunningDaemon) -> None:
+async def test_a_late_upgrade_may_come_in_segments(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     for start, size in product((b"", b"\r\n"), (1, 3, 7, 8, 50, 1000)):  # an empty line before it is ignored
         async with Peer(await daemon.connect()) as peer:
@@ -123,7 +123,7 @@ async def test_a_rejected_upgrade_of_a_used_connection_gets_json(daemon: Running
         assert (await peer.response()).json["error"].startswith("invalid WebSocket handshake")
 
 
-async def test_a_request_that_looks_like_an_upgrade_gets_a_response(daemon: RunningDaemon) -> None:
+async def test_a_request_like_an_upgrade_gets_a_response(daemon: RunningDaemon) -> None:
     async with Peer(await daemon.connect()) as peer:
         assert (await peer.ask("/api/health")).status == 200
         assert (await peer.ask("/ws/jobs")).status == 426

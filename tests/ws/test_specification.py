@@ -60,7 +60,7 @@ async def test_ws_003_and_004_status_and_completion_are_received(daemon: Running
     }
 
 
-async def test_ws_005_an_error_is_received_and_the_stream_ends(daemon: RunningDaemon) -> None:
+async def test_ws_005_an_error_ends_the_stream(daemon: RunningDaemon) -> None:
     message = "Pipeline error: PDF extraction failed"
     await daemon.report(registered(ID), status_change(ID, "processing"), failed(ID, message))
     async with daemon.watch(f"/ws/jobs/{ID}") as watcher:

@@ -105,9 +105,7 @@ async def test_a_slow_reader_of_a_long_replay_is_alive(
     assert len(pings) >= 119
 
 
-async def test_a_client_that_reads_nothing_of_a_replay_times_out(
-    nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
-) -> None:
+async def test_an_unread_replay_times_out(nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock) -> None:
     server = Server(nursery, tmp_path, LongPast())
     transport, peer = await server.connect("/ws")
     transport.full = True

@@ -13,9 +13,7 @@ from support.samples import moved, started, succeeded
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 
-async def test_a_client_that_answers_the_close_is_disconnected_at_once(
-    server: Server, autojump_clock: MockClock
-) -> None:
+async def test_an_answered_close_disconnects_at_once(server: Server, autojump_clock: MockClock) -> None:
     _, peer = await server.connect()
     start = trio.current_time()
     for message in (started(), *succeeded()):
@@ -36,7 +34,7 @@ async def test_a_client_that_ignores_the_close_is_disconnected(server: Server, a
     assert round(trio.current_time() - at) == CLOSE_TIMEOUT == 5
 
 
-async def test_the_end_of_a_job_waits_for_a_slow_client(server: Server, autojump_clock: MockClock) -> None:
+async def test_a_jobs_end_waits_for_a_slow_client(server: Server, autojump_clock: MockClock) -> None:
     transport, peer = await server.connect()
     transport.full = True
     for message in (started(), moved(50), *succeeded()):
