@@ -166,6 +166,7 @@ class WebSocketServer:
         if request.topic is None:
             return partial(self._serve_session, websocket, scope, request)
         await scope.history.require(request.topic)
+        websocket.connection.cork(True)  # `replay` sends the answer to the handshake with the first messages
         return partial(self._serve_topic, websocket, scope, request, request.topic)
 
     async def _serve_topic(
