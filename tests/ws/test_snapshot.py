@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import trio
 from support.daemon import RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
+from support.peer import Peer, upgrade
 from support.samples import ID, job_id
 from support.waiting import PATIENCE, eventually
 
@@ -223,6 +224,17 @@ async def test_hello_comes_between_snapshot_and_live(daemon: RunningDaemon, path
     async with daemon.watch(f"{path}?since={cursor}") as watcher:
         assert brief(await watcher.receive()) == "step 2"
         assert offset({"cursor": await watcher.greeted()}) > offset({"cursor": cursor})
+
+
+@pytest.mark.parametrize("path", [JOB, "/ws/jobs"])
+async def test_the_handshake_and_the_snapshot_share_a_packet(daemon: RunningDaemon, path: str) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(upgrade(path))
+        packet = await peer.receive()
+    assert packet.startswith(b"HTTP/1.1 101")
+    assert b'"type":"progress"' in packet
+    assert b'"type":"hello"' in packet
 
 
 # unknown cursors

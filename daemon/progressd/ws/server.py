@@ -169,6 +169,7 @@ class WebSocketServer:
         if request.topic is None:
             return partial(self._serve_session, websocket, identity, view, request)
         await view.require(request.topic)
+        websocket.connection.cork(True)  # `replay` sends the answer to the handshake with the first messages
         return partial(self._serve_topic, websocket, view, request, request.topic)
 
     async def _serve_topic(self, websocket: WebSocket, view: View, request: StreamRequest, topic: str) -> None:

@@ -197,10 +197,13 @@ class WebSocket:
             while (batch := await subscription.next_replay()) is not None:
                 await self.outbox.drained()
                 subscription.outbox.put(batch)
+                if self.outbox.congested:
+                    self.connection.cork(False)
         except StoreFailed:
             self.outbox.end(TRY_AGAIN)
         except NotFound:  # retention has deleted the job since the handshake
             self.outbox.end(JOB_DELETED)
+        self.connection.cork(False)
 
     async def serve(self, sink: MessageSink = NULL_SINK, fragments: FragmentSink | None = None) -> None:
         """Pass on the client's messages until it disconnects. Only constant reading detects a disconnect."""
