@@ -63,22 +63,13 @@ def export(state_dir: Path, statuses: Collection[JobStatus]) -> Iterator[JobView
                 yield job_view(job, store, AT_ROOT)
 
 
-def may_have(state_dir: Path, job_id: str) -> bool:
-    """Return whether the job exists, or True if the database cannot be read yet."""
-    try:
-        with reading(state_dir / DATABASE) as db:
-            return has_job(db, job_id)
-    except SettingsError:
-        return True
-
-
-def ids_beginning(state_dir: Path, beginning: str) -> list[str]:
-    """Return the job ids that start with `beginning`; none if the database cannot be read yet."""
+def ids_beginning(state_dir: Path, beginning: str) -> list[str] | None:
+    """Return the job ids that start with `beginning`, which is in lower case; None if the database cannot be read."""
     try:
         with reading(state_dir / DATABASE) as db:
             return ids_from(db, beginning)
     except SettingsError:
-        return []
+        return None
 
 
 def check(state_dir: Path) -> Generator[Finding]:

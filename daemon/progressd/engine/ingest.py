@@ -56,6 +56,10 @@ class EventSink(Protocol):
         stopping.
         """
 
+    async def submit_all(self, *events: Event) -> list[Job]:
+        """Submit events and return the job after each. Raises the first error that rejected one."""
+        return list(map(_job_of, await self.submit(*events)))
+
     async def submit_one(self, event: Event) -> Job:
         """Submit one event and return the job after it. Raises the error that rejected it."""
         return _job_of(*await self.submit(event))

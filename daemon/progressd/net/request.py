@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from progressd.auth.limits import is_address
 from progressd.config.settings import Server
 from progressd.core.errors import Forbidden, InvalidInput
+from progressd.core.json import reason_of
 from progressd.core.messages import Completed, TopicMessage, type_of
 
 # Sent with every response: browsers must not run or embed anything else.
@@ -38,6 +39,7 @@ MAX_HOST: Final = 300  # characters: a name has at most 253, followed by a port
 _HOST: Final = re.compile(r"(?:\[[^\[\]]*\]|[^:\[\]]*)(?::[0-9]*)?")  # RFC 9110 §7.2
 
 M = TypeVar("M", bound=TopicMessage)
+T = TypeVar("T")
 
 
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
@@ -111,12 +113,17 @@ def require_known(given: Iterable[str], *structs: type[Struct]) -> None:
         raise InvalidInput(f"the query is wrong: unknown parameter {min(unknown)[:60]!r} ({known_here})")
 
 
+def parsed_query(query: Mapping[str, str], type_: type[T]) -> T:
+    """Return a query as a struct. Raises InvalidInput."""
+    try:
+        return msgspec.convert(dict(query.items()), type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the query is wrong: {reason_of(error)}") from None
+
+
 def stream_request(topic: str | None, query: Mapping[str, str]) -> StreamRequest:
     """Parse the query for a topic. Raises InvalidInput."""
-    try:
-        parsed = msgspec.convert(query, StreamQuery, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"the query is wrong: {error}") from None
+    parsed = parsed_query(query, StreamQuery)
     types = None if parsed.types is None else frozenset(parsed.types.split(","))
     if unknown := (types or frozenset[str]()) - TYPES:
         raise InvalidInput(f"there is no type {min(unknown)[:60]!r}: the types are {', '.join(sorted(TYPES))}")

@@ -181,10 +181,10 @@ def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, co
 
     settings = daemon_here(config_path, state_dir, "auth.token_secret_file")
     if job_id is not None:
-        if is_abbreviated(job_id):
-            job_id = the_only_id(job_id, maintenance.ids_beginning(settings.state_dir, job_id.lower()))
-        job_id = checked_job_id(job_id)
-        if not maintenance.may_have(settings.state_dir, job_id):
+        beginning = job_id.lower() if is_abbreviated(job_id) else checked_job_id(job_id)
+        found = maintenance.ids_beginning(settings.state_dir, beginning)
+        job_id = the_only_id(job_id, found or ()) if is_abbreviated(job_id) else beginning
+        if found == []:
             raise NotFound(f"there is no job {job_id} in the state directory {settings.state_dir}")
     topic = ALL_JOBS if job_id is None else job_topic(job_id)
     seconds = settings.auth.token_lifetime if lifetime is None else lifetime

@@ -2,9 +2,8 @@
 
 import mimetypes
 import uuid
-from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final
 from urllib.parse import quote
 
 import msgspec
@@ -23,7 +22,7 @@ from progressd.core.events import (
     checked_options_size,
 )
 from progressd.core.job import Job
-from progressd.core.json import decode, reason_of
+from progressd.core.json import decode
 from progressd.core.messages import FINISHED, JobStatus
 from progressd.http.body import whole_body
 from progressd.http.context import json_response, request_context
@@ -32,6 +31,7 @@ from progressd.http.openapi import described
 from progressd.http.response import FileBody, attachment
 from progressd.http.routes.sse import changed_job
 from progressd.http.schemas import JSON, JobView, job_view
+from progressd.net.request import parsed_query
 from progressd.store.base import Filter
 
 MAX_PAGE: Final = 1000  # jobs
@@ -39,8 +39,6 @@ MAX_WAIT: Final = 60.0  # seconds; proxies time out a request without a response
 FILE: Final = {"*/*": {"type": "string", "format": "binary"}}
 ELSEWHERE: Final = ("http://", "https://")  # prefixes of a result that the producer keeps at its own URL
 IN_URLS: Final = "!#$%&'()*+,/:;=?@[]~"  # all other characters are percent-encoded
-
-T = TypeVar("T")
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/api/jobs")
 
@@ -141,7 +139,7 @@ async def register() -> Response:
 async def get_job(job_id: str) -> Response:
     """Return a job. With `since` and `wait`, return it once it has changed, or unchanged after `wait` seconds."""
     job = await _find(job_id)
-    query = _converted(request.args, LongPollQuery)
+    query = parsed_query(request.args, LongPollQuery)
     if query.since is not None and query.wait:
         job = await changed_job(request_context(), job, query.since, min(query.wait, MAX_WAIT))
     known = request.headers.get("If-None-Match")
@@ -158,7 +156,7 @@ async def get_job(job_id: str) -> Response:
 async def cancel(job_id: str) -> Response:
     """Cancel an unfinished job. With `purge`, delete a finished job and its files."""
     job = await _find(job_id)
-    if _converted(request.args, DeleteQuery).purge:
+    if parsed_query(request.args, DeleteQuery).purge:
         return await _purge(job)
     if job.status.finished:
         raise Conflict(f"job {job.id} is already {job.status}")
@@ -242,20 +240,12 @@ def _job_response(job: Job, status: int = 200) -> Response:
     return json_response(job_view(job, context.view.store_id, context.app.base), status)
 
 
-def _converted(query: Mapping[str, str], type_: type[T]) -> T:
-    """Return a query as a struct. Raises InvalidInput."""
-    try:
-        return msgspec.convert(dict(query.items()), type_, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"the query is wrong: {reason_of(error)}") from None
-
-
 async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     context = request_context()
     given = {name: value for name, value in request.args.items() if value}  # forms send `?status=` for every status
     if "label" in given and not all(given["label"].partition("=")[:2]):  # otherwise the error would show a pattern
         raise InvalidInput(f"the query is wrong: label {given['label'][:60]!r} is not of the form NAME=VALUE")
-    query = _converted(given, PageQuery)
+    query = parsed_query(given, PageQuery)
     if query.status is not None:
         statuses = frozenset([query.status]) & (statuses or frozenset(JobStatus))
     limit = min(query.limit, MAX_PAGE)

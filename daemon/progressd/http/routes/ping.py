@@ -7,13 +7,12 @@ import re
 import uuid
 from typing import Annotated, Final, Literal
 
-import msgspec
 import trio
 from msgspec import Meta, Struct
 from quart import Blueprint, Response, request
 
 from progressd.auth.api_keys import hashed
-from progressd.core.errors import InvalidInput, ProgressdError
+from progressd.core.errors import InvalidInput
 from progressd.core.events import (
     CompletedEvent,
     ErrorEvent,
@@ -24,11 +23,11 @@ from progressd.core.events import (
     StatusEvent,
 )
 from progressd.core.job import Job
-from progressd.core.json import reason_of
 from progressd.core.messages import ErrorData, JobStatus
 from progressd.http.body import whole_body
 from progressd.http.context import request_context
 from progressd.http.openapi import described
+from progressd.net.request import parsed_query
 from progressd.store.base import Filter
 
 MAX_BODY: Final = 1024 * 1024  # bytes
@@ -95,7 +94,7 @@ async def signal_with_body(key: str, slug: str, signal: str) -> Response:
 
 async def _ping(key: str, slug: str, signal: str) -> Response:
     context = request_context()
-    query = _query()
+    query = parsed_query(request.args, PingQuery)
     if not _SLUG.fullmatch(slug):
         raise InvalidInput(f"{slug[:60]!r} is not a slug: use letters, digits, hyphens and underscores")
     if signal not in ("start", "fail", "log") and not _STATUS.fullmatch(signal):
@@ -106,9 +105,7 @@ async def _ping(key: str, slug: str, signal: str) -> Response:
         run = _Run(slug, sender, None if query.rid is None else query.rid.lower())
         async with context.app.registering.setdefault(run.lock, trio.Lock()):
             events = run.started(await run.job()) if signal == "start" else run.ended(await run.job(), signal, body)
-            for outcome in await context.view.submit(*events):
-                if isinstance(outcome, ProgressdError):
-                    raise outcome
+            await context.view.submit_all(*events)
     headers = {"Cache-Control": "no-store", "Ping-Body-Limit": str(BODY_LIMIT)}
     return Response("OK", headers=headers, content_type="text/plain; charset=utf-8")
 
@@ -152,13 +149,6 @@ class _Run:
             RegisterEvent(self._new_id, Registration(kind=self._slug, labels=self._labels)),
             StatusEvent(self._new_id, ReportedStatus(JobStatus.PROCESSING)),
         ]
-
-
-def _query() -> PingQuery:
-    try:
-        return msgspec.convert(dict(request.args.items()), PingQuery, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"the query is wrong: {reason_of(error)}") from None
 
 
 def _last_line(body: bytes) -> str:

@@ -24,7 +24,6 @@ from progressd.core.errors import (
     IdempotencyKeyReused,
     InvalidInput,
     InvalidOption,
-    ProgressdError,
     Unavailable,
     UnsupportedMedia,
 )
@@ -132,7 +131,7 @@ class Submission(NamedTuple):
                     events.append(SubmitEvent(job_id, registration, self.name, batch_id, priority, fingerprint, owner))
                 # A client that disconnects must not remove the input of a stored job.
                 with trio.CancelScope(shield=True):
-                    jobs = _jobs_or_raise(await context.view.submit(*events))
+                    jobs = await context.view.submit_all(*events)
                     await uploads.aclose()  # shielded: the other uploads would report a Cancelled as a failure
         return jobs
 
@@ -204,15 +203,6 @@ def requested_submission(file_fields: Collection[str], max_files: int = 1) -> Su
     if pipeline is None:
         raise InvalidInput(f"there is no pipeline {name[:60]!r}: choose from {', '.join(app.settings.pipelines)}")
     return Submission(name, pipeline, file_fields, max_files)
-
-
-def _jobs_or_raise(outcomes: list[Job | ProgressdError]) -> list[Job]:
-    jobs = []
-    for outcome in outcomes:
-        if isinstance(outcome, ProgressdError):
-            raise outcome
-        jobs.append(outcome)
-    return jobs
 
 
 def _read_fields(fields: Mapping[str, str]) -> tuple[dict[str, object], dict[str, str]]:
