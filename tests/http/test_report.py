@@ -106,7 +106,7 @@ async def test_an_invalid_event_changes_nothing(daemon: RunningDaemon, client: h
         (completed(OTHER, output_path="/etc/passwd"), 400, "output_path '/etc/passwd' is not a URL"),
         (progress(job_id(9), 1), 404, f"no job {job_id(9)}"),
         (progress("me", 1), 400, "'me' is not a job id"),
-        ({"type": "progress", "job_id": OTHER, "data": {}}, 400, "not an event"),
+        ({"type": "progress", "job_id": ID, "data": {}}, 400, "not an event"),
         ({"type": "progress", "job_id": ID, "data": {"current_step": "1", "total_steps": 2}}, 400, "not an event"),
         ([], 400, "not an event"),
         (b"\xff\xfe", 400, "not an event"),

@@ -38,7 +38,8 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 async def test_a_full_disk_rejects_changes_and_recovers(disk: SmallDisk) -> None:
     async with running_daemon(disk.path) as daemon, client_of(daemon) as client, daemon.watch() as watcher:
-        assert (await daemon.report(registered(job_id(1))))[0]["ok"]
+        large = registered(job_id(1), options={"text": "x" * 30_000})  # its start needs more room than a new job
+        assert (await daemon.report(large))[0]["ok"]
         disk.fill()
         text = "x" * 3000  # one page per commit
         kept, refused = [], []

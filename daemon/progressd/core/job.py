@@ -198,18 +198,19 @@ def _register(event: RegisterEvent | SubmitEvent, now: datetime) -> Applied:
 
 
 def _progress(job: Job, event: ProgressEvent, now: datetime, forecast: Forecast) -> Applied:
+    given = event.data
+    current, total = given.current_step, given.total_steps
+    if (current is None or total is None) and not given.has_details:
+        raise missing_counts(given)
     _require_unfinished(job, "progress")
     start = job.status is JobStatus.QUEUED
     messages: tuple[JobMessage, ...] = ()
     if start:
         _require_of_producer(job)
         job, messages = _start(job, now)
-    given = event.data
-    current, total = given.current_step, given.total_steps
     step = job.steps[-1] if job.steps else NO_STEP
     if (job.detail or given.unit or given.phase or given.rate) is None and not given.tasks:  # faster than has_details
-        if current is None or total is None:
-            raise missing_counts(given)
+        current, total = current or 0, total or 0  # an empty phase may come without them
         eta = forecast(job, given, now)
         data = ProgressData(
             current,
@@ -231,8 +232,6 @@ def _progress(job: Job, event: ProgressEvent, now: datetime, forecast: Forecast)
 
 def _detailed(job: Job, given: ReportedProgress, now: datetime, forecast: Forecast) -> tuple[Job, ProgressData]:
     """Return the job and its progress after a report with details, or of a job that has some."""
-    if not given.has_details and (given.current_step is None or given.total_steps is None):
-        raise missing_counts(given)
     data, detail = detailed(job.progress, job.detail or Detail(), given, now)
     percent = float(data.percent) if data.tasks else given.percent
     whole = replace(given, current_step=data.current_step, total_steps=data.total_steps, percent=percent)
