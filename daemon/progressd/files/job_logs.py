@@ -22,8 +22,8 @@ from progressd.files.quota import LOG, DiskUsage, FreeSpaceGuard
 from progressd.system.condition import Condition
 
 MAX_QUEUED: Final = 1 << 20  # bytes of lines that wait for the writer, beside those of one event
-RATE: Final = 16 << 20  # bytes a second that are written for all jobs together
-UNPACED: Final = 65536  # bytes in one turn that the rate does not delay
+RATE: Final = 8 << 20  # bytes a second that are written for all jobs together
+UNPACED: Final = 8192  # bytes in one turn that the rate does not delay
 MAX_RECENT: Final = 1 << 18  # bytes of each watched log that are also in memory
 MAX_OPEN: Final = 1000  # logs whose state is in memory, beside the watched ones
 
