@@ -194,8 +194,11 @@ class JobLogs:
             state.file = LogFile(state.directory, self.max_bytes)
         file = state.file
         file.max_bytes = self.max_bytes
-        last = file.last
-        records = [one for one in write.records if not one.source or one.seq > last.get(one.source, 0)]
+        last, records = dict(file.last), list[Record]()
+        for record in write.records:
+            if not record.source or record.seq > last.get(record.source, 0):
+                records.append(record)
+                last[record.source] = record.seq
         if not records:
             return [], 0
         if state.lost:
