@@ -96,12 +96,11 @@ async def test_a_deleted_log_is_not_created_again(tmp_path: Path) -> None:
         watcher = await logs.watch(ID, position=0)
         await read_all(watcher)
         assert files.usage.total > 0
-        async with trio.open_nursery() as nursery:
-            async with logs._lock:
-                nursery.start_soon(files.remove, [ID])
-                await eventually(lambda: logs._lock.statistics().tasks_waiting == 1)
-                nursery.start_soon(rejected, logs)  # its lines wait during the deletion
-                await eventually(lambda: logs._lock.statistics().tasks_waiting == 2)
+        async with trio.open_nursery() as nursery, logs._lock:
+            nursery.start_soon(files.remove, [ID])
+            await eventually(lambda: logs._lock.statistics().tasks_waiting == 1)
+            nursery.start_soon(rejected, logs)  # its lines wait during the deletion
+            await eventually(lambda: logs._lock.statistics().tasks_waiting == 2)
         assert (await watcher.read(), watcher.deleted) == (None, True)
         assert not (tmp_path / "jobs" / ID).exists()
 
