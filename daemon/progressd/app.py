@@ -196,7 +196,8 @@ class Daemon:
         self.tasks.start_soon(self.services.metrics.run)
         self.tasks.start_soon(self.watchers.heartbeat.run)
         self.tasks.start_soon(self.authenticator.run)
-        self.tasks.start_soon(run_retention, self.settings.store.retention, self.store, self.registry, self.files)
+        retention = partial(run_retention, keep_logs=self.settings.log.retention)
+        self.tasks.start_soon(retention, self.settings.store.retention, self.store, self.registry, self.files)
 
     async def run(
         self,

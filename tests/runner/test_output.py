@@ -12,6 +12,7 @@ from progressd.detect.detector import STDERR, STDOUT, Detector
 from progressd.detect.frames import MAX_FRAMES
 from progressd.detect.plan import Plan
 from progressd.producers.ndjson import TURN_LINES, NumberedLine
+from progressd.runner.log import without_events
 from progressd.runner.output import MAX_SUMMARY, OutputParser, summary
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
@@ -140,3 +141,16 @@ def test_the_summary_is_printable_and_short(stderr: bytes) -> None:
     text = summary(stderr)
     assert len(text) <= MAX_SUMMARY
     assert text == "" or text.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (b"plain\n", b"plain\n"),
+        (encode(progress(3)) + b"\nplain\n  " + encode(progress(4)) + b"\n", b"plain\n"),
+        (LOG_LINE + b"\n{\n", LOG_LINE + b"\n{\n"),
+        (b"\r{no\nevent}", b"\r{no\nevent}"),
+    ],
+)
+def test_events_are_left_out_of_the_log(text: bytes, kept: bytes) -> None:
+    assert without_events(text) == kept

@@ -5,7 +5,7 @@ The memory is bounded, see LogQueue. Events are numbered, so that the daemon sto
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
@@ -53,8 +53,9 @@ class LogSender(threading.Thread):
         self._say = say
         self._interval = interval
         self._source = os.urandom(4).hex()
-        self._seq = 0
-        self._events: Sequence[Event] = ()  # taken, and not acknowledged
+        self._entries: list[LogEntry] = []  # taken, and not acknowledged
+        self._seq = 1  # the number of the first of them
+        self._doubtful = True  # the last request failed, so the next one has only one event
         self._over = threading.Event()
         self._hurry = threading.Event()  # the program has ended
         self.unsent = False
@@ -66,9 +67,9 @@ class LogSender(threading.Thread):
         try:
             while not self._over.is_set():
                 self._put.clear()
-                if not self._events:
-                    self._events = [self._event(entry) for entry in self.queue.take()]
-                if not self._events:
+                if not self._entries:
+                    self._entries = self.queue.take()
+                if not self._entries:
                     if self.queue.ended:
                         break
                     if self.queue.empty:
@@ -91,24 +92,23 @@ class LogSender(threading.Thread):
                     if rejected:
                         self._say(f"the log of the job is not kept: {rejected}")
                         break
-                    failures = failures + 1 if self._events else 0
-                    if self._events or not self._hurry.is_set():
-                        self._pause(backoff(failures, MAX_DELAY) if self._events else interval)
+                    failures = failures + 1 if self._doubtful else 0
+                    if self._doubtful or not (self._entries or self._hurry.is_set()):
+                        self._pause(backoff(failures, MAX_DELAY) if self._doubtful else interval)
         finally:
-            self.unsent = bool(self._events) or not self.queue.ended
+            self.unsent = bool(self._entries) or not self.queue.ended
             self._over.set()
             if transport is not None:
                 transport.close()
 
-    def _event(self, entry: LogEntry) -> Event:
-        self._seq += 1
+    def _event(self, seq: int, entry: LogEntry) -> Event:
         data = {
             "stream": entry.stream,
             "text": entry.text.removesuffix(b"\n").decode("utf-8", "replace"),
             "partial": not entry.text.endswith(b"\n"),
             "time": datetime.fromtimestamp(entry.time, UTC),
             "source": self._source,
-            "seq": self._seq,
+            "seq": seq,
         }
         return {"type": "log", "job_id": self._job_id, "data": data}
 
@@ -119,14 +119,20 @@ class LogSender(threading.Thread):
             self._hurry.wait(seconds)
 
     def _send(self, transport: EventTransport) -> str:
-        """Send the events, and forget the accepted ones. Return an error that is final. Raises ClientError."""
-        answers = transport.exchange(self._events)
-        for number, answer in enumerate(answers):
-            if not answer.ok:
-                self._events = self._events[number:]
-                return "" if answer.temporary or answer.status == NOT_FOUND else answer.error
-        self._events = ()
-        return ""
+        """Send the entries, and forget the accepted ones. Return an error that is final. Raises ClientError.
+
+        After a lost answer, the same entries have the same numbers. Rejected entries get new ones, because the daemon
+        ignores numbers below the last one that it has stored.
+        """
+        batch = self._entries[: 1 if self._doubtful else None]
+        self._doubtful = True
+        answers = transport.exchange([self._event(seq, entry) for seq, entry in enumerate(batch, self._seq)])
+        rejected = [entry for entry, answer in zip(batch, answers, strict=True) if not answer.ok]
+        self._entries = [*rejected, *self._entries[len(batch) :]]
+        self._seq += len(batch)
+        self._doubtful = bool(rejected)
+        final = [one.error for one in answers if not (one.ok or one.temporary or one.status == NOT_FOUND)]
+        return final[0] if final else ""
 
     def hurry(self) -> None:
         """Accept nothing more, and send the rest without pauses."""

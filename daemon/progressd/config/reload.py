@@ -24,6 +24,7 @@ FIXED: Final = frozenset(
         "ingest.socket",
         "ingest.socket_mode",
         "log.format",
+        "log.retention",
         "runner.concurrency",
         "server.base_path",
         "server.host",

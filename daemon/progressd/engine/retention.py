@@ -5,6 +5,7 @@ later daemon deletes the files once they are older than the retention period. Un
 kept, in case the store has lost jobs or was restored from an older copy.
 """
 
+import math
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -26,11 +27,22 @@ log = structlog.get_logger(__name__)
 
 
 async def run_retention(
-    keep: float, store: Store, registry: Registry, files: JobFiles, *, batch: int = DELETE_BATCH
+    keep: float,
+    store: Store,
+    registry: Registry,
+    files: JobFiles,
+    *,
+    keep_logs: float = math.inf,
+    batch: int = DELETE_BATCH,
 ) -> None:
-    """Delete jobs that finished more than `keep` seconds ago, until cancelled."""
+    """Delete jobs that finished more than `keep` seconds ago, until cancelled.
+
+    Logs of finished jobs are deleted earlier if nothing was written to them for `keep_logs` seconds.
+    """
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_sweep, keep, store, files, batch)
+        if keep_logs < keep:
+            nursery.start_soon(_delete_old_logs, keep_logs, registry, files, batch)
         await _delete_old(keep, store, registry, files, batch)
 
 
@@ -56,6 +68,23 @@ async def _sweep(keep: float, store: Store, files: JobFiles, batch: int) -> None
         log.error("cannot check for files without a job", error=str(error))
     if count:
         log.info("files without a job deleted", count=count)
+
+
+async def _delete_old_logs(keep: float, registry: Registry, files: JobFiles, batch: int) -> None:
+    while True:
+        before, count = datetime.now(UTC) - timedelta(seconds=keep), 0
+        try:
+            async with aclosing(files.with_logs_older_than(before, batch)) as steps:
+                async for names in steps:
+                    finished = [name for name in names if name not in registry.unfinished]
+                    await files.remove_logs(finished)
+                    count += len(finished)
+                    await trio.sleep(PAUSE)
+        except OSError as error:
+            log.error("cannot delete old logs of jobs, will retry", error=str(error))
+        if count:
+            log.info("old logs of jobs deleted", count=count)
+        await trio.sleep(INTERVAL)
 
 
 async def _delete_old(keep: float, store: Store, registry: Registry, files: JobFiles, batch: int) -> None:

@@ -16,8 +16,8 @@ import io
 import os
 import shutil
 import stat
-from collections.abc import AsyncGenerator, Collection, Generator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -30,7 +30,7 @@ import trio
 from progressd.config.settings import Limits, LogSettings
 from progressd.core.errors import Conflict, InsufficientStorage, StoreFailed, Unavailable
 from progressd.files.job_logs import JobLogs
-from progressd.files.quota import DiskUsage, FreeSpaceGuard, directories_of_jobs, files_of_jobs
+from progressd.files.quota import LOG, DiskUsage, FreeSpaceGuard, directories_of_jobs, files_of_jobs
 from progressd.files.state_dir import make_directory
 from progressd.store.base import Store
 from progressd.system.fs import sync
@@ -270,16 +270,50 @@ class JobFiles:
     async def older_than(self, before: datetime, batch: int) -> AsyncGenerator[list[str]]:
         """Yield jobs whose directories are older than `before`, `batch` at a time. The caller closes the generator."""
 
+        async with aclosing(self._selected(lambda entry: entry.stat().st_mtime, before, batch)) as steps:
+            async for found in steps:
+                yield found
+
+    async def with_logs_older_than(self, before: datetime, batch: int) -> AsyncGenerator[list[str]]:
+        """Yield jobs with a log to which nothing was written since `before`, as `older_than` does."""
+
+        def written(entry: os.DirEntry[str]) -> float:
+            with os.scandir(os.path.join(entry, LOG)) as files:
+                return max([file.stat().st_mtime for file in files], default=0)
+
+        async with aclosing(self._selected(written, before, batch)) as steps:
+            async for found in steps:
+                yield found
+
+    async def _selected(
+        self, time_of: Callable[[os.DirEntry[str]], float], before: datetime, batch: int
+    ) -> AsyncGenerator[list[str]]:
+        """Yield the jobs with a time before `before`. The caller closes the generator."""
+
         def look() -> Generator[str]:
             with closing(directories_of_jobs(self._jobs)) as entries:
                 for entry in entries:
-                    with suppress(FileNotFoundError):  # the directory was deleted during the iteration
-                        if entry.stat().st_mtime < before.timestamp():
+                    with suppress(FileNotFoundError, NotADirectoryError):  # perhaps deleted during the iteration
+                        if time_of(entry) < before.timestamp():
                             yield entry.name
 
         with closing(look()) as names:
             while found := await trio.to_thread.run_sync(lambda: list(islice(names, batch))):
                 yield found
+
+    async def remove_logs(self, job_ids: Collection[str]) -> None:
+        """Delete the logs of these jobs. Raises OSError."""
+        async with self.logs.deleting(job_ids):
+            directories = [self._jobs / job_id for job_id in job_ids]
+
+            def delete() -> None:
+                for directory in directories:
+                    with suppress(FileNotFoundError):
+                        shutil.rmtree(directory / LOG)
+                    with suppress(OSError):
+                        directory.rmdir()  # unless it has other files
+
+            await self.usage.changing(directories, delete)
 
     async def remove(self, job_ids: Collection[str]) -> None:
         """Delete all files of the jobs durably, even across a power cut. Uploads in progress are kept."""

@@ -22,8 +22,8 @@ from progressd.files.quota import LOG, DiskUsage, FreeSpaceGuard
 from progressd.system.condition import Condition
 
 MAX_QUEUED: Final = 1 << 20  # bytes of lines that wait for the writer, beside those of one event
-RATE: Final = 16 << 20  # bytes a second that are written for all jobs together
-UNPACED: Final = 65536  # bytes in one turn that the rate does not delay
+RATE: Final = 8 << 20  # bytes a second that are written for all jobs together
+UNPACED: Final = 8192  # bytes in one turn that the rate does not delay
 MAX_RECENT: Final = 1 << 18  # bytes of each watched log that are also in memory
 MAX_OPEN: Final = 1000  # logs whose state is in memory, beside the watched ones
 
@@ -194,8 +194,11 @@ class JobLogs:
             state.file = LogFile(state.directory, self.max_bytes)
         file = state.file
         file.max_bytes = self.max_bytes
-        last = file.last
-        records = [one for one in write.records if not one.source or one.seq > last.get(one.source, 0)]
+        last, records = dict(file.last), list[Record]()
+        for record in write.records:
+            if not record.source or record.seq > last.get(record.source, 0):
+                records.append(record)
+                last[record.source] = record.seq
         if not records:
             return [], 0
         if state.lost:

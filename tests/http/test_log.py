@@ -1,0 +1,235 @@
+"""The log of a job over the Unix socket, HTTP and WebSocket: written by producers, read by watchers."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from support import keys
+from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon
+from support.http_client import client_of
+from support.samples import ID, job_id
+from support.waiting import eventually
+
+LOG = f"/api/jobs/{ID}/log"
+OTHER = job_id(2)
+
+
+def ended() -> list[dict[str, Any]]:
+    return [progress(ID, 1), completed(ID)]
+
+
+def written(text: str, job: str = ID, **data: Any) -> dict[str, Any]:
+    return {"type": "log", "job_id": job, "data": {"text": text, **data}}
+
+
+async def texts(client: httpx.AsyncClient, query: str = "") -> str:
+    response = await client.get(LOG + query)
+    assert response.status_code == 200, response.text
+    return response.text
+
+
+def lines_of(messages: list[Any]) -> list[str]:
+    assert {message["type"] for message in messages} <= {"log"}
+    return [line["text"] for message in messages for line in message["data"]["lines"]]
+
+
+async def events_of(client: httpx.AsyncClient, query: str = "", **headers: str) -> AsyncIterator[tuple[str, Any]]:
+    """Yield the id and the data of each server-sent event."""
+    async with client.stream("GET", f"{LOG}/events{query}", headers=headers) as response:
+        assert response.status_code == 200
+        id_ = ""
+        async for line in response.aiter_lines():
+            if line.startswith("id: "):
+                id_ = line[4:]
+            if line.startswith("data: "):
+                yield id_, json.loads(line[6:])
+
+
+@pytest.mark.parametrize("way", ["socket", "events", "job", "ndjson"])
+async def test_a_producer_writes_lines_in_every_way(way: str, daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    event = written("a\nb", stream="stderr", time="2026-01-31T12:00:00.5Z")
+    if way == "socket":
+        answers = await daemon.report(registered(ID), event)
+        assert [answer["ok"] for answer in answers] == [True, True]
+    else:
+        await daemon.report(registered(ID))
+        path = {"events": "/api/events", "job": f"/api/jobs/{ID}/events", "ndjson": "/api/events"}[way]
+        kind = "application/x-ndjson" if way == "ndjson" else "application/json"
+        answer = await client.post(path, content=json.dumps(event), headers={"Content-Type": kind})
+        assert (answer.status_code, answer.json()["ok"]) == (200, True)
+    assert await texts(client) == "a\nb\n"
+    assert await texts(client, "?times=true") == "2026-01-31T12:00:00.500Z a\n2026-01-31T12:00:00.500Z b\n"
+
+
+async def test_a_websocket_writes_lines(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    async with daemon.watch("/ws/publish") as producer:
+        lines = [registered(ID), written("one"), progress(ID, 1), written("two")]
+        await producer.websocket.send_message("\n".join([json.dumps({**line, "ref": 0}) for line in lines]))
+        assert [(await producer.receive())["ok"] for _ in lines] == [True] * 4
+    assert await texts(client) == "one\ntwo\n"
+
+
+async def test_lines_reach_no_watcher_of_jobs_and_change_no_job(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    offset = daemon.daemon.broadcaster.offset
+    async with daemon.watch() as watcher:
+        await watcher.receive_until("job_created")
+        await daemon.report(written("hidden"))
+        assert daemon.daemon.broadcaster.offset == offset
+        await daemon.report(progress(ID, 1))
+        assert [message["type"] for message in await watcher.receive_until("progress")] == ["status_change", "progress"]
+
+
+async def test_a_finished_job_accepts_late_lines_and_an_unknown_job_none(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    answers = await daemon.report(registered(ID), *ended(), written("late"), written("lost", OTHER))
+    assert [answer["ok"] for answer in answers] == [True, True, True, True, False]
+    assert (answers[4]["status"], answers[4]["error"]) == (404, f"no job {OTHER}")
+    assert await texts(client) == "late\n"
+    assert (await client.get(f"/api/jobs/{OTHER}/log")).status_code == 404
+
+
+async def test_repeated_lines_are_written_once(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    first, second = (written(text, source="ab", seq=number) for number, text in [(1, "a"), (2, "b")])
+    await daemon.report(registered(ID), first, second, first, second, written("a", source="cd", seq=1))
+    assert await texts(client) == "a\nb\na\n"
+
+
+async def test_the_text_is_selected_by_lines_time_offset_and_range(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    days = [written(f"\x1b[31mday {day}\x1b[m", time=f"2026-01-0{day}T00:00:00+00:00") for day in range(1, 6)]
+    await daemon.report(registered(ID), *days)
+    assert await texts(client, "?tail=2") == "day 4\nday 5\n"
+    assert await texts(client, "?tail=0") == ""
+    assert await texts(client, "?tail=1&ansi=true") == "\x1b[31mday 5\x1b[m\n"
+    assert await texts(client, "?since=2026-01-04T00:00:00Z") == "day 4\nday 5\n"
+    assert await texts(client, "?since=2026-01-05") == "day 5\n"
+    assert await texts(client, "?since=10m") == ""
+    assert await texts(client, "?offset=0") == "".join([f"day {day}\n" for day in range(1, 6)])
+    for given, status, body in [
+        ("0-2", 206, "day"),
+        ("-3", 206, " 5\n"[-3:]),
+        ("24-", 206, "day 5\n"),
+        ("99-", 416, ""),
+    ]:
+        response = await client.get(LOG, headers={"Range": f"bytes={given}"})
+        assert response.status_code == status
+        assert not body or response.text == body
+    head = await client.head(LOG)
+    assert (head.status_code, head.headers["content-type"], head.text) == (200, "text/plain; charset=utf-8", "")
+
+
+@pytest.mark.parametrize(
+    "query", ["tail=x", "since=tomorrow", "offset=-1", "tail=1&offset=0", "follow=maybe", "lines=1"]
+)
+async def test_an_invalid_query_is_rejected(query: str, daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID))
+    assert (await client.get(f"{LOG}?{query}")).status_code == 400
+    assert (await daemon.rejected(f"/ws/jobs/{ID}/log?{query}")).status_code == 400
+
+
+async def test_curl_follows_until_the_log_is_complete(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID), written("before"))
+    with trio.fail_after(PATIENCE):
+        async with client.stream("GET", f"{LOG}?follow=true") as response:
+            received = response.aiter_text()
+            assert await anext(received) == "before\n"
+            await daemon.report(written("live", partial=True))
+            assert await anext(received) == "live"
+            await daemon.report(*ended(), written(" and late"))
+            assert "".join([text async for text in received]) == " and late\n"
+
+
+async def test_a_websocket_resumes_at_any_offset(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), *[written(f"{number}") for number in range(1200)])
+    async with daemon.watch(f"/ws/jobs/{ID}/log") as watcher:
+        messages = [await watcher.receive()]
+        while lines_of(messages)[-1] != "1199":
+            messages.append(await watcher.receive())
+        assert lines_of(messages) == [str(number) for number in range(200, 1200)]
+        await daemon.report(written("live", stream="stderr"), *ended())
+        live = await watcher.receive()
+        assert (live["job_id"], live["data"]["lines"][0]["s"]) == (ID, "e")
+        assert await watcher.closed() == (1000, "job finished")
+    for message in messages[:2]:
+        after = [*lines_of(messages[messages.index(message) + 1 :]), "live"]
+        async with daemon.watch(f"/ws/jobs/{ID}/log?offset={message['data']['offset']}") as watcher:
+            assert lines_of(await watcher.rest()) == after
+
+
+async def test_server_sent_events_resume_and_end(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID), written("one"))
+    with trio.fail_after(PATIENCE):
+        ids, seen = list[str](), list[Any]()
+        async for id_, message in events_of(client):
+            ids.append(id_)
+            seen.append(message)
+            if len(seen) == 1:
+                await daemon.report(written("two"), *ended())
+        assert (lines_of(seen), ids) == (["one", "two"], [str(message["data"]["offset"]) for message in seen])
+        resumed = [message async for _, message in events_of(client, **{"Last-Event-ID": ids[0]})]
+        assert lines_of(resumed) == ["two"]
+    over = await client.get(f"{LOG}/events", headers={"Last-Event-ID": ids[-1]})
+    assert over.status_code == 204
+
+
+async def test_logs_are_topics_beside_others(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), registered(OTHER), written("old"), written("mine"))
+    async with daemon.watch("/ws") as watcher:
+        topics = [f"job:{OTHER}", f"log:{ID}", f"log:{job_id(9)}"]
+        await watcher.websocket.send_message(json.dumps({"type": "subscribe", "topics": topics, "tail": 1}))
+        refused, subscribed, lines = [await watcher.receive() for _ in range(3)]
+        assert (refused["type"], refused["topic"]) == ("refused", topics[2])
+        assert subscribed["topics"] == topics[:2]
+        assert lines_of([lines]) == ["mine"]
+        await daemon.report(written("live"), written("not subscribed", OTHER))
+        assert lines_of([await watcher.receive()]) == ["live"]
+        await watcher.websocket.send_message(json.dumps({"type": "unsubscribe", "topics": [f"log:{ID}"]}))
+        assert (await watcher.receive())["type"] == "unsubscribed"
+        await daemon.report(written("nobody"), progress(OTHER, 1))
+        assert (await watcher.receive())["type"] == "status_change"
+
+
+async def test_a_key_reads_a_log_but_a_watch_token_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "keys.json"
+    path.parent.mkdir()
+    reader, writer, bound = (
+        keys.add(path, "reader"),
+        keys.add(path, "writer", "write"),
+        keys.add(path, "bound", team="a"),
+    )
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
+        await daemon.report(registered(ID), written("secret"))
+        assert (await client.get(LOG)).status_code == 401
+        assert (await client.get(LOG, headers=keys.bearer(reader))).text == "secret\n"
+        assert (await client.get(LOG, headers=keys.bearer(writer))).status_code == 403
+        assert (await client.get(LOG, headers=keys.bearer(bound))).status_code == 404
+        made = (await client.post(f"/api/jobs/{ID}/token", headers=keys.bearer(reader))).json()["token"]
+        for end in ("", "/events"):
+            assert (await client.get(f"{LOG}{end}?token={made}")).status_code == 403
+        assert (await daemon.rejected(f"/ws/jobs/{ID}/log?token={made}")).status_code == 403
+        async with daemon.watch(f"/ws?token={made}") as watcher:
+            await watcher.websocket.send_message(json.dumps({"type": "subscribe", "topics": [f"log:{ID}"]}))
+            assert (await watcher.receive())["error"] == "a watch token does not show logs: use a key"
+
+
+async def test_deleting_a_job_deletes_its_log_and_ends_its_watchers(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await daemon.report(registered(ID), written("x"), *ended())
+    directory = daemon.daemon.files.logs.directory(ID)
+    await eventually(lambda: daemon.daemon.files.usage.total > 0)
+    async with daemon.watch(f"/ws/jobs/{ID}/log") as watcher:
+        await watcher.receive()
+        assert (await client.delete(f"/api/jobs/{ID}?purge=true")).status_code == 200
+        assert (await watcher.closed())[0] in (1000, 4501)
+    assert not directory.parent.exists()
+    assert daemon.daemon.files.usage.total == 0
+    assert (await daemon.report(written("gone")))[0]["status"] == 404
+    assert not directory.parent.exists()
