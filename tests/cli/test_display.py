@@ -243,3 +243,25 @@ def test_durations_have_units(value: float, shown: str) -> None:
 def test_external_results_keep_their_url() -> None:
     assert text.result_url("https://files.example/x", URL) == "https://files.example/x"
     assert text.result_url("/api/x", f"{URL}/base/") == f"{URL}/base/api/x"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "low", "high", "shown"),
+    [
+        (0, 0, 60, ""),
+        (3.2, 1, 9, "4 s left"),
+        (12, 11, 14, "12 s left"),
+        (43, 38, 50, "about 45 s left"),
+        (20, 10, 40, "10–40 s left"),
+        (240, 200, 300, "about 4 min left"),
+        (240, 170, 350, "3–6 min left"),
+        (70, 20, 200, "up to 3 min left"),
+        (100, 61, 100, "1–2 min left"),
+        (9000, 8000, 9500, "about 2.5 h left"),
+        (9000, 5400, 14400, "1.5–4.0 h left"),
+    ],
+)
+def test_the_remaining_time_is_rounded_and_an_interval_if_it_is_uncertain(
+    seconds: float, low: float, high: float, shown: str
+) -> None:
+    assert text.remaining(seconds, low, high) == shown
