@@ -1,7 +1,9 @@
 """The remaining times of jobs from the history, which a restart keeps."""
 
-from contextlib import closing
-from datetime import timedelta
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from datetime import datetime, timedelta
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from progressd.core.events import (
     CompletedEvent,
     ErrorEvent,
     Event,
+    Priority,
     ProgressEvent,
     RegisterEvent,
     Registration,
@@ -18,11 +21,12 @@ from progressd.core.events import (
 )
 from progressd.core.job import Job, apply
 from progressd.core.messages import ErrorData, Eta, Progress
-from progressd.engine.forecasts import Forecasts
+from progressd.engine.forecasts import Forecasts, Queue, QueuePlace
+from progressd.engine.registry import RunQueue
 from progressd.store.base import RUNS_PER_KEY, KeyedRun
 from progressd.store.sqlite import SQLiteStore
-from support.samples import NOW, job_id
-from support.spine import start
+from support.samples import NOW, job, job_id
+from support.spine import Spine, register, running, start, submit
 
 HOST = {"host": "a"}
 
@@ -118,3 +122,51 @@ async def test_a_restart_keeps_the_history(tmp_path: Path) -> None:
         await again.load(store)
     _, [eta] = begun(again, given)
     assert eta.seconds == pytest.approx(60)
+
+
+@asynccontextmanager
+async def running_with(path: Path, *runs: KeyedRun) -> AsyncIterator[tuple[Spine, Queue]]:
+    """Run with these earlier jobs. The queue has one slot."""
+    with closing(SQLiteStore.open(path)) as store:
+        async with running(store) as spine:
+            forecasts = Forecasts()
+            forecasts.finish((), runs)
+            yield spine, Queue(spine.registry, forecasts, 1)
+
+
+def place_of(spine: Spine, queue: Queue, number: int) -> QueuePlace | None:
+    return queue.place(spine.registry.unfinished[job_id(number)])
+
+
+async def test_a_waiting_job_has_a_place_and_a_time_at_which_it_may_start(tmp_path: Path) -> None:
+    earlier = KeyedRun("pdf\npdf\n\n", Run((), 100.0, 0, ()))
+    async with running_with(tmp_path / "progressd.db", *[earlier] * 3) as (spine, queue):
+        await spine.submit(submit(1), submit(2), submit(3), register(4))
+        places = [place_of(spine, queue, number) for number in (1, 2, 3)]
+        assert [place and place.position for place in places] == [1, 2, 3]
+        starts = [place.expected_start for place in places if place]
+        for before, after in pairwise(starts):
+            assert isinstance(before, datetime)
+            assert isinstance(after, datetime)
+            assert (after - before).total_seconds() == pytest.approx(100, abs=2)
+        assert place_of(spine, queue, 4) is None  # a producer's job does not wait
+
+
+async def test_without_history_a_waiting_job_has_only_a_place(tmp_path: Path) -> None:
+    async with running_with(tmp_path / "progressd.db") as (spine, queue):
+        await spine.submit(submit(1), submit(2))
+        assert place_of(spine, queue, 2) == QueuePlace(2)
+
+
+def test_the_places_are_in_the_order_in_which_jobs_start() -> None:
+    jobs = [
+        job(number, owner=owner, priority=priority)
+        for number, (owner, priority) in enumerate(product("aabac", (Priority.NORMAL, Priority.HIGH, Priority.LOW)), 1)
+    ]
+    known = {one.id: one for one in jobs}
+    run_queue = RunQueue()
+    for one in jobs:
+        run_queue.add(one)
+    expected = run_queue.order(known.get, 100)
+    assert run_queue.order(known.get, 4) == expected[:4]
+    assert [run_queue.take(known.get) for _ in jobs] == expected

@@ -37,6 +37,7 @@ RECENT: Final = 1.0  # the weight of progress is this power of the time at which
 SPEED_NOISE: Final = 0.35  # of the logarithm of the speed, in the middle of a job
 RUN_NOISE: Final = 0.25  # of the logarithm of the duration, if there is only one run
 RUN_PRIOR: Final = 1.5  # the number of runs that RUN_NOISE is worth
+SCALE_NOISE: Final = 0.2  # of the logarithm of the duration, for each power of e by which it is scaled
 CURVE_PRIOR: Final = 0.3  # the number of runs that a straight curve is worth
 
 
@@ -91,11 +92,12 @@ def expected(runs: Sequence[Run], words: tuple[str, ...], size: int) -> Expected
     most = max(alike)
     similar = [run for run, same in zip(runs, alike, strict=True) if same == most]
     exponent = _exponent(runs)
-    logs, weight = list[tuple[float, float]](), 1.0
+    logs, weight, scaled = list[tuple[float, float]](), 1.0, 0.0
     curve, curves = [CURVE_PRIOR * number / PARTS for number in range(PARTS + 1)], CURVE_PRIOR
     for run in reversed(similar):
         scale = exponent * math.log(size / run.size) if size and run.size else 0.0
         logs.append((weight, math.log(run.seconds) + scale))
+        scaled += weight * scale**2
         if run.curve:
             curve = [total + weight * one for total, one in zip(curve, run.curve, strict=True)]
             curves += weight
@@ -104,6 +106,7 @@ def expected(runs: Sequence[Run], words: tuple[str, ...], size: int) -> Expected
     mean = sum(weight * log for weight, log in logs) / total
     spread = sum(weight * (log - mean) ** 2 for weight, log in logs)
     variance = (spread + RUN_PRIOR * RUN_NOISE**2) / (total + RUN_PRIOR) * (1 + 1 / total)
+    variance += SCALE_NOISE**2 * scaled / total
     return Expected(len(similar), math.exp(mean), variance, tuple(one / curves for one in curve))
 
 

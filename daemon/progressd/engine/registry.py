@@ -7,7 +7,7 @@ there can be millions of finished jobs.
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nsmallest
 from typing import Final
 
 import msgspec
@@ -99,6 +99,21 @@ class RunQueue:
                         return job
             del self._owners[rank]
         return None
+
+    def order(self, current: Callable[[str], Job | None], limit: int) -> list[Job]:
+        """Return the first `limit` jobs in the order in which they start if no further job is added."""
+        found = list[Job]()
+        for rank in sorted(self._owners, reverse=True):
+            waiting = [iter(nsmallest(limit, jobs)) for jobs in self._owners[rank].values()]
+            while waiting and len(found) < limit:
+                jobs = waiting.pop(0)
+                for created_offset, job_id in jobs:
+                    job = current(job_id)
+                    if job is not None and job.created_offset == created_offset:
+                        found.append(job)
+                        waiting.append(jobs)
+                        break
+        return found
 
 
 class JobLog:
@@ -241,6 +256,10 @@ class Registry:
         while (job := self._run_queue.take(self._queued_job)) is None:
             await self._queued.wait()
         return job
+
+    def queued(self, limit: int) -> list[Job]:
+        """Return the first `limit` jobs of the runner's queue, in the order in which they start."""
+        return self._run_queue.order(self._queued_job, limit)
 
     def _queued_job(self, job_id: str) -> Job | None:
         job = self.unfinished.get(job_id)

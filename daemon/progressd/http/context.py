@@ -13,6 +13,7 @@ from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Settings
 from progressd.engine.access import ScopedServices, Scopes
+from progressd.engine.forecasts import Queue
 from progressd.files.job_files import JobFiles
 from progressd.http.body import Transfers
 from progressd.http.job_cache import JobResponseCache
@@ -40,6 +41,7 @@ class AppContext:
     streams: StreamRegistry
     metrics: MetricsCollector
     answers: JobResponseCache
+    queue: Queue
     base: BasePath
     ready: bool = False  # whether the daemon accepts work
     transfers: Transfers = field(default_factory=Transfers)

@@ -7,6 +7,7 @@ import msgspec
 
 from progressd import __version__
 from progressd.core.job import Job
+from progressd.engine.forecasts import QueuePlace
 from progressd.http.schemas import job_view
 from progressd.net.request import BasePath
 
@@ -35,6 +36,7 @@ class CachedResponse:
 
 
 class _Entry(NamedTuple):
+    place: QueuePlace | None
     offset: int  # offset of the job, which changes with every change of the job
     etag: bytes
     whole: CachedResponse
@@ -49,22 +51,23 @@ class JobResponseCache:
         self._base = base
         self._entries: dict[str, _Entry] = {}
 
-    def answer(self, job: Job, if_none_match: bytes | None) -> CachedResponse:
-        """Return the job, or 304 if the client has it already (RFC 9110 §13.1.2)."""
+    def answer(self, job: Job, if_none_match: bytes | None, place: QueuePlace | None = None) -> CachedResponse:
+        """Return the job, or 304 if the client has it already (RFC 9110 §13.1.2). `place`: in the runner's queue."""
         entry = self._entries.get(job.id)
-        if entry is None or entry.offset != job.offset:
-            entry = self._add(job)
+        if entry is None or entry.offset != job.offset or entry.place != place:
+            entry = self._add(job, place)
         known = if_none_match is not None and _matches(if_none_match, entry.etag)
         return entry.not_modified if known else entry.whole
 
-    def _add(self, job: Job) -> _Entry:
-        view = job_view(job, self._store_id, self._base)
+    def _add(self, job: Job, place: QueuePlace | None) -> _Entry:
+        view = job_view(job, self._store_id, self._base, place)
         body = _encode(view)
-        etag = f'"{view.cursor}.{__version__}{self._base.text}"'.encode()  # another version may add fields
+        queue = "" if place is None else f".{place.position}.{place.expected_start or ''}".replace(" ", "T")
+        etag = f'"{view.cursor}.{__version__}{self._base.text}{queue}"'.encode()  # another version may add fields
         headers = (b"etag", etag), (b"cache-control", CACHING.encode()), (b"vary", b"Accept-Encoding")
         content = (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))
         whole, not_modified = CachedResponse(200, (*content, *headers), body), CachedResponse(304, headers, b"")
-        entry = _Entry(job.offset, etag, whole, not_modified)
+        entry = _Entry(place, job.offset, etag, whole, not_modified)
         self._entries.pop(job.id, None)
         if len(body) <= MAX_ENTRY_BYTES:
             self._entries[job.id] = entry

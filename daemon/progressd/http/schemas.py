@@ -10,6 +10,7 @@ from progressd.core.batch import BatchStatus, JobBatch, batch_counts
 from progressd.core.events import Priority, Registration
 from progressd.core.job import Job
 from progressd.core.messages import BatchProgressData, Cursor, JobStatus, ProgressData
+from progressd.engine.forecasts import QueuePlace
 from progressd.net.request import BasePath
 
 JSON: Final = "application/json"
@@ -50,11 +51,12 @@ class JobView(Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     batch_id: str | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET  # if the job belongs to a batch
+    queue: QueuePlace | UnsetType = UNSET  # while the job waits for the runner
     cursor: str
 
 
-def job_view(job: Job, store_id: str, base: BasePath) -> JobView:
-    """Return a job for a client."""
+def job_view(job: Job, store_id: str, base: BasePath, place: QueuePlace | None = None) -> JobView:
+    """Return a job for a client. `place`: in the queue of the runner."""
     return JobView(
         id=job.id,
         job_id=job.id,
@@ -77,6 +79,7 @@ def job_view(job: Job, store_id: str, base: BasePath) -> JobView:
         labels=job.labels,
         batch_id=_known(job.batch_id),
         priority=UNSET if job.batch_id is None else job.priority,
+        queue=_known(place),
         cursor=str(Cursor(store_id, job.offset)),
     )
 

@@ -216,7 +216,7 @@ async def _find(text: str) -> Job:
 
 def _job_response(job: Job, status: int = 200) -> Response:
     context = request_context()
-    return json_response(job_view(job, context.view.store.id, context.app.base), status)
+    return json_response(job_view(job, context.view.store.id, context.app.base, context.app.queue.place(job)), status)
 
 
 def _converted(query: Mapping[str, str], type_: type[T]) -> T:
@@ -240,7 +240,9 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     filter_ = Filter(statuses, query.kind, ((key, value),) if key else ())
     registry, store = context.view.registry, context.view.store
     stored, total = await store.list_jobs(filter_, limit, query.offset)
-    jobs = [job_view(registry.known(job.id) or job, store.id, context.app.base) for job in stored]
+    place = context.app.queue.place
+    current = [registry.known(job.id) or job for job in stored]
+    jobs = [job_view(job, store.id, context.app.base, place(job)) for job in current]
     if len(jobs) < min(limit, total - query.offset):  # the store cuts a page of large jobs short
         limit = max(1, len(jobs))
     return json_response(JobPage(jobs, total, limit, query.offset))
