@@ -22,7 +22,7 @@ from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import JobStatus
 from progressd.engine.access import Engine
-from progressd.engine.forecasts import Forecasts
+from progressd.engine.forecasts import Forecasts, Queue
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.log import LocalLog
@@ -135,6 +135,7 @@ class Daemon:
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.send_buffer_bytes
         )
         self.forecasts = Forecasts()
+        self.queue = Queue(self.registry, self.forecasts, settings.runner.concurrency)
         self.ingest = Ingest(
             self.log, store, self.registry, self.batches, self.broadcaster, self.files.logs, self.forecasts, self.base
         )
@@ -177,6 +178,7 @@ class Daemon:
             streams=self.streams,
             metrics=metrics,
             answers=JobResponseCache(self.store.id, self.base),
+            queue=self.queue,
             base=self.base,
         )
 

@@ -305,3 +305,25 @@ def test_tasks_are_indented_below_their_job() -> None:
     assert any("  Layer a" in line and "25%" in line and "25/100 B" in line for line in lines)
     assert any("  Layer b" in line and "failed" in line for line in lines)
     assert text.line(moved.message, URL) == f"{JOB} progress 40% Pulling, 12.4 MB/s"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "low", "high", "shown"),
+    [
+        (0, 0, 60, ""),
+        (3.2, 1, 9, "4 s left"),
+        (12, 11, 14, "12 s left"),
+        (43, 38, 50, "about 45 s left"),
+        (20, 10, 40, "10–40 s left"),
+        (240, 200, 300, "about 4 min left"),
+        (240, 170, 350, "3–6 min left"),
+        (70, 20, 200, "up to 3 min left"),
+        (100, 61, 100, "1–2 min left"),
+        (9000, 8000, 9500, "about 2.5 h left"),
+        (9000, 5400, 14400, "1.5–4.0 h left"),
+    ],
+)
+def test_the_remaining_time_is_rounded_and_an_interval_if_it_is_uncertain(
+    seconds: float, low: float, high: float, shown: str
+) -> None:
+    assert text.remaining(seconds, low, high) == shown

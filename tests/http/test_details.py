@@ -15,6 +15,7 @@ from support.http_client import client_of, error_of
 from support.samples import ID
 from support.submitting import cancel, running_job, shell, submit
 from support.waiting import eventually
+from trio.testing import MockClock
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
@@ -123,7 +124,7 @@ async def test_the_timeline_survives_a_restart_and_goes_with_its_job(tmp_path: P
         assert db.execute("SELECT count(*) FROM timelines").fetchone() == (0,)
 
 
-async def test_a_waiting_job_has_its_position(tmp_path: Path) -> None:
+async def test_a_waiting_job_has_its_position(slow_clock: MockClock, tmp_path: Path) -> None:
     pipelines = {"wait": shell("sleep 100")}
     async with (
         running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon,
@@ -131,6 +132,7 @@ async def test_a_waiting_job_has_its_position(tmp_path: Path) -> None:
     ):
 
         async def position(job_id: str) -> int | None:
+            slow_clock.jump(1)  # positions are valid for a second
             answer = await client.get(f"/api/jobs/{job_id}")
             known = await client.get(f"/api/jobs/{job_id}", headers={"If-None-Match": answer.headers["ETag"]})
             assert known.status_code == 304

@@ -199,8 +199,13 @@ def name(job: dict[str, Any]) -> str:
 
 
 def outcome(job: dict[str, Any]) -> str:
-    """Return the error of a job of the REST API, or the URL of a result on another server."""
+    """Return the error of a job of the REST API, the URL of a result on another server, or the remaining time."""
     path = job.get("output_path", "")
+    if (position := job.get("queue_position")) is not None:
+        start = job.get("expected_start")
+        return f"{position} in the queue" + (f", may start at {short_time(start)}" if start else "")
+    if (eta := job.get("progress", {}).get("eta")) is not None:
+        return remaining(eta["seconds"], eta["low"], eta["high"])
     return printable(job.get("error") or (path if "://" in path else ""))
 
 

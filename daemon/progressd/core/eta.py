@@ -21,12 +21,13 @@ from progressd.core.messages import Eta
 
 Source: TypeAlias = Literal["history", "rate", "producer"]
 
-PARTS: Final = 20  # points of a curve, without its beginning
+PARTS: Final = 20  # points of a curve, besides its beginning
 MAX_WORDS: Final = 40  # words of a command that are compared
 MAX_WORD: Final = 80  # characters
 MIN_SECONDS: Final = 1.0  # shorter jobs are not kept: they end before anybody asks
 FORGET: Final = 0.85  # the weight of a run, compared with that of the next one
 INTERVAL: Final = 0.2  # seconds between two estimates; in between, the last one is valid
+LONGEST: Final = 1e9  # seconds, 30 years; a longer time is not estimated
 SLACK: Final = 0.5  # seconds by which any estimate may be wrong, because starting and ending takes time
 JUMP: Final = 3.0  # % by which the remaining time may jump while the elapsed time grows by 1 %, and 1 s each second
 STEADY: Final = 1.05  # a smaller growth of the remaining time is not shown
@@ -36,13 +37,14 @@ RECENT: Final = 1.0  # the weight of progress is this power of the time at which
 SPEED_NOISE: Final = 0.35  # of the logarithm of the speed, in the middle of a job
 RUN_NOISE: Final = 0.25  # of the logarithm of the duration, if there is only one run
 RUN_PRIOR: Final = 1.5  # the number of runs that RUN_NOISE is worth
+SCALE_NOISE: Final = 0.2  # of the logarithm of the duration, for each power of e by which it is scaled
 CURVE_PRIOR: Final = 0.3  # the number of runs that a straight curve is worth
 
 
 class Run(Struct, frozen=True, array_like=True):
     """A completed job. `words`: its command and options. `size`: its number of steps; 0 if unknown.
 
-    `curve`: the fraction of the time at which each twentieth was reached, from 5 % to 100 %; empty without progress.
+    `curve`: the fraction of the time at which progress began, and each twentieth was reached; empty without progress.
     """
 
     words: tuple[str, ...]
@@ -54,7 +56,7 @@ class Run(Struct, frozen=True, array_like=True):
 class Expected(Struct, frozen=True):
     """The expectation from earlier runs: their number, the duration, and the variance of its logarithm.
 
-    `curve`: the mean curve, from 0 to 1.
+    `curve`: the mean curve.
     """
 
     runs: int
@@ -90,11 +92,12 @@ def expected(runs: Sequence[Run], words: tuple[str, ...], size: int) -> Expected
     most = max(alike)
     similar = [run for run, same in zip(runs, alike, strict=True) if same == most]
     exponent = _exponent(runs)
-    logs, weight = list[tuple[float, float]](), 1.0
-    curve, curves = [CURVE_PRIOR * (number + 1) / PARTS for number in range(PARTS)], CURVE_PRIOR
+    logs, weight, scaled = list[tuple[float, float]](), 1.0, 0.0
+    curve, curves = [CURVE_PRIOR * number / PARTS for number in range(PARTS + 1)], CURVE_PRIOR
     for run in reversed(similar):
         scale = exponent * math.log(size / run.size) if size and run.size else 0.0
         logs.append((weight, math.log(run.seconds) + scale))
+        scaled += weight * scale**2
         if run.curve:
             curve = [total + weight * one for total, one in zip(curve, run.curve, strict=True)]
             curves += weight
@@ -103,7 +106,8 @@ def expected(runs: Sequence[Run], words: tuple[str, ...], size: int) -> Expected
     mean = sum(weight * log for weight, log in logs) / total
     spread = sum(weight * (log - mean) ** 2 for weight, log in logs)
     variance = (spread + RUN_PRIOR * RUN_NOISE**2) / (total + RUN_PRIOR) * (1 + 1 / total)
-    return Expected(len(similar), math.exp(mean), variance, (0.0, *(one / curves for one in curve)))
+    variance += SCALE_NOISE**2 * scaled / total
+    return Expected(len(similar), math.exp(mean), variance, tuple(one / curves for one in curve))
 
 
 def _exponent(runs: Sequence[Run]) -> float:
@@ -126,13 +130,16 @@ class Estimator:
     has passed. The measurement needs them.
     """
 
-    __slots__ = ("_due", "_eta", "_expected", "_marks", "_shown", "_speed", "done", "elapsed", "log", "place", "size",
-                 "spread")  # fmt: skip
+    # fmt: off
+    __slots__ = ("_began", "_due", "_eta", "_expected", "_marks", "_shown", "_speed", "done", "elapsed", "log", "place",
+                 "size", "spread")
+    # fmt: on
 
     def __init__(self, known: Expected | None = None, size: int = 0) -> None:
         self.elapsed = 0.0  # at the last estimate
         self.done = 0.0
         self.log = self.spread = self.place = 0.0
+        self._began = 0.0  # the elapsed time at the last report without progress
         self._due = -1.0  # the elapsed time of the next estimate
         self._eta: Eta | None = None
         self._speed = 0.0  # fractions of the time in a second
@@ -148,9 +155,10 @@ class Estimator:
 
     def run(self, words: tuple[str, ...], seconds: float) -> Run:
         """Return the completed job."""
-        curve = [round(min(mark / seconds, 1.0), 3) for mark in self._marks]
-        if curve:
-            curve += [1.0] * (PARTS - len(curve))
+        curve = list[float]()
+        if self._marks:
+            curve = [round(min(mark / seconds, 1.0), 3) for mark in (self._began, *self._marks)]
+            curve += [1.0] * (PARTS + 1 - len(curve))
         return Run(words, round(seconds, 2), self.size, tuple(curve))
 
     def estimate(self, elapsed: float, done: float, given: float | None = None) -> Eta | None:
@@ -165,15 +173,19 @@ class Estimator:
         known = self._expected
         if known is None:
             place = done
-            step = done - self.done
+            began = self._began
         else:
-            place = _at(known.curve, done)
-            step = place - self.place
+            place = _at(known.curve, done) if done > 0 else 0.0
+            began = 0.0
         if passed > 0:
+            step = place - self.place
             if step < 0:  # the steps began again
                 self._speed = place / elapsed
             else:
-                self._speed += min((1 + RECENT) * passed / elapsed, 1.0) * (step / passed - self._speed)
+                weight = min((1 + RECENT) * passed / (elapsed - began), 1.0)
+                self._speed += weight * (step / passed - self._speed)
+        if done <= 0 and not marks:
+            self._began = elapsed
         self.elapsed, self.done, self.place = elapsed, done, place
         self._due = elapsed + INTERVAL
         if given is not None:
@@ -181,7 +193,7 @@ class Estimator:
         elif known is not None:
             self._eta = self._with_runs(known, place, passed)
         elif self._speed > 0 and place > 0:
-            self._eta = self._result((1 - place) / self._speed, place, passed, "rate", 0)
+            self._eta = self._result(min((1 - place) / self._speed, LONGEST), place, passed, "rate", 0)
         else:
             self._eta = None
         return self._eta
@@ -208,7 +220,7 @@ class Estimator:
         log, part = math.log(seconds * left + SLACK), 0.0
         if self._speed > 0:
             part = variance / (variance + SPEED_NOISE**2 * (left + 0.05) / place)
-            log += part * (math.log(left / self._speed + SLACK) - log)
+            log += part * (math.log(min(left / self._speed, LONGEST) + SLACK) - log)
         self.log, self.spread = log, math.sqrt(variance * (1 - part))
         return self._within(OF_RUNS, passed, "history" if part < 0.5 else "rate", known.runs)
 

@@ -57,10 +57,6 @@ class View(EventSink):
         job = (await self._engine.registry.find([job_id])).get(job_id)
         return job if job is not None and self._may_see(job) else None
 
-    def queue_position(self, job: Job) -> int | None:
-        """See Registry. The jobs of other clients count."""
-        return self._engine.registry.queue_position(job)
-
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """Return a page of jobs in their current state, newest first, and the total number. See Store."""
         if not self._identity.may_watch_all:

@@ -5,9 +5,9 @@ there can be millions of finished jobs.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nsmallest
 from typing import Final
 
 import msgspec
@@ -25,7 +25,6 @@ from progressd.store.base import Store
 MAX_FINISHED: Final = 1000  # finished jobs in memory: most requests for a finished job arrive soon after its end
 MAX_FINISHED_BYTES: Final = 32 * 1024 * 1024  # estimated bytes of memory
 
-MAX_POSITIONS: Final = 1000  # positions in the queue that are known
 BLOCK_BITS: Final = 9  # a block contains the messages of 512 offsets
 
 _encode = msgspec.json.Encoder().encode
@@ -101,20 +100,20 @@ class RunQueue:
             del self._owners[rank]
         return None
 
-    def positions(self, current: Callable[[str], Job | None]) -> dict[str, int]:
-        """Return the positions of the first MAX_POSITIONS jobs, from 1, in the order in which `take` returns them."""
-        places = dict[str, int]()
+    def order(self, current: Callable[[str], Job | None], limit: int) -> list[Job]:
+        """Return the first `limit` jobs in the order in which they start if no further job is added."""
+        found = list[Job]()
         for rank in sorted(self._owners, reverse=True):
-            waiting = deque(iter(sorted(jobs)) for jobs in self._owners[rank].values())
-            while waiting and len(places) < MAX_POSITIONS:
-                jobs = waiting.popleft()
+            waiting = [iter(nsmallest(limit, jobs)) for jobs in self._owners[rank].values()]
+            while waiting and len(found) < limit:
+                jobs = waiting.pop(0)
                 for created_offset, job_id in jobs:
                     job = current(job_id)
                     if job is not None and job.created_offset == created_offset:
-                        places.setdefault(job_id, len(places) + 1)
+                        found.append(job)
                         waiting.append(jobs)
                         break
-        return places
+        return found
 
 
 class JobLog:
@@ -152,7 +151,6 @@ class Registry:
         self._logs: dict[str, JobLog] = {}
         self._ends: dict[str, trio.Event] = {}
         self._run_queue = RunQueue()
-        self._positions: dict[str, int] | None = None  # in the queue; None if it has changed
         self._queued = trio.Event()
 
     async def load(self) -> None:
@@ -211,7 +209,6 @@ class Registry:
                 job_log.progress = None
             if before is None or before.status is not job.status:
                 self._queue(job)
-                self._positions = None
         elif job.id not in self._finished:
             self._finish(job)
 
@@ -225,8 +222,7 @@ class Registry:
         self.recent.add(envelope)
 
     def _finish(self, job: Job) -> None:
-        if (before := self.unfinished.pop(job.id, None)) is not None and before.status is JobStatus.QUEUED:
-            self._positions = None
+        self.unfinished.pop(job.id, None)
         self.last_heard.pop(job.id, None)
         self._finished[job.id] = job
         self._sizes[job.id] = size = _memory_size(job)
@@ -259,16 +255,11 @@ class Registry:
         """Wait for a job that the runner must start, and remove it from the queue."""
         while (job := self._run_queue.take(self._queued_job)) is None:
             await self._queued.wait()
-        self._positions = None
         return job
 
-    def queue_position(self, job: Job) -> int | None:
-        """Return the position of a job that waits for the runner, from 1; None if there is none, or far back."""
-        if job.status is not JobStatus.QUEUED or job.pipeline is None:
-            return None
-        if self._positions is None:
-            self._positions = self._run_queue.positions(self._queued_job)
-        return self._positions.get(job.id)
+    def queued(self, limit: int) -> list[Job]:
+        """Return the first `limit` jobs of the runner's queue, in the order in which they start."""
+        return self._run_queue.order(self._queued_job, limit)
 
     def _queued_job(self, job_id: str) -> Job | None:
         job = self.unfinished.get(job_id)

@@ -7,6 +7,7 @@ import msgspec
 
 from progressd import __version__
 from progressd.core.job import Job
+from progressd.engine.forecasts import QueuePlace
 from progressd.http.schemas import job_view
 from progressd.net.request import BasePath
 
@@ -37,7 +38,7 @@ class CachedResponse:
 
 class _Entry(NamedTuple):
     offset: int  # offset of the job, which changes with every change of the job
-    position: int | None  # in the queue, which also changes with other jobs
+    place: QueuePlace | None  # in the queue, which also changes with other jobs
     etag: bytes
     whole: CachedResponse
     not_modified: CachedResponse
@@ -51,23 +52,23 @@ class JobResponseCache:
         self._base = base
         self._entries: dict[str, _Entry] = {}
 
-    def answer(self, job: Job, if_none_match: bytes | None, position: int | None = None) -> CachedResponse:
-        """Return the job, or 304 if the client has it already (RFC 9110 §13.1.2). `position`: in the queue."""
+    def answer(self, job: Job, if_none_match: bytes | None, place: QueuePlace | None = None) -> CachedResponse:
+        """Return the job, or 304 if the client has it already (RFC 9110 §13.1.2). `place`: in the runner's queue."""
         entry = self._entries.get(job.id)
-        if entry is None or entry.offset != job.offset or entry.position != position:
-            entry = self._add(job, position)
+        if entry is None or entry.offset != job.offset or entry.place != place:
+            entry = self._add(job, place)
         known = if_none_match is not None and _matches(if_none_match, entry.etag)
         return entry.not_modified if known else entry.whole
 
-    def _add(self, job: Job, position: int | None) -> _Entry:
-        view = job_view(job, self._store_id, self._base, position, with_steps=True)
+    def _add(self, job: Job, place: QueuePlace | None) -> _Entry:
+        view = job_view(job, self._store_id, self._base, place, with_steps=True)
         body = _encode(view)
-        place = "" if position is None else f".{position}"
-        etag = f'"{view.cursor}.{__version__}{self._base.text}{place}"'.encode()  # another version may add fields
+        queue = "" if place is None else f".{place.position}.{place.expected_start or ''}".replace(" ", "T")
+        etag = f'"{view.cursor}.{__version__}{self._base.text}{queue}"'.encode()  # another version may add fields
         headers = (b"etag", etag), (b"cache-control", CACHING.encode()), (b"vary", b"Accept-Encoding")
         content = (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))
         whole, not_modified = CachedResponse(200, (*content, *headers), body), CachedResponse(304, headers, b"")
-        entry = _Entry(job.offset, position, etag, whole, not_modified)
+        entry = _Entry(job.offset, place, etag, whole, not_modified)
         self._entries.pop(job.id, None)
         if len(body) <= MAX_ENTRY_BYTES:
             self._entries[job.id] = entry

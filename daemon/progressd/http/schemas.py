@@ -10,6 +10,7 @@ from progressd.core.events import Priority
 from progressd.core.job import Job
 from progressd.core.messages import Cursor, JobStatus, ProgressData
 from progressd.core.progress import Step, renamed_step
+from progressd.engine.forecasts import QueuePlace
 from progressd.net.request import BasePath
 
 JSON: Final = "application/json"
@@ -73,14 +74,15 @@ class JobView(Struct, frozen=True, kw_only=True):
     batch_id: str | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET  # if the job belongs to a batch
     queue_position: int | UnsetType = UNSET  # of a job that waits for the runner, from 1
+    expected_start: datetime | UnsetType = UNSET  # of a job that waits for the runner
     steps: list[StepView] | UnsetType = UNSET  # the timeline, oldest first; not in lists
     cursor: str
 
 
 def job_view(
-    job: Job, store_id: str, base: BasePath, queue_position: int | None = None, *, with_steps: bool = False
+    job: Job, store_id: str, base: BasePath, place: QueuePlace | None = None, *, with_steps: bool = False
 ) -> JobView:
-    """Return a job for a client."""
+    """Return a job for a client. `place`: in the queue of the runner."""
     return JobView(
         id=job.id,
         job_id=job.id,
@@ -103,7 +105,8 @@ def job_view(
         labels=job.labels,
         batch_id=or_unset(job.batch_id),
         priority=UNSET if job.batch_id is None else job.priority,
-        queue_position=or_unset(queue_position),
+        queue_position=UNSET if place is None else place.position,
+        expected_start=UNSET if place is None else place.expected_start,
         steps=[step_view(renamed_step(step, job.progress)) for step in job.steps]
         if with_steps and job.steps
         else UNSET,

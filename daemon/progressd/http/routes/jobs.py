@@ -143,8 +143,8 @@ async def get_job(job_id: str) -> Response:
     if query.since is not None and query.wait:
         job = await changed_job(request_context(), job, query.since, min(query.wait, MAX_WAIT))
     known = request.headers.get("If-None-Match")
-    position = request_context().view.queue_position(job)
-    answer = request_context().app.answers.answer(job, None if known is None else known.encode("latin-1"), position)
+    place = request_context().app.queue.place(job)
+    answer = request_context().app.answers.answer(job, None if known is None else known.encode("latin-1"), place)
     response = Response(answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers})
     if not answer.body:
         del response.headers["Content-Type"], response.headers["Content-Length"]  # these headers would describe the job
@@ -237,7 +237,7 @@ async def _find(text: str) -> Job:
 
 def _job_response(job: Job, status: int = 200) -> Response:
     context = request_context()
-    return json_response(job_view(job, context.view.store_id, context.app.base), status)
+    return json_response(job_view(job, context.view.store_id, context.app.base, context.app.queue.place(job)), status)
 
 
 async def _page(statuses: frozenset[JobStatus] | None) -> Response:
@@ -251,9 +251,9 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     limit = min(query.limit, MAX_PAGE)
     key, _, value = (query.label or "").partition("=")
     filter_ = Filter(statuses, query.kind, ((key, value),) if key else ())
-    view = context.view
-    found, total = await view.list_jobs(filter_, limit, query.offset)
-    jobs = [job_view(job, view.store_id, context.app.base, view.queue_position(job)) for job in found]
+    found, total = await context.view.list_jobs(filter_, limit, query.offset)
+    place = context.app.queue.place
+    jobs = [job_view(job, context.view.store_id, context.app.base, place(job)) for job in found]
     if len(jobs) < min(limit, total - query.offset):  # the store cuts a page of large jobs short
         limit = max(1, len(jobs))
     return json_response(JobPage(jobs, total, limit, query.offset))

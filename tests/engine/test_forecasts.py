@@ -1,0 +1,172 @@
+"""The remaining times of jobs from the history, which a restart keeps."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from datetime import datetime, timedelta
+from itertools import pairwise, product
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from progressd.core.eta import Run
+from progressd.core.events import (
+    CompletedEvent,
+    ErrorEvent,
+    Event,
+    Priority,
+    ProgressEvent,
+    RegisterEvent,
+    Registration,
+    ReportedProgress,
+)
+from progressd.core.job import Job, apply
+from progressd.core.messages import ErrorData, Eta, Progress
+from progressd.engine.forecasts import Forecasts, Queue, QueuePlace
+from progressd.engine.registry import RunQueue
+from progressd.store.base import RUNS_PER_KEY, KeyedRun
+from progressd.store.sqlite import SQLiteStore
+from support.samples import NOW, job, job_id
+from support.spine import Spine, register, running, start, submit
+
+HOST = {"host": "a"}
+
+
+def finished(forecasts: Forecasts, seconds: float, given: Registration, end: Event | None = None) -> Job:
+    """Run a job with ten steps."""
+    job = apply(None, RegisterEvent(job_id(1), given), NOW).job
+    for step in range(11):
+        event = ProgressEvent(job_id(1), ReportedProgress(step, 10))
+        job = apply(job, event, NOW + timedelta(seconds=seconds * step / 10), forecasts.eta).job
+    return apply(job, end or CompletedEvent(job_id(1)), NOW + timedelta(seconds=seconds), forecasts.eta).job
+
+
+def keep(forecasts: Forecasts, *jobs: Job) -> None:
+    runs = [run for job in jobs if (run := forecasts.run_of(job)) is not None]
+    forecasts.finish(jobs, runs)
+
+
+def begun(forecasts: Forecasts, given: Registration) -> tuple[Job, list[Eta]]:
+    """Start a job. Return it and the estimates that its watchers receive."""
+    registered = apply(None, RegisterEvent(job_id(2), given), NOW).job
+    job, messages, _ = apply(registered, start(2), NOW, forecasts.eta)
+    return job, [message.data.eta for message in messages if isinstance(message, Progress) and message.data.eta]
+
+
+def test_a_job_like_an_earlier_one_shows_its_remaining_time_from_the_start() -> None:
+    forecasts, given = Forecasts(), Registration("tar", name="tar -czf 1.tgz /home", labels=HOST)
+    keep(forecasts, finished(forecasts, 100, given))
+    job, [eta] = begun(forecasts, replace(given, name="tar -czf 2.tgz /home"))
+    assert (eta.source, eta.runs) == ("history", 1)
+    assert eta.seconds == pytest.approx(100)
+    assert job.progress.eta == eta
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"kind": "rsync"},
+        {"name": "tar -xzf 1.tgz"},
+        {"labels": {"host": "b"}},
+    ],
+    ids=["kind", "shape of the command", "host"],
+)
+def test_a_job_of_another_sort_shows_no_remaining_time(other: dict[str, object]) -> None:
+    forecasts, given = Forecasts(), Registration("tar", name="tar -czf 1.tgz /home", labels=HOST)
+    keep(forecasts, finished(forecasts, 100, given))
+    assert begun(forecasts, replace(given, **other))[1] == []
+
+
+def test_failed_and_short_jobs_are_not_kept() -> None:
+    forecasts, given = Forecasts(), Registration("tar")
+    keep(forecasts, finished(forecasts, 100, given, ErrorEvent(job_id(1), ErrorData("no paper"))))
+    keep(forecasts, finished(forecasts, 0.9, given))
+    assert begun(forecasts, given)[1] == []
+
+
+def test_a_short_job_starts_without_progress() -> None:
+    forecasts, given = Forecasts(), Registration("tar")
+    keep(forecasts, finished(forecasts, 4, given))
+    assert begun(forecasts, given)[1] == []
+
+
+def test_a_job_that_is_queued_again_begins_a_new_estimate() -> None:
+    forecasts, given = Forecasts(), Registration("tar")
+    first = apply(None, RegisterEvent(job_id(1), given), NOW).job
+    half = ProgressEvent(job_id(1), ReportedProgress(5, 10))
+    apply(first, start(1), NOW, forecasts.eta)
+    job = apply(apply(first, start(1), NOW).job, half, NOW + timedelta(seconds=1000), forecasts.eta).job
+    again = replace(job, started_at=NOW + timedelta(seconds=2000))
+    data = apply(again, half, NOW + timedelta(seconds=2010), forecasts.eta).job.progress
+    assert data.eta_seconds == pytest.approx(10, rel=0.3)
+
+
+async def test_the_store_keeps_the_newest_runs_of_each_key(tmp_path: Path) -> None:
+    path = tmp_path / "progressd.db"
+    runs = [KeyedRun("tar", Run(("tar",), float(number + 1), 10, ())) for number in range(RUNS_PER_KEY + 3)]
+    other = KeyedRun("rsync", Run(("rsync",), 7.0, 0, tuple(part / 20 for part in range(21))))
+    with closing(SQLiteStore.open(path)) as store:
+        await store.commit((), (), (), [other, *runs[:5]])
+        await store.commit((), (), (), runs[5:])
+    with closing(SQLiteStore.open(path)) as store:
+        assert await store.runs() == [other, *runs[-RUNS_PER_KEY:]]
+
+
+async def test_a_restart_keeps_the_history(tmp_path: Path) -> None:
+    path, given, forecasts = tmp_path / "progressd.db", Registration("tar", name="tar -c /home"), Forecasts()
+    run = forecasts.run_of(finished(forecasts, 60, given))
+    assert run is not None
+    with closing(SQLiteStore.open(path)) as store:
+        await store.commit((), (), (), [run])
+    again = Forecasts()
+    with closing(SQLiteStore.open(path)) as store:
+        await again.load(store)
+    _, [eta] = begun(again, given)
+    assert eta.seconds == pytest.approx(60)
+
+
+@asynccontextmanager
+async def running_with(path: Path, *runs: KeyedRun) -> AsyncIterator[tuple[Spine, Queue]]:
+    """Run with these earlier jobs. The queue has one slot."""
+    with closing(SQLiteStore.open(path)) as store:
+        async with running(store) as spine:
+            forecasts = Forecasts()
+            forecasts.finish((), runs)
+            yield spine, Queue(spine.registry, forecasts, 1)
+
+
+def place_of(spine: Spine, queue: Queue, number: int) -> QueuePlace | None:
+    return queue.place(spine.registry.unfinished[job_id(number)])
+
+
+async def test_a_waiting_job_has_a_place_and_a_time_at_which_it_may_start(tmp_path: Path) -> None:
+    earlier = KeyedRun("pdf\npdf\n\n", Run((), 100.0, 0, ()))
+    async with running_with(tmp_path / "progressd.db", *[earlier] * 3) as (spine, queue):
+        await spine.submit(submit(1), submit(2), submit(3), register(4))
+        places = [place_of(spine, queue, number) for number in (1, 2, 3)]
+        assert [place and place.position for place in places] == [1, 2, 3]
+        starts = [place.expected_start for place in places if place]
+        for before, after in pairwise(starts):
+            assert isinstance(before, datetime)
+            assert isinstance(after, datetime)
+            assert (after - before).total_seconds() == pytest.approx(100, abs=2)
+        assert place_of(spine, queue, 4) is None  # a producer's job does not wait
+
+
+async def test_without_history_a_waiting_job_has_only_a_place(tmp_path: Path) -> None:
+    async with running_with(tmp_path / "progressd.db") as (spine, queue):
+        await spine.submit(submit(1), submit(2))
+        assert place_of(spine, queue, 2) == QueuePlace(2)
+
+
+def test_the_places_are_in_the_order_in_which_jobs_start() -> None:
+    jobs = [
+        job(number, owner=owner, priority=priority)
+        for number, (owner, priority) in enumerate(product("aabac", (Priority.NORMAL, Priority.HIGH, Priority.LOW)), 1)
+    ]
+    known = {one.id: one for one in jobs}
+    run_queue = RunQueue()
+    for one in jobs:
+        run_queue.add(one)
+    expected = run_queue.order(known.get, 100)
+    assert run_queue.order(known.get, 4) == expected[:4]
+    assert [run_queue.take(known.get) for _ in jobs] == expected
