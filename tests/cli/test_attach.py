@@ -173,6 +173,15 @@ def test_a_cancelled_job_leaves_the_process_alone(daemon: ServedDaemon) -> None:
         assert process.poll() is None
 
 
+def test_the_jobs_can_be_watched(daemon: ServedDaemon) -> None:
+    with stuck(["sleep", "1000"]) as process, attached(daemon, "-w", process.pid) as attach:
+        [job] = ids(attach, 1)
+        assert attach.stdout is not None
+        assert attach.stdout.readline() == f"{job} status_change queued -> processing\n"
+        process.kill()
+        assert attach.stdout.read().endswith(f"{job} error sleep was killed by SIGKILL\n")
+
+
 @pytest.mark.parametrize("given", ["999999999", "no-such-program", "no-such.service"])
 def test_what_does_not_run_cannot_be_attached(given: str, daemon: ServedDaemon) -> None:
     with attached(daemon, given) as attach:

@@ -62,6 +62,9 @@ class Display(ABC):
             self._disconnected = True
             self._notice(f"connection lost ({text.printable(lost.reason)}), reconnecting")
 
+    def name_job(self, job_id: str, name: str) -> None:  # noqa: B027, lines have no names
+        """Note the name of a job."""
+
     def job_deleted(self, job_id: str) -> None:
         """Report that a job was deleted before its end was shown."""
         self._notice(f"job {text.short(job_id)} was deleted")
@@ -111,6 +114,9 @@ class BarDisplay(Display):
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def name_job(self, job_id: str, name: str) -> None:
+        self._names[job_id] = text.printable(name)
 
     def _print(self, received: Received) -> None:
         match received.message:

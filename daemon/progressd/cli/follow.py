@@ -62,7 +62,7 @@ async def _follow_each(remote: Remote, job_ids: Collection[str], display: Displa
     async def follow_one(job_id: str) -> None:
         async with limiter:
             try:
-                ends.append(await _follow_one(remote, job_id, display))
+                ends.append(await follow_job(remote, job_id, display))
             except (APIError, StreamClosed) as error:
                 if len(job_ids) == 1 or not _deleted(error):
                     raise
@@ -74,7 +74,8 @@ async def _follow_each(remote: Remote, job_ids: Collection[str], display: Displa
     return 0 if ends == [JobStatus.COMPLETED] * len(job_ids) else 1
 
 
-async def _follow_one(remote: Remote, job_id: str, display: Display) -> JobStatus:
+async def follow_job(remote: Remote, job_id: str, display: Display) -> JobStatus:
+    """Show the messages of a job until its end, and return its status. Raises ClientError."""
     ended: JobStatus | None = None
     async with watch_texts(remote.url, job_id, key=remote.key, on_lost=display.disconnected) as received:
         async for one in received:

@@ -47,6 +47,11 @@ class Target(NamedTuple):
     def __str__(self) -> str:
         return f"{self.process.name} ({self.process.pid})"
 
+    @property
+    def name(self) -> str:
+        """Return the command line, without secrets."""
+        return registering.shortened(registering.name_of(self.command), registering.MAX_NAME)
+
     def registration(self, name: str | None, labels: Mapping[str, str], lease: float) -> dict[str, Any]:
         """Return the registration of its job."""
         process = self.process
@@ -55,7 +60,7 @@ class Target(NamedTuple):
         program = os.path.basename(self.command[0]) or process.name
         return {
             "kind": registering.shortened(program, registering.MAX_KIND),
-            "name": registering.shortened(name or registering.name_of(self.command), registering.MAX_NAME),
+            "name": registering.shortened(name, registering.MAX_NAME) if name else self.name,
             "labels": registering.with_origin({**own, **labels}),
             "lease_seconds": lease,
             "options": {"progress_from": "file positions"},

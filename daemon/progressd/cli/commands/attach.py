@@ -1,5 +1,7 @@
 """`progressd attach`: report running processes as jobs."""
 
+import contextlib
+
 import click
 
 from progressd.cli.options import labels as labels_given
@@ -10,6 +12,7 @@ from progressd.client.run.options import DEFAULT_LEASE, MAX_LEASE, MIN_LEASE
 @click.command()
 @click.argument("processes", metavar="PROCESS...", nargs=-1, required=True)
 @click.option("--follow", "-f", is_flag=True, help="Also attach to processes that start later.")
+@click.option("--watch", "-w", is_flag=True, help="Watch the jobs.")
 @click.option("--name", metavar="NAME", help="The name of the jobs.  [default: the command, without secrets]")
 @click.option(
     "--label",
@@ -32,6 +35,7 @@ def attach(
     ctx: click.Context,
     processes: tuple[str, ...],
     follow: bool,
+    watch: bool,
     name: str | None,
     labels: dict[str, str],
     lease: float,
@@ -60,9 +64,6 @@ def attach(
     def say(what: str | ClientError) -> None:
         click.echo(f"progressd: {what if isinstance(what, str) else error_sentence(what, remote)}", err=True)
 
-    def begun(target: Target, job_id: str) -> None:
-        click.echo(f"{job_id} {target}")
-
     targets = list[Target]()
     for process in processes:
         found = find(process)
@@ -78,6 +79,27 @@ def attach(
     names = [process for process in processes if follow and not process.isdecimal()]
     if not targets and not names:
         ctx.exit(1)
-    attachment = Attachment(remote.client, say, begun, name=name, labels=labels, lease=lease, follow=follow)
-    with unwrapped():
-        ctx.exit(trio.run(attachment.run, targets, names))
+
+    async def attach_all() -> int:
+        async with trio.open_nursery() as watching:
+
+            def begun(target: Target, job_id: str) -> None:
+                click.echo(f"{job_id} {target}")
+                if display is not None:
+                    from progressd.cli.follow import follow_job
+
+                    display.name_job(job_id, name or target.name)
+                    watching.start_soon(follow_job, remote, job_id, display)
+
+            attachment = Attachment(remote.client, say, begun, name=name, labels=labels, lease=lease, follow=follow)
+            return await attachment.run(targets, names)
+
+    display = None
+    with contextlib.ExitStack() as stack:
+        if watch:
+            from progressd.cli.display import display_for
+
+            display = stack.enter_context(display_for(remote.url, {}, as_json=False))
+        stack.enter_context(unwrapped())
+        status = trio.run(attach_all)
+    ctx.exit(status)
