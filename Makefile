@@ -15,7 +15,7 @@ help:
 	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
 	@echo 'make test     run the tests (ARGS="-k name"; WORKERS=0: one by one; PYTHON=/usr/bin/python3: another Python)'
 	@echo 'make torture  run the tests that take minutes (ARGS="tests/torture --rounds 1000 --seed 1")'
-	@echo 'make tools    run rsync, tar, ffmpeg and other tools with and without what progressd adds to them'
+	@echo 'make tools    run rsync, tar, ffmpeg and other tools with and without progressd; write the table in docs/commands.md'
 	@echo 'make check    check format, lint, types and layers'
 	@echo 'make bench    measure against other servers (ARGS="--help")'
 	@echo 'make format   format the code'
@@ -34,6 +34,7 @@ torture: $(VENV)/.tests
 
 tools: $(VENV)/.tests
 	@scripts/system-packages.sh tools
+	@$(VENV)/$(PIP) --group tools
 	$(VENV)/bin/python -m pytest -m tools $(ARGS)
 
 check: .venv/.checks .venv/.tests

@@ -23,6 +23,19 @@ need git git
 need progress progress
 need valkey-server valkey-server
 if [ "${1-}" = tools ]; then
+    need aria2c aria2
+    need cmake cmake
+    need convert imagemagick
+    need curl curl
+    need make make
+    need ninja ninja-build
+    need npm npm
+    need ocrmypdf ocrmypdf
+    need pv pv
+    need restic restic
+    need tmux tmux
+    need wget wget
+    need xz xz-utils
     need zstd zstd
     need qemu-img qemu-utils
     need rclone rclone

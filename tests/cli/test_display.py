@@ -327,3 +327,22 @@ def test_the_remaining_time_is_rounded_and_an_interval_if_it_is_uncertain(
     seconds: float, low: float, high: float, shown: str
 ) -> None:
     assert text.remaining(seconds, low, high) == shown
+
+
+def test_a_wide_terminal_shows_longer_names_and_moves_no_column() -> None:
+    command = "rsync --archive --delete /srv/photographs"
+    display, screen = bars(width=121)
+    with display:
+        display.show(
+            received("job_created", kind="rsync", name=command, status="queued", created_at="2026-01-01T00:00:00Z")
+        )
+        display.show(received("progress", current_step=1, total_steps=0, step_name="Copying", percent=1))
+        display._progress.refresh()
+        display.show(
+            received("progress", current_step=2, total_steps=0, step_name="Copying", percent=2, eta_seconds=99)
+        )
+        display._progress.refresh()
+    lines = [line for line in screen.getvalue().splitlines() if "Copying" in line]
+    assert all("rsync --archive --delete /srv/photograp…" in line for line in lines)
+    assert "about 2 min left" in lines[-1]
+    assert len({line.index("Copying") for line in lines}) == 1

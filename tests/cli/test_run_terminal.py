@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,32 @@ def test_ctrl_z_stops_the_command_and_fg_continues_it() -> None:
         terminal.type(b"echo status $?\n")
         terminal.read(b"status 0\r\n")
         assert terminal.settings() == before
+
+
+SHELLS = {
+    "dash": ["dash", "-i"],
+    "zsh": ["env", "PS1=%% ", "zsh", "-f", "-i", "+Z"],
+    "fish": ["fish", "--no-config", "-i", "-C", 'function fish_prompt; echo -n "% "; end'],
+}
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_the_job_control_of_other_shells_works(name: str) -> None:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    with in_terminal(SHELLS[name]) as (_, terminal):
+        terminal.read(b"% ")
+        terminal.type(f"{RUN} {NOBODY} -- sh -c 'echo be\"\"gun; cat'\n".encode())
+        terminal.read(b"begun\r\n")
+        terminal.type(b"\x1a")
+        terminal.read(rb"(?i)(?:stopped|suspended)")
+        terminal.type(b"fg\n")
+        terminal.type(b"again\n")
+        terminal.read(b"again\r\nagain\r\n")
+        terminal.type(b"\x03")
+        terminal.read(b"% ")
+        terminal.type(b"echo en''ded\n")
+        terminal.read(b"ended\r\n")
 
 
 def test_a_background_job_stops_when_it_reads() -> None:

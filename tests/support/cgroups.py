@@ -38,8 +38,5 @@ def delegated() -> Iterator[Cgroup]:
     try:
         yield cgroup
     finally:
-        cgroup.kill()
-        while cgroup.is_populated():  # the kernel kills at once, and reports it soon
-            pass
-        cgroup.remove()
+        assert cgroup.end()
         assert not path.exists()

@@ -33,6 +33,8 @@ from progressd.core.messages import Progress as ProgressMessage
 
 BAR_WIDTH: Final = 24  # characters
 MIN_WIDTH: Final = 80  # columns for names, bars and steps
+NAME_WIDTH: Final = 20  # columns of a name on a terminal with MIN_WIDTH; half of what a wider one adds
+LEFT_WIDTH: Final = 17  # columns of the time left, such as "about 59 min left"
 RESERVED_LINES: Final = 3  # lines for a notice above the bars, the number of hidden bars, and the cursor
 QUEUED: Final = str(JobStatus.QUEUED)
 
@@ -193,10 +195,12 @@ class _Screen(Progress):
     def __init__(self, console: Console, idle: str) -> None:
         shortened: Any = {"no_wrap": True, "overflow": "ellipsis"}
         job_id = _TextColumn(lambda task: task.fields["id"], Column(no_wrap=True, min_width=8), style="dim")
-        name = _TextColumn(lambda task: task.fields["name"], Column(max_width=20), **shortened)
+        self._name = Column(max_width=NAME_WIDTH)
+        name = _TextColumn(lambda task: task.fields["name"], self._name, **shortened)
         bar = BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", table_column=Column(no_wrap=True))
         percentage = _TextColumn(_percentage, Column(no_wrap=True, min_width=4))
-        left = _TextColumn(lambda task: task.fields["left"], Column(no_wrap=True))
+        self._left = Column(no_wrap=True)
+        left = _TextColumn(lambda task: task.fields["left"], self._left)
         step = _TextColumn(lambda task: task.description, style="dim", **shortened)
         self._wide: tuple[ProgressColumn, ...] = (job_id, name, bar, percentage, left, step)
         self._narrow: tuple[ProgressColumn, ...] = (job_id, percentage, left)
@@ -231,6 +235,9 @@ class _Screen(Progress):
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
         """Return the bars with the columns that fit."""
+        room = max(0, self.console.width - MIN_WIDTH)
+        self._name.max_width = NAME_WIDTH + room // 2  # a command line needs more than the name of a file
+        self._left.min_width = min(LEFT_WIDTH, room)  # otherwise the steps move when the first time is known
         self.columns = self._wide if self.console.width >= MIN_WIDTH else self._narrow
         return super().make_tasks_table(tasks)
 

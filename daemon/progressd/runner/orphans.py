@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 import structlog
+import trio
 
 from progressd.core.json import UNDECODABLE
 from progressd.system.cgroup import Cgroup
@@ -75,14 +76,13 @@ class ProcessRecords:
         """
         tree = Tree(self._known)
         left = await tree.end(grace)
-        for cgroup in Cgroup.existing(cgroup_prefix(self.mark)).values():
-            cgroup.kill()
-            cgroup.remove()
+        cgroups = Cgroup.existing(cgroup_prefix(self.mark))
+        populated = {job_id for job_id, one in cgroups.items() if not await trio.to_thread.run_sync(one.end)}
         if tree:
             log.warning("processes of an earlier daemon ended", processes=len(tree) - len(left))
         if left:
             log.error("cannot end processes of an earlier daemon", processes=[str(process) for process in left])
-        jobs = {tree.label(process) for process in left}
+        jobs = {tree.label(process) for process in left} | populated
         for job_id in set(self.recorded_jobs()) - jobs:
             (self._records / job_id).unlink(missing_ok=True)
         return jobs

@@ -12,6 +12,7 @@ from typing import Final
 
 MOUNTED: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # the second one beside version 1
 DELEGATED: Final = "user.delegate"  # systemd sets this attribute
+KILL_TIMEOUT: Final = 2.0  # seconds
 FREEZE_TIMEOUT: Final = 0.2  # seconds; a process that waits for a disk cannot be frozen
 
 
@@ -89,6 +90,17 @@ class Cgroup:
     def kill(self) -> None:
         """Send SIGKILL to all processes at once, including those that are being started."""
         self._write("cgroup.kill", "1")
+
+    def end(self) -> bool:
+        """Kill all processes and remove the cgroup. Return whether all have ended. Blocks for at most KILL_TIMEOUT."""
+        self.kill()
+        until = time.monotonic() + KILL_TIMEOUT
+        while self.is_populated():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.001)
+        self.remove()
+        return True
 
     def remove(self) -> None:
         """Remove it, unless a process is left."""
