@@ -234,7 +234,35 @@ def test_a_file_that_is_written_counts_if_its_size_is_known(tmp_path: Path) -> N
         assert offsets.look() is None
 
 
-def test_the_unit_of_a_process_is_the_innermost_one() -> None:
-    unit = unit_of(os.getpid())
-    assert unit == "" or unit in Path("/proc/self/cgroup").read_text()
+def test_secrets_are_masked_in_the_name() -> None:
+    with stuck(["sh", "-c", "read x", "sh", "--password=hunter2"], stdin=subprocess.PIPE) as process:
+        target = opened(found := find(str(process.pid))[0])
+        assert target.name == "sh -c 'read x' sh --password=***"
+        assert target.registration(None, {}, 60)["labels"]["user"] == found.user
+        os.close(target.descriptor)
+
+
+@pytest.fixture
+def unit() -> Iterator[Path]:
+    """A cgroup with the name of a systemd unit."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    path = next((Path(mount[1]) for mount in mounts if mount[2] == "cgroup2"), Path("/none")) / "progressd-test.service"
+    try:
+        path.mkdir()
+    except OSError:
+        pytest.skip("needs the right to make a cgroup")
+    yield path
+    until(lambda: path.joinpath("cgroup.procs").read_text() == "")
+    path.rmdir()
+
+
+def test_the_processes_of_a_unit_are_found_without_their_children(unit: Path) -> None:
+    with stuck(["sh", "-c", f"echo $$ > {unit}/cgroup.procs; echo; read x | read x"], stdin=subprocess.PIPE) as shell:
+        assert read_some(shell)
+        until(lambda: len(unit.joinpath("cgroup.procs").read_text().split()) > 1)
+        [found] = find(unit.name)
+        assert found.pid == shell.pid
+        target = opened(found)
+        assert target.registration(None, {}, 60)["labels"]["unit"] == unit.name
+        os.close(target.descriptor)
     assert unit_of(2**30) == ""

@@ -106,10 +106,14 @@ def unit_of(pid: int) -> str:
     """Return the innermost systemd unit of a process, by its cgroup; "" if there is none."""
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
-            path = file.read().splitlines()[-1].split(":", 2)[2]
-    except (OSError, IndexError):
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except OSError:
         return ""
-    return next((name for name in reversed(path.split("/")) if name.endswith(UNITS)), "")
+    paths = [
+        path for _, controllers, path in lines if controllers in ("", "name=systemd")
+    ]  # cgroups(7), version 2 or 1
+    names = [name for path in paths for name in path.split("/") if name.endswith(UNITS)]
+    return names[-1] if names else ""
 
 
 def opened(process: Process) -> Target:
