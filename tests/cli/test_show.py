@@ -32,6 +32,8 @@ def test_everything_about_a_job(daemon: ServedDaemon) -> None:
     assert facts["Progress"].strip().startswith("75%, 3/4 pages")
     assert "  Left  [2Jpage  processing  50%  1.2/2.4 MB\n" in shown.output
     assert shown.output.rstrip().endswith("Scan: Two")
+    report(daemon, job_id, "log", text="page 1\npage \x1b[2J2\n")
+    assert show(job_id, PROGRESSD_URL=daemon.url).output.endswith("\nLog\n  page 1\n  page 2\n")
     report(daemon, job_id, "error", message="no paper")
     ended = show(job_id, PROGRESSD_URL=daemon.url).output
     assert "Error:" in ended

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -10,7 +11,11 @@ from progressd.cli.options import complete_job
 from progressd.cli.remote import Remote, remote_options, whole_id
 from progressd.core.messages import JobStatus
 
+if TYPE_CHECKING:
+    from progressd.client.rest import RestClient
+
 INDENT: Final = "  "
+LOG_LINES: Final = 10
 
 
 @click.command()
@@ -18,7 +23,7 @@ INDENT: Final = "  "
 @click.option("--json", "as_json", is_flag=True, help="Print the job as one line of JSON.")
 @remote_options
 def show(job_id: str, as_json: bool, remote: Remote) -> None:
-    """Show everything about a job: its times, progress, tasks, steps, labels, result and error.
+    """Show everything about a job: its times, progress, tasks, steps, labels, result, error and the end of its log.
 
     \b
     Examples:
@@ -29,6 +34,7 @@ def show(job_id: str, as_json: bool, remote: Remote) -> None:
 
     with remote.client() as client:
         job = client.job(whole_id(client, job_id))
+        lines = [] if as_json else _log(client, job["id"])
     if as_json:
         click.echo(msgspec.json.encode(job))
         return
@@ -36,7 +42,7 @@ def show(job_id: str, as_json: bool, remote: Remote) -> None:
 
     click.echo(text.name(job))
     _print_columns([(f"{name}:", value) for name, value in _facts(job, remote.url)])
-    for title, rows in (("Tasks", _tasks(job)), ("Steps", _steps(job))):
+    for title, rows in (("Tasks", _tasks(job)), ("Steps", _steps(job)), ("Log", lines)):
         if rows:
             click.echo(f"\n{title}")
             _print_columns(rows, INDENT)
@@ -53,7 +59,7 @@ def _facts(job: dict[str, Any], url: str) -> Iterator[tuple[str, str]]:
         yield "Pipeline", text.printable(job["pipeline"])
     if job.get("name") and job.get("input_filename"):
         yield "File", text.printable(job["input_filename"])
-    place = f", position {job['queue_position']} in the queue" if "queue_position" in job else ""
+    place = f", {text.outcome(job)}" if "queue_position" in job else ""
     attempt = f", attempt {job['attempt']}" if job["attempt"] > 1 else ""
     yield "Status", f"{job['status']}{place}{attempt}"
     moved = [
@@ -121,6 +127,20 @@ def _steps(job: dict[str, Any]) -> list[tuple[str, ...]]:
         rate = text.rate(step.get("rate", UNSET), step.get("unit", UNSET))
         rows.append((text.local_time(step["started_at"]), lasted, rate, name + merged))
     return rows
+
+
+def _log(client: "RestClient", job_id: str) -> list[tuple[str, ...]]:
+    """Return the last lines of the log; none for a watch token, which may not read logs."""
+    from progressd.cli import text
+    from progressd.client.errors import APIError
+
+    try:
+        lines = client.log(job_id, f"?tail={LOG_LINES}").decode().splitlines()
+    except APIError as error:
+        if error.status not in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):  # an older daemon has no logs
+            raise
+        return []
+    return [(text.printable(line),) for line in lines]
 
 
 def _progress(job: dict[str, Any]) -> Any:
