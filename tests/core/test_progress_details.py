@@ -87,6 +87,13 @@ def test_a_report_without_counts_needs_a_detail(data: dict[str, Any], new: Job) 
             after(begun, (1, data))
 
 
+def test_an_empty_unit_or_phase_removes_the_one_before(new: Job) -> None:
+    begun = after(new, (0, counted(0, unit="B", phase="Read")), (1, counted(5, unit="")), (2, {"phase": ""}))
+    assert shown(begun).keys() == {"current_step", "total_steps", "step_name", "percent", "eta_seconds"}
+    assert after(new, (0, counted(5, unit="", phase=""))).detail is None
+    assert after(new, (0, {"phase": ""})).progress.current_step == 0
+
+
 def test_a_rate_of_the_producer_is_shown(new: Job) -> None:
     moved = after(new, (0, {"percent": 12.5, "rate": 3.5, "unit": "MB"}))
     assert (moved.progress.rate, moved.progress.percent) == (3.5, 12)

@@ -35,6 +35,8 @@ def test_the_unit_and_the_known_phase_are_reported() -> None:
     assert (moved.unit, moved.phase, moved.rate) == ("B", None, 3)
     moved = track.move(Reading(percent=61, unit="B"))
     assert (moved.unit, moved.phase, moved.rate) == (None, None, None)
+    units = [track.move(Reading(current=6, total=10, unit=unit)).unit for unit in ("", "", "B")]
+    assert units == ["", None, "B"]
 
 
 def test_each_id_is_a_task() -> None:
@@ -221,3 +223,12 @@ def test_compressed_output_has_no_progress() -> None:
     assert not any(found)
     for percent in range(100):
         assert detector.feed(STDOUT, b"\r\x8f\x03abc %d%%" % percent) + detector.quiet(STDOUT) == []
+
+
+def test_a_better_source_without_a_unit_removes_that_of_a_worse_one() -> None:
+    detector = Detector(Plan(("x",)))
+    lines = (
+        b"\r 10%|#  | 1.00M/10.0M [00:01<00:09, 1.00MB/s]\r",
+        b'{"type": "progress_percent", "current": 5, "total": 10}\n',
+    )
+    assert [progress.unit for line in lines for progress in detector.feed(STDOUT, line)] == ["B", ""]

@@ -39,7 +39,7 @@ MAX_TASK_ID: Final = 100  # characters
 MAX_TASKS: Final = 32  # unfinished tasks of a job
 MAX_RATE: Final = 1e18  # units a second
 
-Unit = Annotated[str, Meta(min_length=1, max_length=MAX_UNIT)]
+Unit = Annotated[str, Meta(max_length=MAX_UNIT)]
 
 _encode = msgspec.json.Encoder().encode
 _decode_parts = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -61,9 +61,9 @@ class ReportedProgress(Struct, frozen=True, omit_defaults=True):
     """The progress of a job. `percent`: for a producer whose percentage is not current_step / total_steps.
 
     `unit`: of the steps, such as B or pages. `rate`: for a producer whose rate the steps do not express. `phase`: a
-    part of the job in which the steps may begin again; "" ends it. `tasks`: those that have changed. With one of these,
-    the steps may be omitted, and omitted values stay as they are. `eta_seconds`: the remaining time, for a producer
-    that knows it better than the daemon can estimate it.
+    part of the job in which the steps may begin again. `tasks`: those that have changed. With one of these, the steps
+    may be omitted, and omitted values stay as they are. An empty unit or phase removes the one before. `eta_seconds`:
+    the remaining time, for a producer that knows it better than the daemon can estimate it.
     """
 
     current_step: Count | None = None

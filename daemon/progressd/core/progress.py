@@ -117,7 +117,7 @@ def detailed(
         percent = tasks_percentage(tasks, dropped)
     elif counted:
         percent = 0
-    unit = given.unit or before.unit
+    unit = before.unit if given.unit is None else given.unit or UNSET
     source = f"{unit or ''} {phase or ''}"
     if tasks and not (current or total):
         unit = common_unit(tasks) or unit

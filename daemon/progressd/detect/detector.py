@@ -154,7 +154,8 @@ class Detector:
         """Take a reading if no better source was found. A worse source may still name the step."""
         if rank > self._rank and reading.moves:
             if self._rank or self._plan.preset is None:
-                self._track = self._new_track()
+                unit, self._track = self._track.unit, self._new_track()
+                self._track.unit = unit
             self._rank = rank
         if rank == self._rank and reading.moves:
             self.source = source

@@ -69,6 +69,7 @@ class Track:
         self._ids = dict[str, tuple[float, float]]()
         self._named = dict[str, bool]()
         self._step = ""
+        self.unit = ""  # the last that was reported
         self._total = total
         self._item: tuple[float, float] | None = None
         self._percent: float | None = None  # of the whole
@@ -119,11 +120,19 @@ class Track:
             _count(reading.total),
             name[:MAX_NAME],
             None if self._percent is None else round(self._percent, 2),
-            reading.unit[:MAX_UNIT] or None if counted or reading.rate is not None else None,
+            self._unit_of(reading),
             None if counted else reading.rate,
             last.phase[:MAX_PHASE] if reading.phase and phase in self._known.values() else None,
             self._tasks(),
         )
+
+    def _unit_of(self, reading: Reading) -> str | None:
+        """Return the unit of the counts or of the rate; "" if counts without one follow others."""
+        unit = reading.unit[:MAX_UNIT]
+        if reading.current is None and reading.rate is None:
+            return None
+        had, self.unit = self.unit, unit
+        return unit if unit or had else None
 
     def _tasks(self) -> tuple[ReportedTask, ...]:
         """Return the ids as tasks; none if there are too many."""

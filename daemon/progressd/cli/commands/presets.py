@@ -141,6 +141,8 @@ def _print(text: bytes, found: "ReportedProgress | None", detector: "Detector") 
     counts = f"{found.current_step}/{found.total_steps}" if found.total_steps else str(found.current_step or "")
     click.echo(f"{percent:>6}  {counts:<24}  | {shown}")
     known = [f"step {found.step_name}"] if found.step_name else []
+    known += [f"phase {found.phase}"] if found.phase else []
+    known += [f"unit {found.unit}"] if found.unit else []
     known += [f"rate {detector.found.rate:g}"] if detector.found.rate else []
     known += [f"left {detector.found.eta:g} s"] if detector.found.eta else []
     if known:

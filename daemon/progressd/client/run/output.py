@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from progressd.client.run.launch import Command
 from progressd.client.run.plan import Detection
 from progressd.core.events import LogStream, ReportedProgress
@@ -242,6 +244,8 @@ class Outputs:
         """Return the newest progress once."""
         with self._lock:
             progress, self._progress = self._progress, None
+            if progress is not None and progress.unit is None and self._estimated and self.has_found:
+                progress = replace(progress, unit="")  # the estimate was in bytes
         return progress
 
     def last_errors(self) -> bytes:
