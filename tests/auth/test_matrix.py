@@ -41,6 +41,8 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/api/jobs/<job_id>"): ("read", "job"),
     ("GET", "/api/jobs/<job_id>/download"): ("read", "job"),
     ("GET", "/api/jobs/<job_id>/events"): ("read", "job"),
+    ("GET", "/api/jobs/<job_id>/log"): ("read", "log"),
+    ("GET", "/api/jobs/<job_id>/log/events"): ("read", "log"),
     ("GET", "/api/batch/<batch_id>"): ("read", "batch"),
     ("GET", "/api/batch/<batch_id>/jobs"): ("read", "batch"),
     ("GET", "/api/batch/<batch_id>/events"): ("read", "batch"),
@@ -66,6 +68,7 @@ STREAMS: Final = {
     "/ws": ("read", "dialogue"),
     "/ws/jobs": ("read", "seen"),
     f"/ws/jobs/{JOB}": ("read", "job"),
+    f"/ws/jobs/{JOB}/log": ("read", "log"),
     f"/ws/batch/{BATCH}": ("read", "batch"),
     "/ws/publish": ("write", "seen"),
 }
@@ -76,7 +79,7 @@ class Visitor(NamedTuple):
 
     scopes: str = ""
     labels: Mapping[str, str] = {}
-    sees: tuple[str, ...] = ("job", "batch", "seen", "numbers", "all")
+    sees: tuple[str, ...] = ("job", "log", "batch", "seen", "numbers", "all")
     rejected: bool = False
     topic: str = ""
     expires: float | None = None
@@ -89,7 +92,7 @@ VISITORS: Final = {
     "write": Visitor("write"),
     "read and write": Visitor("read write"),
     "admin": Visitor("admin"),
-    "the right label": Visitor("read write", SCAN, ("job", "batch", "seen", "numbers")),
+    "the right label": Visitor("read write", SCAN, ("job", "log", "batch", "seen", "numbers")),
     "the wrong label": Visitor("read write admin", {"team": "print"}, ("seen", "numbers")),
     "one label too many": Visitor("read write", {**SCAN, "of": "eve"}, ("seen", "numbers")),
     "expired": Visitor("read write admin", rejected=True, expires=-1),
@@ -142,7 +145,9 @@ def expected(visitor: Visitor, method: str, scope: str, about: str) -> set[int]:
         return {403}
     if about in visitor.sees:
         return {0}
-    return {404} if about in ("job", "batch") else {403}
+    if about == "log" and "job" in visitor.sees:  # tokens show jobs, but no logs
+        return {403}
+    return {404} if about in ("job", "log", "batch") else {403}
 
 
 async def status_of(daemon: RunningDaemon, data: bytes) -> int:

@@ -76,6 +76,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
         "auth.token_secret_file": "/srv/secret",
         "shutdown.wait_for_jobs": "false",
         "limits.heartbeat_interval": "1s",
+        "log.max_bytes_per_job": "2MiB",
     }
     environ = {setting.variable: examples.get(setting.key, "8192") for setting in declared(Settings)}
     settings, origins = load(None, environ, {})

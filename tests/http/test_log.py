@@ -233,3 +233,10 @@ async def test_deleting_a_job_deletes_its_log_and_ends_its_watchers(
     assert daemon.daemon.files.usage.total == 0
     assert (await daemon.report(written("gone")))[0]["status"] == 404
     assert not directory.parent.exists()
+
+
+async def test_an_event_stream_of_an_empty_log_begins_at_once(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID))
+    with trio.fail_after(PATIENCE):
+        async with client.stream("GET", f"{LOG}/events") as response:
+            assert response.status_code == 200

@@ -140,12 +140,13 @@ async def test_a_retry_counts_but_is_never_rejected(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 500 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         first = await submitted(daemon, client, 300 * KIB, "fail")
-        complaint = len("no paper\n")
+        complaint = len("no paper\n") + len("2026-01-31T12:00:00.123Z stderr 9\nno paper\n")  # stderr, and the log
+        await eventually(lambda: daemon.daemon.files.usage.bytes == 300 * KIB + complaint)
         assert await stored(client) == 300 * KIB + complaint
         again = await client.post(f"/api/jobs/{first}/retry")
         assert again.status_code == 200
         await ended(daemon, again.json()["job_id"])
-        assert await stored(client) == 2 * (300 * KIB + complaint)
+        await eventually(lambda: daemon.daemon.files.usage.bytes == 600 * KIB + complaint + len("no paper\n"))
 
 
 async def test_the_next_daemon_counts_existing_files(tmp_path: Path) -> None:

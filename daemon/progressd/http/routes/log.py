@@ -21,7 +21,7 @@ from progressd.files.job_logs import Chunk, LogWatcher
 from progressd.http.context import RequestContext, request_context
 from progressd.http.openapi import described
 from progressd.http.response import TextBody
-from progressd.http.routes.sse import COMMENT, HEADERS
+from progressd.http.routes.sse import COMMENT, HEADERS, retry_event
 from progressd.http.schemas import EVENT_STREAM
 from progressd.net.request import LogTextQuery
 
@@ -187,8 +187,12 @@ class LogEvents(LogBody):
     def __init__(self, context: RequestContext, job: Job, start: LogStart) -> None:
         super().__init__(context, job, start)
         self._messages: Iterator[JobLog] = iter(())
+        self._begun = False
 
     async def __anext__(self) -> bytes:
+        if not self._begun:  # the head of the response is sent with the first bytes of the body
+            self._begun = True
+            return retry_event()
         with trio.move_on_after(self._context.app.settings.limits.heartbeat_interval):
             while (message := next(self._messages, None)) is None:
                 self._messages = log_messages(self._job.id, await self._chunk())

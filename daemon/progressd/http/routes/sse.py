@@ -121,7 +121,7 @@ class SSEResponse(ResponseBody):
     async def __anext__(self) -> bytes:
         if not self._begun:
             self._begun = True
-            retry = b"retry: %d\n\n" % random.randint(*RETRY)  # noqa: S311, not a secret
+            retry = retry_event()
             unknown = self._wanted.since is not None and self._after is None
             return retry + NoticeEnvelope(Resync()).event if unknown else retry
         with trio.move_on_after(self._context.app.settings.limits.heartbeat_interval):
@@ -134,6 +134,11 @@ class SSEResponse(ResponseBody):
                 raise StopAsyncIteration
             return b"".join([item.event for item in items])
         return COMMENT
+
+
+def retry_event() -> bytes:
+    """Return the beginning of a stream: when a client reconnects after it."""
+    return b"retry: %d\n\n" % random.randint(*RETRY)  # noqa: S311, not a secret
 
 
 def _never(task: Callable[[], Awaitable[None]]) -> None:
