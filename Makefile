@@ -8,7 +8,7 @@ WORKERS ?= 2
 VENV := $(if $(PYTHON),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
 PIP := bin/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help run test torture tools check bench format clean
+.PHONY: help run test torture tools check bench eta format clean
 
 help:
 	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
@@ -17,6 +17,7 @@ help:
 	@echo 'make tools    run rsync, tar, ffmpeg and other tools with and without what progressd adds to them'
 	@echo 'make check    check format, lint, types and layers'
 	@echo 'make bench    measure against other servers (ARGS="--help")'
+	@echo 'make eta      measure the estimates of the remaining time with recorded runs (ARGS="--write")'
 	@echo 'make format   format the code'
 	@echo 'make clean    remove what these made, except the jobs in progressd-data'
 
@@ -43,6 +44,9 @@ check: .venv/.checks .venv/.tests
 
 bench: .venv/.daemon
 	@.venv/bin/python -m benchmarks $(ARGS)
+
+eta: .venv/.daemon
+	@.venv/bin/python -m benchmarks.eta $(ARGS)
 
 format: .venv/.checks
 	.venv/bin/ruff check --fix
