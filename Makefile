@@ -9,7 +9,7 @@ WORKERS ?= 4
 VENV := $(if $(PYTHON),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
 PIP := bin/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help run test torture tools check bench format clean
+.PHONY: help run test torture tools check bench eta format clean
 
 help:
 	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
@@ -18,6 +18,7 @@ help:
 	@echo 'make tools    run rsync, tar, ffmpeg and other tools with and without progressd; write the table in docs/commands.md'
 	@echo 'make check    check format, lint, types and layers'
 	@echo 'make bench    measure against other servers (ARGS="--help")'
+	@echo 'make eta      measure the estimates of the remaining time with recorded runs (ARGS="--write")'
 	@echo 'make format   format the code'
 	@echo 'make clean    remove what these made, except the jobs in progressd-data'
 
@@ -45,6 +46,9 @@ check: .venv/.checks .venv/.tests
 
 bench: .venv/.daemon
 	@.venv/bin/python -m benchmarks $(ARGS)
+
+eta: .venv/.daemon
+	@.venv/bin/python -m benchmarks.eta $(ARGS)
 
 format: .venv/.checks
 	.venv/bin/ruff check --fix

@@ -7,6 +7,7 @@ writes the quantiles of all runs into the daemon, and the tables into the docume
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
@@ -15,11 +16,28 @@ from typing import Final
 from progressd.core import eta_quantiles
 
 from benchmarks.eta.record import RECORDED
-from benchmarks.eta.replay import OTHERS, Glance, Recorded, Replay, Table, covered, error, load, replay, score, use
+from benchmarks.eta.replay import (
+    OTHERS,
+    Estimate,
+    Glance,
+    Recorded,
+    Replay,
+    Table,
+    covered,
+    error,
+    load,
+    replay,
+    score,
+    use,
+)
+
+Score = tuple[int, float, float]
+"""The run, the fraction of the time that has passed, and the error."""
 
 FOLDS: Final = 5
 KNOTS: Final = 9  # points of a table of quantiles
 LEVELS: Final = (0.1, 0.5, 0.9)
+TRUST: Final = 0.5  # how much of a median error is corrected; other machines have other errors
 FEWEST: Final = 8  # runs for the quantiles of a knot
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs/eta.md"
@@ -32,30 +50,40 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the quantiles and docs/eta.md")
     arguments = parser.parse_args()
     runs = load(arguments.runs)
-    tables = calibrated(runs, range(len(runs)))
-    text = report(runs)
+    calibration = Calibration(runs)
+    text = report(runs, calibration)
     print(text)
     if arguments.write:
-        write_quantiles(*tables)
+        write_quantiles(*calibration.of(range(len(runs))))
         write_docs(text)
 
 
-def calibrated(runs: Sequence[Recorded], among: Iterable[int]) -> tuple[Table, Table]:
-    """Return the quantiles of the errors of some runs: without history, and with history."""
-    chosen = set(among)
+class Calibration:
+    """The errors of all runs, from which the quantiles of some follow."""
 
-    def scores(one: Replay, known: bool) -> list[tuple[int, float, float]]:
-        return [
-            (glance.run, glance.shown.place, score(glance))
-            for glance in one.glances
-            if glance.run in chosen and glance.shown.known is known and glance.shown.place > 0
-        ]
+    def __init__(self, runs: Sequence[Recorded]) -> None:
+        first, later = replay(runs, history=False), replay(runs, history=True)
+        self._of_speed = self._scores(first, lambda shown: shown.known is None and shown.place > 0)
+        self._of_runs = self._scores(later, lambda shown: shown.known is not None and shown.place > 0)
+        self._of_duration = self._scores(later, lambda shown: shown.place <= 0)
 
-    first, later = replay(runs, history=False), replay(runs, history=True)
-    return quantiles(scores(first, False)), quantiles(scores(later, True))
+    def _scores(self, one: Replay, which: Callable[[Estimate], bool]) -> list[Score]:
+        return [(glance.run, glance.shown.place, score(glance)) for glance in one.glances if which(glance.shown)]
+
+    def of(self, runs: Iterable[int]) -> tuple[Sequence[float], Table, Table]:
+        """Return the quantiles of these runs: without progress, without history, and with both."""
+        among = set(runs)
+        of_duration, of_speed, of_runs = (
+            [one for one in scores if one[0] in among] for scores in (self._of_duration, self._of_speed, self._of_runs)
+        )
+        count = len({run for run, _, _ in of_duration})
+        values = [(value, 1.0, run) for run, _, value in of_duration]
+        low, high = (_quantile(values, _corrected(1 - level, count)) for level in (LEVELS[0], LEVELS[-1]))
+        durations = (round(min(low, 0.99), 3), 0.5, round(max(high, 0.01), 3))
+        return durations, quantiles(of_speed), quantiles(of_runs)
 
 
-def quantiles(scores: Sequence[tuple[int, float, float]]) -> Table:
+def quantiles(scores: Sequence[Score]) -> Table:
     """Return the quantiles at each knot, of the errors near it. Nearer errors count more."""
     table = []
     for knot in range(KNOTS):
@@ -70,7 +98,8 @@ def quantiles(scores: Sequence[tuple[int, float, float]]) -> Table:
                 break
             reach += 0.5
         count = len({run for _, _, run in near})
-        table.append(tuple(round(_quantile(near, _corrected(level, count)), 3) for level in LEVELS))
+        low, middle, high = (_quantile(near, _corrected(level, count)) for level in LEVELS)
+        table.append((round(low, 3), round(middle * TRUST, 3), round(high, 3)))
     return table
 
 
@@ -89,24 +118,26 @@ def _quantile(values: Iterable[tuple[float, float, int]], level: float) -> float
     return ordered[-1][0] if ordered else 0.0
 
 
-def held_out(runs: Sequence[Recorded], fold_of: Callable[[int], int], *, history: bool) -> Replay:
+def held_out(
+    runs: Sequence[Recorded], calibration: Calibration, fold_of: Callable[[int], int], *, history: bool
+) -> Replay:
     """Replay each run with the quantiles of the runs in the other folds."""
     glances, looks, moves = list[Glance](), 0, dict[str, int]()
     for fold in sorted({fold_of(number) for number in range(len(runs))}):
-        use(*calibrated(runs, (number for number in range(len(runs)) if fold_of(number) != fold)))
+        use(*calibration.of(number for number in range(len(runs)) if fold_of(number) != fold))
         one = replay(runs, history=history)
         glances += [glance for glance in one.glances if fold_of(glance.run) == fold]
         looks, moves = one.looks, dict(one.moves)
-    use(eta_quantiles.OF_SPEED, eta_quantiles.OF_RUNS)
+    use(eta_quantiles.OF_DURATION, eta_quantiles.OF_SPEED, eta_quantiles.OF_RUNS)
     return Replay(glances, looks, moves)
 
 
-def report(runs: Sequence[Recorded]) -> str:
+def report(runs: Sequence[Recorded], calibration: Calibration) -> str:
     """Return the tables in Markdown."""
     tools = sorted({run.tool for run in runs})
-    later = held_out(runs, lambda number: number % FOLDS, history=True)
-    first = held_out(runs, lambda number: number % FOLDS, history=False)
-    others = held_out(runs, lambda number: tools.index(runs[number].tool), history=True)
+    later = held_out(runs, calibration, lambda number: number % FOLDS, history=True)
+    first = held_out(runs, calibration, lambda number: number % FOLDS, history=False)
+    others = held_out(runs, calibration, lambda number: tools.index(runs[number].tool), history=True)
     lines = [
         f"{len(runs)} runs of {len(tools)} tools, with {GLANCES_TEXT} at each.",
         "",
@@ -150,12 +181,17 @@ def _percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.0f} %"
 
 
-def write_quantiles(of_speed: Table, of_runs: Table) -> None:
+def write_quantiles(of_duration: Sequence[float], of_speed: Table, of_runs: Table) -> None:
     """Write the quantiles into the daemon."""
+
+    def rows(table: Table) -> str:
+        return "(\n" + "".join(f"    {tuple(row)},\n" for row in table) + ")\n"
+
     path = Path(eta_quantiles.__file__)
-    head = path.read_text().partition("OF_SPEED")[0]
-    rows = lambda table: "".join(f"    {tuple(row)},\n" for row in table)  # noqa: E731
-    path.write_text(f"{head}OF_SPEED: Final = (\n{rows(of_speed)})\nOF_RUNS: Final = (\n{rows(of_runs)})\n")
+    comments = re.split(r"(?m)^OF_\w+: Final = \((?:.*|(?:\n    .*)+\n)\)\n", path.read_text())
+    values = (f"OF_DURATION: Final = {tuple(of_duration)}\n", f"OF_SPEED: Final = {rows(of_speed)}",
+              f"OF_RUNS: Final = {rows(of_runs)}", "")  # fmt: skip
+    path.write_text("".join(comment + value for comment, value in zip(comments, values, strict=True)))
 
 
 def write_docs(text: str) -> None:

@@ -50,7 +50,7 @@ class Estimate(NamedTuple):
 
     time: float
     eta: Eta
-    known: bool
+    known: eta.Expected | None
     log: float
     spread: float
     place: float
@@ -80,9 +80,9 @@ def load(path: Path) -> list[Recorded]:
         return convert([json.loads(line) for line in file], list[Recorded])
 
 
-def use(of_speed: Table, of_runs: Table) -> None:
+def use(of_duration: Sequence[float], of_speed: Table, of_runs: Table) -> None:
     """Use these quantiles."""
-    eta.OF_SPEED, eta.OF_RUNS = tuple(of_speed), tuple(of_runs)  # type: ignore[misc]
+    eta.OF_DURATION, eta.OF_SPEED, eta.OF_RUNS = tuple(of_duration), tuple(of_speed), tuple(of_runs)  # type: ignore[misc]
 
 
 def replay(runs: Sequence[Recorded], *, history: bool) -> Replay:
@@ -149,8 +149,7 @@ def _estimates(forecasts: Forecasts, job: Job, run: Recorded) -> Iterator[Estima
         shown = forecasts.eta(job, given, _time(run.began + time))
         estimator = forecasts._running[job.id]
         if shown is not None:
-            known = estimator._expected is not None
-            yield Estimate(time, shown, known, estimator.log, estimator.spread, estimator.place)
+            yield Estimate(time, shown, estimator._expected, estimator.log, estimator.spread, estimator.place)
 
 
 def _other(name: str, run: Recorded, earlier: list[Progress] | None) -> Iterator[tuple[float, float]]:
@@ -206,8 +205,10 @@ def _last(values: Sequence[Any], time: float, key: Callable[[Any], float]) -> An
 
 
 def score(glance: Glance) -> float:
-    """Return the error in units of the expected one, when the estimate was made."""
-    true = glance.true + glance.since
+    """Return the error in units of the expected one, when the estimate was made; without progress, a probability."""
+    true, known = glance.true + glance.since, glance.shown.known
+    if known is not None and glance.shown.place <= 0:
+        return eta.survival(known, glance.shown.time) / eta.survival(known, glance.shown.time + true)
     return (math.log(true + eta.SLACK) - glance.shown.log) / glance.shown.spread
 
 

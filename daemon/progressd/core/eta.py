@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
-from progressd.core.eta_quantiles import OF_RUNS, OF_SPEED
+from progressd.core.eta_quantiles import OF_DURATION, OF_RUNS, OF_SPEED
 from progressd.core.messages import Eta
 
 Source: TypeAlias = Literal["history", "rate", "producer"]
@@ -25,20 +25,21 @@ PARTS: Final = 20  # points of a curve, besides its beginning
 MAX_WORDS: Final = 40  # words of a command that are compared
 MAX_WORD: Final = 80  # characters
 MIN_SECONDS: Final = 1.0  # shorter jobs are not kept: they end before anybody asks
-FORGET: Final = 0.85  # the weight of a run, compared with that of the next one
+FORGET: Final = 0.7  # the weight of a run, compared with that of the next one
 INTERVAL: Final = 0.2  # seconds between two estimates; in between, the last one is valid
 LONGEST: Final = 1e9  # seconds, 30 years; a longer time is not estimated
 SLACK: Final = 0.5  # seconds by which any estimate may be wrong, because starting and ending takes time
-JUMP: Final = 3.0  # % by which the remaining time may jump while the elapsed time grows by 1 %, and 1 s each second
+JUMP: Final = 5.0  # % by which the remaining time may jump while the elapsed time grows by 1 %, and 1 s each second
 STEADY: Final = 1.05  # a smaller growth of the remaining time is not shown
 
-# Chosen for the smallest median error of the recorded runs.
+# Chosen for small errors of the recorded runs.
 RECENT: Final = 1.0  # the weight of progress is this power of the time at which it was made
-SPEED_NOISE: Final = 0.35  # of the logarithm of the speed, in the middle of a job
-RUN_NOISE: Final = 0.25  # of the logarithm of the duration, if there is only one run
+SPEED_NOISE: Final = 0.25  # of the logarithm of the speed, in the middle of a job
+RUN_NOISE: Final = 0.4  # of the logarithm of the duration, if there is only one run
 RUN_PRIOR: Final = 1.5  # the number of runs that RUN_NOISE is worth
+MAX_SCALE: Final = 5.0  # logarithm of the largest factor by which a duration is scaled
 SCALE_NOISE: Final = 0.2  # of the logarithm of the duration, for each power of e by which it is scaled
-CURVE_PRIOR: Final = 0.3  # the number of runs that a straight curve is worth
+CURVE_PRIOR: Final = 1.0  # the number of runs that a straight curve is worth
 
 
 class Run(Struct, frozen=True, array_like=True):
@@ -96,11 +97,12 @@ def expected(runs: Sequence[Run], words: tuple[str, ...], size: int) -> Expected
     curve, curves = [CURVE_PRIOR * number / PARTS for number in range(PARTS + 1)], CURVE_PRIOR
     for run in reversed(similar):
         scale = exponent * math.log(size / run.size) if size and run.size else 0.0
+        scale = min(max(scale, -MAX_SCALE), MAX_SCALE)
         logs.append((weight, math.log(run.seconds) + scale))
         scaled += weight * scale**2
         if run.curve:
-            curve = [total + weight * one for total, one in zip(curve, run.curve, strict=True)]
-            curves += weight
+            curve = [total + one for total, one in zip(curve, run.curve, strict=True)]
+            curves += 1
         weight *= FORGET
     total = sum(weight for weight, _ in logs)
     mean = sum(weight * log for weight, log in logs) / total
@@ -121,6 +123,16 @@ def _exponent(runs: Sequence[Run]) -> float:
     if spread < 0.1:
         return 1.0
     return min(max(sum((size - x) * (seconds - y) for size, seconds in points) / spread, 0.0), 1.0)
+
+
+def shape_of_duration(variance: float) -> float:
+    """Return the parameter of the log-logistic distribution of the duration."""
+    return min(math.pi / math.sqrt(3 * variance), 30.0)
+
+
+def survival(known: Expected, elapsed: float) -> float:
+    """Return the inverse of the probability that the duration is longer than this."""
+    return 1 + math.pow(min(elapsed / known.seconds, 1e9), shape_of_duration(known.variance))
 
 
 class Estimator:
@@ -182,8 +194,8 @@ class Estimator:
             if step < 0:  # the steps began again
                 self._speed = place / elapsed
             else:
-                weight = min((1 + RECENT) * passed / (elapsed - began), 1.0)
-                self._speed += weight * (step / passed - self._speed)
+                before = max(1 - passed / (elapsed - began), 0.0)
+                self._speed += (1 - before ** (1 + RECENT)) * (step / passed - self._speed)
         if done <= 0 and not marks:
             self._began = elapsed
         self.elapsed, self.done, self.place = elapsed, done, place
@@ -208,15 +220,12 @@ class Estimator:
     def _with_runs(self, known: Expected, place: float, passed: float) -> Eta:
         """Return the estimate from earlier runs and the speed. The duration is longer than the elapsed time."""
         variance, left = known.variance, 1 - place
-        shape = min(math.pi / math.sqrt(3 * variance), 30.0)  # of a log-logistic distribution
-        survived = 1 + min(self.elapsed / known.seconds, 1e9) ** shape
+        shape, survived = shape_of_duration(variance), survival(known, self.elapsed)
         seconds = known.seconds * (2 * survived - 1) ** (1 / shape)
         if place <= 0:
-            seconds -= self.elapsed
-            self.log, self.spread = math.log(seconds + SLACK), math.sqrt(variance)
-            low = known.seconds * (survived / 0.9 - 1) ** (1 / shape) - self.elapsed
-            high = known.seconds * (survived / 0.1 - 1) ** (1 / shape) - self.elapsed
-            return self._limited(seconds, low, high, passed, "history", known.runs)
+            low, seconds, high = (known.seconds * (survived / part - 1) ** (1 / shape) for part in OF_DURATION)
+            spent = self.elapsed
+            return self._limited(seconds - spent, low - spent, high - spent, passed, "history", known.runs)
         log, part = math.log(seconds * left + SLACK), 0.0
         if self._speed > 0:
             part = variance / (variance + SPEED_NOISE**2 * (left + 0.05) / place)
