@@ -71,43 +71,49 @@ def position(process: subprocess.Popen[bytes], file: Path) -> int:
     raise AssertionError(f"{file} is not open")
 
 
-def test_the_progress_is_the_position_in_the_file(daemon: ServedDaemon, big: Path) -> None:
+def test_the_progress_is_the_position_in_the_file(daemon: ServedDaemon, big: Path, tmp_path: Path) -> None:
+    hole = tmp_path / "hole"
+    with hole.open("wb") as file:
+        file.truncate(1 << 36)
+    commands = [
+        ["dd", f"if={big}", "bs=64k", "status=none"],
+        ["cp", str(big), "/dev/stdout"],
+        ["gzip", "-1", "-c", str(big)],
+        ["cat", str(big), str(tmp_path / "none"), "--", str(big)],
+        ["sha256sum", str(hole)],
+    ]
     with contextlib.ExitStack() as stack:
-        commands = [
-            ["dd", f"if={big}", "bs=64k", "status=none"],
-            ["cp", str(big), "/dev/stdout"],
-            ["gzip", "-1", "-c", str(big)],
-            ["cat", str(big), str(big.parent / "none"), "--", str(big)],
-        ]
         processes = [stack.enter_context(stuck(words, stderr=subprocess.DEVNULL)) for words in commands]
         attach = stack.enter_context(attached(daemon, *(process.pid for process in processes)))
         jobs = ids(attach, len(processes))
 
         def all_move() -> bool:
-            for process in processes:
+            for process in processes[:-1]:
                 read_some(process)
-            return all(daemon.job(job)["progress"]["percent"] > 0 for job in jobs)
+            return all(daemon.job(job)["progress"]["current_step"] > 0 for job in jobs)
 
         until(all_move)
+        processes[-1].send_signal(signal.SIGSTOP)  # the others wait for a reader
         for process, job, words in zip(processes, jobs, commands, strict=True):
+            file = hole if words[0] == "sha256sum" else big
             until(
-                lambda job=job, process=process: daemon.job(job)["progress"]["current_step"] == position(process, big)
+                lambda job=job, process=process, file=file: (
+                    daemon.job(job)["progress"]["current_step"] == position(process, file)
+                )
             )
             shown = daemon.job(job)
-            assert (shown["kind"], shown["name"], shown["labels"]["pid"]) == (
-                words[0],
-                " ".join(words),
-                str(process.pid),
-            )
-            assert shown["progress"]["step_name"] == "Reading big"
-            assert shown["progress"]["total_steps"] == (2 * SIZE if words[0] == "cat" else SIZE)
-        if shutil.which("progress"):
-            shown = daemon.job(jobs[0])["progress"]
-            words = ["progress", "--pid", str(processes[0].pid)]
-            told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-            found = re.search(r"([\d.]+)%", told)
-            assert found is not None
-            assert abs(float(found[1]) - shown["current_step"] / SIZE * 100) < 0.1
+            assert (shown["kind"], shown["name"]) == (words[0], " ".join(words))
+            assert shown["labels"]["pid"] == str(process.pid)
+            assert shown["progress"]["step_name"] == f"Reading {file.name}"
+            size = file.stat().st_size
+            assert shown["progress"]["total_steps"] == (2 * size if words[0] == "cat" else size)
+            if shutil.which("progress"):
+                told = subprocess.run(
+                    ["progress", "--pid", str(process.pid)], capture_output=True, text=True, check=True
+                )
+                found = re.search(r"([\d.]+)%", told.stdout)
+                assert found is not None
+                assert abs(float(found[1]) - shown["progress"]["current_step"] / size * 100) < 0.1
 
 
 def test_the_job_ends_as_the_process_does(daemon: ServedDaemon, big: Path) -> None:
