@@ -185,7 +185,7 @@ def _processes_of_group(group: int) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # ended meanwhile
-            if int(entry.read_text().rpartition(")")[2].split()[2]) == group:
+            if int(entry.read_text(errors="replace").rpartition(")")[2].split()[2]) == group:
                 found.append(int(entry.parent.name))
     return found
 

@@ -10,7 +10,6 @@ from pathlib import PurePath
 from typing import Final, NamedTuple
 
 from progressd.core.errors import InvalidInput
-from progressd.detect import numbers
 from progressd.detect.preset import Adaptation, Preset, any_match
 from progressd.detect.presets import Presets
 
@@ -128,10 +127,10 @@ def plan(
 
 def _is_busybox(program: str) -> bool:
     """Return whether a program is part of BusyBox or toybox, which have fewer options."""
-    import shutil  # not above: few commands need it
-
-    path = shutil.which(program)
-    return path is not None and os.path.basename(os.path.realpath(path)) in ("busybox", "toybox")
+    # shutil.which is not used: its import takes 2 ms.
+    paths = [program] if "/" in program else [os.path.join(each, program) for each in os.get_exec_path()]
+    path = next((path for path in paths if os.access(path, os.X_OK)), program)
+    return os.path.basename(os.path.realpath(path)) in ("busybox", "toybox")
 
 
 def _of_program(command: tuple[str, ...], at: int, presets: Presets) -> Preset | None:
@@ -227,6 +226,8 @@ _DD_FACTORS: Final = {"c": 1, "w": 2, "b": 512, "B": 1}
 
 def _dd_number(text: str) -> float | None:
     """Read a number of dd: `4M`, `1kB`, `512b`, or a product such as `2x1024`."""
+    from progressd.detect import numbers  # not above: few commands need it
+
     product = 1.0
     for part in text.split("x"):
         factor = _DD_FACTORS.get(part[-1:]) if part[-2:-1].isdigit() else None
@@ -253,6 +254,8 @@ def _size(path: str) -> int | None:
 
 def _total_of_ffmpeg(arguments: Sequence[str]) -> float | None:
     """Return the seconds of an output that `-t` limits."""
+    from progressd.detect import numbers
+
     for option, value in pairwise(arguments):
         if option == "-t":
             return numbers.seconds(value)

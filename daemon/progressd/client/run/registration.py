@@ -24,14 +24,12 @@ _HIDDEN: Final = (
     r"(?!-*no-)(?:[\w-]*(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|secret[_-]?key)"
     r"|(?:[\w-]*[_-])?(?:pass|pwd|credentials?|auth))"
 )
-_HIDDEN_NAME: Final = re.compile(_HIDDEN, re.IGNORECASE)
-_ASSIGNMENT: Final = re.compile(r"(-{0,2}[\w.-]+)=(.+)", re.DOTALL)
-_HEADER: Final = re.compile(
-    rf"((?:proxy-)?authorization|cookie|{_HIDDEN}|[\w-]+-(?:key|token)):.*", re.IGNORECASE | re.DOTALL
-)
-_URL_PASSWORD: Final = re.compile(r"(://[^/?#@\s:]*):[^/?#\s]*(?=@)")
-_PARAMETER: Final = re.compile(rf"([?&;]{_HIDDEN}=)[^&#;\s]+", re.IGNORECASE)
-_IN_SCRIPT: Final = re.compile(rf"((?:^|(?<=\s))(?:-{{0,2}}{_HIDDEN}=|--{_HIDDEN}\s+))\S+", re.IGNORECASE)
+# The patterns are compiled on first use: all together take 5 ms, and most commands need few.
+_ASSIGNMENT: Final = r"(?s)(-{0,2}[\w.-]+)=(.+)"
+_HEADER: Final = rf"(?si)((?:proxy-)?authorization|cookie|{_HIDDEN}|[\w-]+-(?:key|token)):.*"
+_IN_URL: Final = r"(://[^/?#@\s:]*):[^/?#\s]*(?=@)"
+_PARAMETER: Final = rf"(?i)([?&;]{_HIDDEN}=)[^&#;\s]+"
+_IN_SCRIPT: Final = rf"(?i)((?:^|(?<=\s))(?:-{{0,2}}{_HIDDEN}=|--{_HIDDEN}\s+))\S+"
 _MYSQL: Final = frozenset({"mysql", "mysqldump", "mysqladmin", "mysqlimport", "mysqlcheck"})
 _ARCHIVERS: Final = frozenset({"7z", "7za", "7zr", "7zz", "rar", "unrar"})
 _MARIADB: Final = frozenset({"mariadb", "mariadb-dump", "mariadb-admin", "mariadb-import", "mariadb-check"})
@@ -60,7 +58,7 @@ def name_of(command: Sequence[str]) -> str:
     """Return the command line, with passwords, tokens and other secrets masked."""
     words, hides_next, program = list[str](), False, ""
     for word in command:
-        if not program and not _ASSIGNMENT.fullmatch(word) and os.path.basename(word) not in ("env", "sudo"):
+        if not program and not re.fullmatch(_ASSIGNMENT, word) and os.path.basename(word) not in ("env", "sudo"):
             program = os.path.basename(word)
         shown, hides_next = (MASK, False) if hides_next else _masked(word, program)
         hides_next = hides_next or (word == "-p" and "login" in command)  # such as docker's
@@ -70,19 +68,23 @@ def name_of(command: Sequence[str]) -> str:
 
 def _masked(word: str, program: str) -> tuple[str, bool]:
     """Return a word without its secrets, and whether the next word is one."""
-    if (found := _ASSIGNMENT.fullmatch(word)) and _HIDDEN_NAME.fullmatch(found[1].lstrip("-")):
+    if (found := re.fullmatch(_ASSIGNMENT, word)) and _is_hidden(found[1].lstrip("-")):
         return f"{found[1]}={MASK}", False
-    if word.startswith("--") and _HIDDEN_NAME.fullmatch(word[2:]):
+    if word.startswith("--") and _is_hidden(word[2:]):
         return word, True
     if program in _SEPARATE.get(word, ()):
         return word, True
     if len(word) > len("-p") and program in _ATTACHED.get(word[:2], ()):
         return f"{word[:2]}{MASK}", False
-    if header := _HEADER.fullmatch(word):
+    if ":" in word and (header := re.fullmatch(_HEADER, word)):
         return f"{header[1]}: {MASK}", False
-    text = _URL_PASSWORD.sub(rf"\1:{MASK}", word)
-    text = _PARAMETER.sub(rf"\1{MASK}", text)
-    return (_IN_SCRIPT.sub(rf"\1{MASK}", text) if " " in text else text), False
+    text = re.sub(_IN_URL, rf"\1:{MASK}", word) if "@" in word else word
+    text = re.sub(_PARAMETER, rf"\1{MASK}", text) if "=" in text else text
+    return (re.sub(_IN_SCRIPT, rf"\1{MASK}", text) if " " in text else text), False
+
+
+def _is_hidden(name: str) -> bool:
+    return re.fullmatch(_HIDDEN, name, re.IGNORECASE) is not None
 
 
 def shortened(text: str, length: int) -> str:
