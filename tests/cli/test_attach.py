@@ -241,9 +241,10 @@ def test_a_file_that_is_written_counts_if_its_size_is_known(tmp_path: Path) -> N
 
 
 def test_secrets_are_masked_in_the_name() -> None:
-    with stuck(["sh", "-c", "read x", "sh", "--password=hunter2"], stdin=subprocess.PIPE) as process:
+    with stuck(["sh", "-c", "echo; read x", "sh", "--password=hunter2"], stdin=subprocess.PIPE) as process:
+        assert read_some(process)
         target = opened(found := find(str(process.pid))[0])
-        assert target.name == "sh -c 'read x' sh --password=***"
+        assert target.name == "sh -c 'echo; read x' sh --password=***"
         assert target.registration(None, {}, 60)["labels"]["user"] == found.user
         os.close(target.descriptor)
 

@@ -8,6 +8,7 @@ import fcntl
 import os
 import signal
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +26,7 @@ from progressd.system.process_tree import Identity, Process, look, running
 
 INTERVAL: Final = 0.5  # seconds between two looks at the positions, and for new processes
 MIN_SIZE: Final = 1  # bytes of a file
+SETTLE: Final = 0.05  # seconds in which a new process gets its arguments
 EXIT_WAIT: Final = 1.0  # seconds in which the parent of an ended process may reap it
 MAX_DIGITS: Final = 10  # of a process id
 INTERPRETERS: Final = ("python", "sh", "bash", "dash", "perl", "ruby", "node")
@@ -128,6 +130,9 @@ def opened(process: Process) -> Target:
         if now is None or now.started != process.started:
             raise ClientError(f"{named} has ended")
         command = command_of(process)
+        if command == [process.name]:  # perhaps it is being started, and has no arguments yet
+            time.sleep(SETTLE)
+            command = command_of(process)
         os.readlink(f"/proc/{process.pid}/cwd")  # needs the same permission as the files do
     except BaseException as error:
         os.close(descriptor)
