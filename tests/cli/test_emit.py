@@ -205,6 +205,8 @@ def test_new_registers_and_starts_a_job(way: str, daemon: ServedDaemon) -> None:
         (["--new", "a", "--completed"], "report one of these"),
         (["--new", "a", "One"], "report one of these"),
         (["--completed", "--exit", "0"], "report one of these"),
+        (["--new", "a", "--unit", "B"], "--unit and --phase are parts of progress"),
+        (["--job", "x", "--phase", "a", "--completed"], "--unit and --phase are parts of progress"),
         (["--job", "x", "--task", "a", "--percent", "4"], "--task does not combine with"),
         (["--job", "x", "--task", "a", "--completed", "--failed", "b"], "either --completed or --failed"),
         (["--job", "x", "--shell", "One"], "--shell needs --new"),

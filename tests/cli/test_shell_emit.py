@@ -97,6 +97,7 @@ def test_the_key_is_no_argument_of_curl(tmp_path: Path) -> None:
         (["One"], "no job given"),
         (["--job", "x"], "report one of these"),
         (["--job", "x", "One", "--completed"], "report one of these"),
+        (["--job", "x", "--unit", "B", "--completed"], "--unit and --phase are parts of progress"),
         (["--job", "x", "--step", "two"], "--step is not a number: 'two'"),
         (["--job", "x", "--percent", ""], "--percent is not a number: ''"),
         (["--job", "x", "--steps", "2"], "no such option: --steps"),

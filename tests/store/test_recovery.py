@@ -15,9 +15,11 @@ import pytest
 import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from progressd.admin import maintenance
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import SettingsError
+from progressd.core.progress import Step
 from progressd.store.base import Change, Filter
 from progressd.store.recovery import recover
 from progressd.store.sqlite import SQLiteStore
@@ -100,6 +102,21 @@ def test_damaged_inner_pages_lose_nothing(whole: Path, path: Path, pages: Callab
     for table in ("jobs", "changes", "batches"):
         if table != "batches" or len(destroyed) < 6:  # its only page
             assert rows(path, table) == rows(whole, table)
+
+
+async def test_timelines_are_kept(path: Path) -> None:
+    steps = (Step("Read", NOW, NOW), Step("Write", NOW))
+    with closing(SQLiteStore.open(path)) as store:
+        [first, second] = (await store.jobs([job_id(1), job_id(2)])).values()
+        await store.commit([replace(first, steps=steps), replace(second, steps=steps)], [])
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE timelines SET body = 'x' WHERE created_offset = ?", (second.created_offset,))
+        db.commit()
+    destroy(path, *pages_of(path, "changes_by_job"))
+    assert await trio.to_thread.run_sync(repaired, path.parent) == [MORE]
+    with closing(SQLiteStore.open(path)) as store:
+        found = await store.jobs([first.id, second.id])
+    assert (found[first.id].steps, found[second.id].steps) == (steps, ())
 
 
 def test_lost_rows_are_named(whole: Path, path: Path) -> None:

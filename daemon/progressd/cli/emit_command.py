@@ -108,7 +108,9 @@ def _event(given: "Mapping[str, str]") -> tuple[str, str]:
         return "progress", f'{{"tasks":[{{{_task(given)}}}]{_phase(given)}}}'
     moved = [name for name in ("STEP", "--step", "--total", "--percent") if given.get(name)]
     details = _phase(given) + _unit(given)
-    if details and not moved and len(given.keys() & {"--completed", "--failed"}) == 0:
+    if details and ("--completed" in given or "--failed" in given):
+        raise _Unclear
+    if details and not moved:
         return "progress", f"{{{details[1:]}}}"
     if bool(moved) + ("--completed" in given) + ("--failed" in given) != 1:
         raise _Unclear

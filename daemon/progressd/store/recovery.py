@@ -20,6 +20,7 @@ from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.core.json import UNDECODABLE
 from progressd.core.messages import StateChange
+from progressd.core.progress import Step
 from progressd.store.errors import damaged, file_errors
 from progressd.store.offline import NEWEST_OFFSET, ORPHANS
 from progressd.store.schema import MAX_OFFSET, migrate
@@ -29,6 +30,7 @@ SHELL: Final = "sqlite3"  # the program, and the Debian package that contains it
 KEPT: Final = ".damaged"  # suffix of the kept file, followed by a number
 OF_BATCHES: Final = set(JobBatch.__struct_encode_fields__)
 FIELDS: Final = 3  # number of fields in a row of jobs, changes or batches
+OF_TIMELINES: Final = b"INSERT OR IGNORE INTO 'timelines'"
 DERIVED_ROW: Final = re.compile(rb"INSERT OR IGNORE INTO '(?:meta|labels|counts)'")
 ROW: Final = re.compile(rb"INSERT .*? VALUES ?(\(.*\));", re.DOTALL)
 
@@ -114,6 +116,7 @@ def _fill(new: Path, path: Path, shell: str) -> list[str]:
         if complaint or not _whole(path):
             lost.append(f"pages of the database are damaged{complaint}: more may be lost than is listed")
         db.execute(f"DELETE {ORPHANS}")
+        db.execute("DELETE FROM timelines WHERE created_offset NOT IN (SELECT created_offset FROM jobs)")
         db.execute(f"UPDATE meta SET value = 1 + ({NEWEST_OFFSET}) WHERE key = 'reserved'")
         db.execute("COMMIT")
     return lost
@@ -129,6 +132,9 @@ def _read(db: sqlite3.Connection, path: Path, shell: str) -> str:
                 if not DERIVED_ROW.match(line) and (found := ROW.match(line)):
                     values = found[1].decode(errors="backslashreplace")  # invalid JSON, so the row is reported as lost
                     [row] = db.execute(f"VALUES {values}")
+                    if line.startswith(OF_TIMELINES):
+                        _keep_timeline(db, row)
+                        continue
                     # columns of lost_and_found: the root, the page, the number of fields, the rowid, and the fields
                     _keep(db, (row[3], *row[5:7]) if len(row) > FIELDS and row[2] == FIELDS else row)
         complaint.seek(0)
@@ -145,6 +151,13 @@ def _keep(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
             except (*UNDECODABLE, InvalidInput):
                 table, columns = ("named_changes", "job_id, place") if change else ("named_rows", "id, place")
                 db.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES (?, ?)", (name, place))
+
+
+def _keep_timeline(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
+    """Insert a timeline if it can be read. Without it, its job is still whole."""
+    with suppress(*UNDECODABLE):
+        msgspec.json.decode(row[1], type=tuple[Step, ...])
+        db.execute("INSERT OR IGNORE INTO timelines VALUES (?, ?)", row)
 
 
 def _insertion(place: int, name: str, body: str, *, change: bool) -> tuple[str, tuple[int, str, str]]:

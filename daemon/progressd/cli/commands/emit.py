@@ -120,8 +120,9 @@ def emit(
         event = {"type": "progress", "data": details}
     else:
         event = _event(step_name, step, None if new is not None else total, percent, completed, failed, status, new)
-        if event["type"] == "progress":
-            event["data"].update(details)
+        if details and event["type"] != "progress":
+            raise click.UsageError("--unit and --phase are parts of progress")
+        event["data"].update(details)
     if new is not None:
         if ctx.get_parameter_source("job_id") is ParameterSource.COMMANDLINE:
             raise click.UsageError("--new chooses the id of the job: leave out --job")
