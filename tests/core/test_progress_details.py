@@ -68,7 +68,6 @@ def test_the_daemon_computes_the_rate(new: Job) -> None:
         "total_steps": 1000,
         "step_name": "",
         "percent": 30,
-        "eta_seconds": 7.0,
         "unit": "B",
         "rate": 100.0,
     }
@@ -76,7 +75,7 @@ def test_the_daemon_computes_the_rate(new: Job) -> None:
 
 def test_progress_without_details_is_as_before(new: Job) -> None:
     moved = after(new, (1, counted(5, 12, step_name="Scan")), (2, counted(6, 12, step_name="Scan")))
-    assert shown(moved).keys() == {"current_step", "total_steps", "step_name", "percent", "eta_seconds"}
+    assert shown(moved).keys() == {"current_step", "total_steps", "step_name", "percent"}
     assert moved.detail is None
 
 
@@ -89,7 +88,7 @@ def test_a_report_without_counts_needs_a_detail(data: dict[str, Any], new: Job) 
 
 def test_an_empty_unit_or_phase_removes_the_one_before(new: Job) -> None:
     begun = after(new, (0, counted(0, unit="B", phase="Read")), (1, counted(5, unit="")), (2, {"phase": ""}))
-    assert shown(begun).keys() == {"current_step", "total_steps", "step_name", "percent", "eta_seconds"}
+    assert shown(begun).keys() == {"current_step", "total_steps", "step_name", "percent"}
     assert after(new, (0, counted(5, unit="", phase=""))).detail is None
     assert after(new, (0, {"phase": ""})).progress.current_step == 0
 

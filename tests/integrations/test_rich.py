@@ -33,6 +33,12 @@ def test_all_tasks_are_one_job(disable: bool, daemon: ServedDaemon) -> None:
         until(lambda: numbers(newest(daemon, "one")) == (30, 40, "two"))
         progress.update(second, advance=10)
     job = newest(daemon, "one")
+    tasks = {task["name"]: (task["current"], task["total"], task["state"]) for task in job["progress"]["tasks"]}
+    assert tasks == {
+        "one": (10, 10, "completed"),
+        "two": (30, 30, "completed"),
+        "endless": (3, 0, "completed"),
+    }
     assert (job["status"], numbers(job)) == ("completed", (40, 40, "two"))
 
 
