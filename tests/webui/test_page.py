@@ -388,6 +388,24 @@ def test_an_exceeded_estimate_is_hidden(page: Page) -> None:
     assert page.evaluate(TIME, [44, 12.5]) == "… · 13 s left"
 
 
+# The remaining time in seconds, its interval, and the text. The command line has the same cases in test_display.py.
+REMAINING = (
+    (12, 11, 14, "12 s left"),
+    (43, 38, 50, "about 45 s left"),
+    (20, 10, 40, "10–40 s left"),
+    (240, 200, 300, "about 4 min left"),
+    (240, 170, 350, "3–6 min left"),
+    (70, 20, 200, "up to 3 min left"),
+    (9000, 5400, 14400, "1.5–4.0 h left"),
+)
+
+
+def test_an_uncertain_remaining_time_is_shown_as_an_interval(page: Page) -> None:
+    code = """cases => import(new URL('static/format.js', document.baseURI))
+        .then(({ remaining }) => cases.map(one => remaining(...one)))"""
+    assert page.evaluate(code, [case[:3] for case in REMAINING]) == [case[3] for case in REMAINING]
+
+
 def test_running_jobs_come_first_and_focus_stays(page: Page) -> None:
     def assert_in_order() -> None:
         statuses = page.locator(".job").evaluate_all("cards => cards.map(card => card.dataset.status)")

@@ -26,7 +26,9 @@ MAX_WORDS: Final = 40  # words of a command that are compared
 MAX_WORD: Final = 80  # characters
 MIN_SECONDS: Final = 1.0  # shorter jobs are not kept: they end before anybody asks
 FORGET: Final = 0.7  # the weight of a run, compared with that of the next one
-INTERVAL: Final = 0.2  # seconds between two estimates; in between, the last one is valid
+INTERVAL: Final = 0.2  # seconds between two estimates, at least; in between, the last one is valid
+MAX_INTERVAL: Final = 0.5  # seconds
+STALE: Final = 0.05  # the time between two estimates, as a part of the remaining time
 LONGEST: Final = 1e9  # seconds, 30 years; a longer time is not estimated
 SLACK: Final = 0.5  # seconds by which any estimate may be wrong, because starting and ending takes time
 JUMP: Final = 5.0  # % by which the remaining time may jump while the elapsed time grows by 1 %, and 1 s each second
@@ -179,7 +181,7 @@ class Estimator:
         crosses = done * PARTS >= len(marks) + 1
         if elapsed < self._due and not crosses and given is None:
             return self._eta
-        passed = max(elapsed - self.elapsed, 0.0)
+        passed = elapsed - self.elapsed if elapsed > self.elapsed else 0.0
         if crosses:
             self._mark(passed, done)
         known = self._expected
@@ -194,7 +196,7 @@ class Estimator:
             if step < 0:  # the steps began again
                 self._speed = place / elapsed
             else:
-                before = max(1 - passed / (elapsed - began), 0.0)
+                before = 1 - passed / (elapsed - began)  # the part of the time
                 self._speed += (1 - before ** (1 + RECENT)) * (step / passed - self._speed)
         if done <= 0 and not marks:
             self._began = elapsed
@@ -208,6 +210,9 @@ class Estimator:
             self._eta = self._result(min((1 - place) / self._speed, LONGEST), place, passed, "rate", 0)
         else:
             self._eta = None
+            return None
+        wait = STALE * self._shown
+        self._due = elapsed + (INTERVAL if wait < INTERVAL else min(MAX_INTERVAL, wait))
         return self._eta
 
     def _mark(self, passed: float, done: float) -> None:
@@ -241,15 +246,15 @@ class Estimator:
     def _within(self, quantiles: Sequence[tuple[float, float, float]], passed: float, source: Source, runs: int) -> Eta:
         """Return the estimate with the interval that fits the errors of recorded runs."""
         number = self.place * (len(quantiles) - 1)
-        below = min(int(number), len(quantiles) - 2)
-        above, part = below + 1, number - below
+        below = int(number) if self.place < 1 else len(quantiles) - 2
+        part = number - below
         low, middle, high = quantiles[below]
-        low_above, middle_above, high_above = quantiles[above]
-        log, spread = self.log, self.spread
+        low_above, middle_above, high_above = quantiles[below + 1]
+        log, spread, exp = self.log, self.spread, math.exp
         return self._limited(
-            math.exp(log + spread * (middle + part * (middle_above - middle))) - SLACK,
-            math.exp(log + spread * (low + part * (low_above - low))) - SLACK,
-            math.exp(log + spread * (high + part * (high_above - high))) - SLACK,
+            exp(log + spread * (middle + part * (middle_above - middle))) - SLACK,
+            exp(log + spread * (low + part * (low_above - low))) - SLACK,
+            exp(log + spread * (high + part * (high_above - high))) - SLACK,
             passed,
             source,
             runs,
@@ -260,13 +265,20 @@ class Estimator:
         if self.place >= 1:
             seconds = 0.0
         elif self._shown >= 0:
-            before = max(self._shown - passed, 0.0)
-            room = passed + before * min(JUMP * passed / self.elapsed, 1.0) if passed else 0.0
-            grows_little = before < seconds < before * STEADY
-            seconds = before if grows_little else min(max(seconds, before - room), before + room)
-        seconds = max(seconds, 0.0)
+            before = self._shown - passed if self._shown > passed else 0.0
+            room = JUMP * passed / self.elapsed if passed else 0.0
+            room = passed + before * (room if room < 1 else 1.0)
+            if seconds > before:
+                seconds = before if seconds < before * STEADY else min(before + room, seconds)
+            elif seconds < before - room:
+                seconds = before - room
+        if seconds < 0:
+            seconds = 0.0
         self._shown = seconds
-        return Eta(round(seconds, 1), round(max(min(low, seconds), 0.0), 1), round(max(high, seconds), 1), source, runs)
+        low = seconds if low > seconds else low if low > 0 else 0.0
+        high = max(seconds, high)
+        # three calls of `round` would take 1 µs
+        return Eta(int(10 * seconds + 0.5) / 10, int(10 * low + 0.5) / 10, int(10 * high + 0.5) / 10, source, runs)
 
 
 def _at(curve: Sequence[float], done: float) -> float:
