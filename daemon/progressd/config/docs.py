@@ -20,7 +20,7 @@ _INTRODUCTION: Final = f"""\
 
 Every setting has a default, so progressd starts without a config file. A setting is taken from, in this order:
 
-1. the flag of `progressd serve`, for those that have one;
+1. the flag of `progressd serve`, if the setting has one;
 2. the environment variable;
 3. the config file: `{DEFAULT_FILE}` if it exists, or the one given with `--config PATH`;
 4. the default.

@@ -67,14 +67,14 @@ class Server(Struct, frozen=True, kw_only=True):
         tuple[Annotated[str, Meta(pattern=r"^[^\s/:]+$")], ...],
         _setting(
             "Host names that browsers may use, such as that of a proxy, in addition to `localhost` and the "
-            "daemon's addresses. `*` allows any, and with it DNS rebinding by pages of other sites.",
+            "daemon's addresses. `*` allows any name. Pages of other sites can then use DNS rebinding.",
             expected='a list of host names without a port, such as "progress.example.org"',
         ),
     ] = ()
     tls_cert: Annotated[
         str, _setting("The file with the certificate chain, in PEM. With it the port accepts only TLS.")
     ] = ""
-    tls_key: Annotated[str, _setting("The file with its private key, if that is another file.")] = ""
+    tls_key: Annotated[str, _setting("The file with the private key, if it is not in `tls_cert`.")] = ""
     trusted_proxies: Annotated[
         Networks, _setting("Proxies whose `X-Forwarded-For` is trusted.", expected=NETWORKS)
     ] = ()
@@ -98,10 +98,16 @@ class Limits(Struct, frozen=True, kw_only=True):
         ),
     ] = 100
     max_connections_per_address: Annotated[
-        int, _count("The same, from one address that is not in `exempt_addresses`.")
+        int,
+        _count(
+            "Watchers at a time from one address, unless it is in `exempt_addresses`. The same limit applies to "
+            "producers."
+        ),
     ] = 80
-    max_connections_per_key: Annotated[int, _count("The same, with one key and its watch tokens.")] = 80
-    max_connections_per_token: Annotated[int, _count("The same, with one watch token.")] = 20
+    max_connections_per_key: Annotated[
+        int, _count("Watchers at a time with one key and its watch tokens. The same limit applies to producers.")
+    ] = 80
+    max_connections_per_token: Annotated[int, _count("Watchers at a time with one watch token.")] = 20
     max_sockets_per_address: Annotated[int, _count("Connections of any kind at a time from one address.")] = 1000
     handshake_timeout: Annotated[float, _seconds("How long a client may take to send the header of a request.")] = 10
     max_request_header_bytes: Annotated[int, _bytes("The longest header of a request.", 1024)] = 16 << 10
@@ -129,14 +135,17 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_form_fields: Annotated[int, _count("Fields in a form, without its files.")] = 20
     max_form_field_bytes: Annotated[int, _bytes("The longest field of a form, except files.")] = 64 << 10
     max_uploads: Annotated[int, _count("Uploads at a time.")] = 32
-    max_uploads_per_address: Annotated[int, _count("The same, with one key, or from one address without a key.")] = 8
+    max_uploads_per_address: Annotated[
+        int, _count("Uploads at a time with one key, or from one address without a key.")
+    ] = 8
     idle_timeout: Annotated[
         float, _seconds("How long a client may send nothing within a body, or read nothing of a response.")
     ] = 60
     min_body_rate: Annotated[
         int,
         _bytes(
-            "The minimum of a body per second, on average after the first `idle_timeout`. Event streams are exempt.", 0
+            "The minimum average rate of a body per second, after the first `idle_timeout`. Event streams are exempt.",
+            0,
         ),
     ] = 1024
     min_free_bytes: Annotated[
@@ -181,7 +190,7 @@ class RunnerSettings(Struct, frozen=True, kw_only=True):
     max_file_bytes: Annotated[int, _bytes("The largest file that a job may write.")] = 4 << 30
     max_open_files: Annotated[int, _setting("Open files of each process of a job.", ge=16)] = 1024
     max_attempts: Annotated[
-        int, _count("How often a job is started if the daemon is killed while it runs, including the first time.")
+        int, _count("How often a job is started in total, if the daemon is killed while the job runs.")
     ] = 3
 
 

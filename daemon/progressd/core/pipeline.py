@@ -29,7 +29,7 @@ class Option(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     ]
     default: Annotated[
         Value | None,
-        Meta(description="The value when none is given. Without it the option is left out."),
+        Meta(description="The value if the client gives none. Without a default, the option is left out."),
     ] = None
     minimum: Annotated[int | float | None, Meta(description="The smallest number allowed.")] = None
     maximum: Annotated[int | float | None, Meta(description="The largest number allowed.")] = None
@@ -99,7 +99,7 @@ class Option(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 
 
 class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A program that the daemon runs for the files it is given."""
+    """A program that the daemon runs for each submitted file."""
 
     command: Annotated[
         tuple[str, ...],
@@ -112,20 +112,20 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     ]
     accept: Annotated[
         tuple[str, ...],
-        Meta(min_length=1, description="The MIME types of the files it takes."),
+        Meta(min_length=1, description="The MIME types of the files that the pipeline accepts."),
     ] = ("application/pdf",)
     output: Annotated[str, Meta(description="The file name of the result.")] = "output.pdf"
     options: Annotated[
         dict[str, Option],
-        Meta(description="The options it knows, one table each; see below."),
+        Meta(description="The options of the pipeline, one table each; see below."),
     ] = {}
     progress_pattern: Annotated[
         str | None,
         Meta(
-            description="For a program that does not write progressd's JSON lines: a regular expression (RE2's) "
-            "that finds the progress in the first 1024 bytes of a line of its output, by the named groups `current` "
-            "and `total`, or `percent`, or `fraction` (0 to 1), and `step`, `phase`, `rate` and `eta`. It replaces the "
-            "preset."
+            description="A regular expression (RE2's) that finds the progress in the output of a program that does "
+            "not write progressd's JSON lines. The daemon searches the first 1024 bytes of a line. The named groups "
+            "are `current` and `total`, or `percent`, or `fraction` (0 to 1). The groups `step`, `phase`, `rate` and "
+            "`eta` are optional. The expression replaces the preset."
         ),
     ] = None
     preset: Annotated[
@@ -138,7 +138,7 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     timeout: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(
-            description="A job that runs longer is stopped and has failed. Default: `runner.job_timeout`.",
+            description="A job that runs longer is stopped and fails. Default: `runner.job_timeout`.",
             extra={"unit": "seconds"},
         ),
     ] = None
