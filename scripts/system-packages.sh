@@ -25,7 +25,6 @@ need valkey-server valkey-server
 if [ "${1-}" = tools ]; then
     need aria2c aria2
     need cmake cmake
-    need convert imagemagick
     need curl curl
     need make make
     need ninja ninja-build

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 MEBIBYTE = 1024 * 1024
 DOWNLOAD = 3 * MEBIBYTE
 SECONDS = 2.4  # of a download
@@ -21,8 +23,8 @@ class Program(NamedTuple):
     """A row of the table. `{url}` in a command is the address of a slow web server.
 
     `flagged`: the command with a flag that makes the program print its progress. `transcript`: what is read instead of
-    a run, because the program is not installed, or because a run would change the system. `estimate`: only the position
-    in a file is found. `varies`: its output differs from run to run beyond numbers and bars ("flag": with the flag).
+    a run, because the program is not installed, or because a run would change the system. `varies`: its output differs
+    from run to run beyond numbers and bars ("flag": with the flag).
     """
 
     name: str
@@ -30,7 +32,6 @@ class Program(NamedTuple):
     flagged: str = ""
     prepare: Callable[[Path], None] | None = None
     transcript: str = ""
-    estimate: bool = False
     varies: str = ""
     unseen: bool = False  # it prints no progress at all
 
@@ -120,9 +121,10 @@ def wheel(directory: Path) -> None:
 
 
 def pages(directory: Path) -> None:
-    shell("convert -size 600x800 xc:white -fill black -draw 'rectangle 50,50 300,100' page.png")(directory)
-    shell("convert page.png page.png page.png page.png pages.tiff")(directory)
-    shell("convert -density 72 page.png page.png pages.pdf")(directory)
+    page = Image.new("L", (600, 800), 255)
+    page.paste(0, (50, 50, 300, 100))
+    page.save(directory / "pages.tiff", save_all=True, append_images=[page] * 3)
+    page.save(directory / "pages.pdf", save_all=True, append_images=[page])
 
 
 TQDM = "import time, tqdm\nfor n in tqdm.tqdm(range(30), desc='Pages'): time.sleep(0.05)\n"
@@ -197,16 +199,14 @@ PROGRAMS = [
     Program("rsync", "rsync -a --bwlimit=20M tree/ copy", "rsync -a --bwlimit=20M --info=progress2 tree/ copy", files),
     Program("rsync -P", "rsync -aP --bwlimit=20M tree/ copy", prepare=files),
     Program("shred", "shred big", "shred -v -n 3 big", prepare=shell("truncate -s 64M big")),
-    Program("tar c", "tar cf a.tar tree", "tar cf a.tar --checkpoint=1000 --checkpoint-action=echo=%s%u%T tree",
-            lambda d: files(d, 60)),
+    Program("tar c", "tar cf a.tar tree", prepare=lambda d: files(d, 60)),
     Program("tar x", "tar xf a.tar", prepare=then(lambda d: files(d, 60), "tar cf a.tar tree && rm -r tree")),
     Program("tesseract", "tesseract pages.tiff out", prepare=pages),
     Program("tqdm", "python3 bar.py", prepare=script("bar.py", TQDM)),
     Program("wget", "wget -O copy {url}/file",
             "wget -q --show-progress --progress=bar:force:noscroll -O copy {url}/file", varies="always"),
     Program("xorriso", "xorriso -outdev a", transcript="xorriso-1.5.6"),
-    Program("xz", "xz -k -9e -T1 big", "xz -k -9e -T1 -v big",
-            prepare=random_bytes(6), estimate=True),
+    Program("xz", "xz -k -9e -T1 big", prepare=random_bytes(6)),
     Program("yt-dlp", "yt-dlp {url}/video.mp4", "yt-dlp --newline {url}/video.mp4"),
     Program("zstd", "zstd -15 -f big", "zstd -15 -f --progress big", big),
 ]  # fmt: skip

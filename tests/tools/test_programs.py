@@ -254,7 +254,8 @@ def same(one: bytes, other: bytes) -> bool:
 
 
 def _words(text: bytes) -> set[tuple[bytes, ...]]:
-    """Return the words of each line or redraw."""
+    """Return the words of each line or redraw, except for yt-dlp's unknown times and rates."""
+    text = text.replace(b"Unknown", b"")
     return {tuple(WORD.findall(frame)) for frame in re.split(rb"[\r\n]+", ESCAPE.sub(b"", text))} | {()}
 
 
