@@ -203,7 +203,7 @@ def outcome(job: dict[str, Any]) -> str:
     path = job.get("output_path", "")
     if (position := job.get("queue_position")) is not None:
         start = job.get("expected_start")
-        return f"{position} in the queue" + (f", may start at {short_time(start)}" if start else "")
+        return f"number {position} in the queue" + (f", may start at {short_time(start)}" if start else "")
     if (eta := job.get("progress", {}).get("eta")) is not None:
         return remaining(eta["seconds"], eta["low"], eta["high"])
     return printable(job.get("error") or (path if "://" in path else ""))
