@@ -214,8 +214,8 @@ def test_an_error_names_the_file_that_is_wrong(tmp_path: Path, cert: Path) -> No
             locked,
             "server.tls_key: the private key is encrypted (decrypt it: openssl pkey -in KEY -out NEW)",
         ),
-        (other, f"server.tls_cert = '{cert}': the private key does not match the certificate (expected both in PEM, "),
-        (Path(__file__), f"server.tls_cert = '{cert}': no certificate with a private key (expected both in PEM, "),
+        (other, f"server.tls_cert = '{cert}': the private key does not match the certificate (expected both as PEM: "),
+        (Path(__file__), f"server.tls_cert = '{cert}': no certificate with a private key (expected both as PEM: "),
     ):
         with pytest.raises(SettingsError, match=f"^{re.escape(message)}"):
             tls_context(Server(tls_cert=str(cert), tls_key=str(key)))

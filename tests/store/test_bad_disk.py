@@ -310,7 +310,7 @@ async def test_an_unreadable_unfinished_job_stops_the_start(tmp_path: Path) -> N
     assert (refused.returncode, refused.stdout) == (1, "")
     last = refused.stderr.splitlines()[-1]
     assert last.startswith(f"Error: cannot open the database {path}: job {job_id(1)} cannot be read")
-    assert last.endswith(f"; `progressd check --repair --state-dir {tmp_path}` saves what can be read")
+    assert last.endswith(f"; `progressd check --repair --state-dir {tmp_path}` recovers the readable data")
     assert "Traceback" not in refused.stderr
 
 

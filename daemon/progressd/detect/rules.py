@@ -40,7 +40,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     def __post_init__(self) -> None:
         if unknown := self.pattern.names - _GROUPS:
-            raise ValueError(f"(?P<{min(unknown)}>…) is not one of {', '.join(sorted(_GROUPS))}")
+            raise ValueError(f"the group (?P<{min(unknown)}>…) is not one of {', '.join(sorted(_GROUPS))}")
 
     @cached_property
     def pattern(self) -> Pattern:

@@ -1,4 +1,4 @@
-"""The progress of a whole run from the readings of its frames. The percentage never falls."""
+"""Compute the progress of a run from the numbers in its output. The percentage never falls."""
 
 import re
 from collections.abc import Mapping

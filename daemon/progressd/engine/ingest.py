@@ -57,7 +57,7 @@ class EventSink(Protocol):
         """
 
     async def submit_all(self, *events: Event) -> list[Job]:
-        """Submit events and return the job after each. Raises the first error that rejected one."""
+        """Submit events, and return the job after each event. Raises the error of the first rejected event."""
         return list(map(_job_of, await self.submit(*events)))
 
     async def submit_one(self, event: Event) -> Job:

@@ -101,7 +101,7 @@ class RunQueue:
         return None
 
     def order(self, current: Callable[[str], Job | None], limit: int) -> list[Job]:
-        """Return the first `limit` jobs in the order in which they start if no further job is added."""
+        """Return the next `limit` jobs in the order of their start, assuming that no job is added."""
         found = list[Job]()
         for rank in sorted(self._owners, reverse=True):
             waiting = [iter(nsmallest(limit, jobs)) for jobs in self._owners[rank].values()]

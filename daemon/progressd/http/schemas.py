@@ -115,7 +115,7 @@ def job_view(
 
 
 def shown_progress(job: Job) -> ProgressData:
-    """Return the progress: 100 percent for a completed job, and no remaining time and rate for a finished one."""
+    """Return the progress to show. A finished job has no remaining time and no rate. A completed job has 100 %."""
     if not job.status.finished:
         return job.progress
     percent = 100 if job.status is JobStatus.COMPLETED else job.progress.percent

@@ -1,4 +1,4 @@
-"""Other libraries whose progress becomes jobs. Each module needs its library, and none of the daemon's packages."""
+"""Modules that report the progress of other libraries as jobs. Each needs its library, but no package of the daemon."""
 
 import time
 import uuid

@@ -68,7 +68,7 @@ class Progress(rich.progress.Progress):
         self._report(task_id)
 
     def reset(self, task_id: TaskID, **changes: Any) -> None:
-        """Begin a task again."""
+        """Restart a task."""
         super().reset(task_id, **changes)
         self._report(task_id)
 

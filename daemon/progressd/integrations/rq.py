@@ -16,12 +16,12 @@ _running = dict[str, Job]()  # of this process, by the id of RQ's job
 
 
 class _Reporting(rq.worker.BaseWorker):
-    """Report what the worker runs. `job_options`: arguments of `Job`, for subclasses."""
+    """Report each job that the worker runs. Subclasses may set arguments of `Job` in `job_options`."""
 
     job_options: ClassVar[Mapping[str, Any]] = {}
 
     def perform_job(self, job: rq.job.Job, queue: rq.Queue, *more: Any) -> bool:
-        """Run a job in the process for it."""
+        """Run a job, in its own process."""
         reported = _running[job.id] = self._job(job).start()
         try:
             return super().perform_job(job, queue, *more)

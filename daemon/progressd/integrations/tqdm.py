@@ -76,7 +76,7 @@ def trange(*args: int, **options: Any) -> tqdm:
 
 
 class _Nowhere(io.StringIO):
-    """A file that keeps nothing."""
+    """A file that discards all output."""
 
     def write(self, text: str) -> int:
         return len(text)

@@ -40,7 +40,7 @@ class Transport(Protocol):
         """Return the next bytes, or b"" at the end. Raises BrokenResourceError, ClosedResourceError."""
 
     async def send_eof(self) -> None:
-        """Signal the end of the bytes to the peer. Raises BrokenResourceError, ClosedResourceError."""
+        """Signal end of file to the peer. Raises BrokenResourceError, ClosedResourceError."""
 
     def close(self) -> None:
         """Close the socket at once. Tasks that wait for it get ClosedResourceError."""

@@ -195,7 +195,7 @@ def tls_context(server: Server, before: Server | None = None) -> ssl.SSLContext 
         reason = "the private key does not match the certificate" if mismatch else "no certificate with a private key"
         raise SettingsError(
             f"server.tls_cert = {server.tls_cert!r}: {reason}"
-            " (expected both in PEM, in one file or with server.tls_key)"
+            " (expected both as PEM: in this file, or the key in server.tls_key)"
         ) from None
     return context
 

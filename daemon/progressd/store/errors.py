@@ -24,7 +24,7 @@ def file_errors(path: Path) -> Iterator[None]:
         if isinstance(error, sqlite3.Error) and damaged(error):
             raise StoreDamaged(
                 f"the database {path} is damaged or is not a database ({error}); it was not changed:"
-                f" `{repair_command(path.parent)}` saves what can be read; or restore a backup and delete"
+                f" `{repair_command(path.parent)}` recovers the readable data; or restore a backup and delete"
                 f" {path.name}-wal; or use another --state-dir"
             ) from error
         mine = obstacle([path, *(path.with_name(path.name + suffix) for suffix in BESIDE)])
@@ -37,7 +37,7 @@ def cannot_open(path: Path, error: StoreFailed) -> SettingsError:
     """Return the error for a store that failed while the daemon started."""
     cause = error.__cause__
     if isinstance(cause, sqlite3.Error) and damaged(cause):
-        why = f"{cause}; `{repair_command(path.parent)}` saves what can be read"
+        why = f"{cause}; `{repair_command(path.parent)}` recovers the readable data"
     else:
         why = str(error)
     return SettingsError(f"cannot open the database {path}: {why}")

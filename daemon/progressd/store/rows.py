@@ -73,12 +73,12 @@ def change_of(row: Row) -> Change:
 
 
 def deletion_of(row: tuple[int, bytes]) -> Deletion:
-    """Return the deletion of a row with the columns DELETION."""
+    """Decode a deletion from a row with the columns DELETION."""
     return Deletion(row[0], _decoded(_decode_deletion, row[1], "deletion", row[0]))
 
 
 def run_of(row: Row) -> KeyedRun:
-    """Return the run of a row with the columns RUN."""
+    """Decode a run from a row with the columns RUN."""
     return KeyedRun(_text(row[1]), _decoded(_decode_run, row[2], "run", row[0]))
 
 
@@ -92,7 +92,7 @@ def readable(decode: Callable[[Any], T], rows: Iterable[Any], on_unreadable: OnU
 
 
 def _require(same: bool, what: str, row: Row) -> None:
-    """Raise UnreadableRow unless the keys of a row match its document."""
+    """Raise UnreadableRow if the keys of a row differ from its JSON document."""
     if not same:
         name = row[0] if what == "change" else row[1]
         raise UnreadableRow(what, _text(name), "its key and its document differ")

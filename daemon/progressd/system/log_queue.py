@@ -1,7 +1,7 @@
-"""What a program has written and is not in its log yet, within bounds.
+"""The output of a program that is not in its log yet, within bounds.
 
-If the log is slower than the program, the oldest output that waits stays, and the newest; of the rest, only the number
-of bytes. The output is kept as it is, because making lines of it takes longer than a fast program should wait.
+If the log is slower than the program, the queue keeps the oldest and the newest output. Of the rest, it keeps only the
+number of bytes. The output is not split into lines here, because a fast program would have to wait for that.
 """
 
 import threading

@@ -61,9 +61,9 @@ trap 'exit 143' TERM
     "status",
     metavar="STATUS",
     type=click.IntRange(0, 255),
-    help="The job has ended with this exit status, unless it has ended before.",
+    help="End the job by this exit status, unless it has already ended.",
 )
-@click.option("--new", metavar="NAME", help="Register and start a job of this name, and print its id.")
+@click.option("--new", metavar="NAME", help="Register and start a job with this name, and print its id.")
 @click.option(
     "--lease",
     metavar="SECONDS",

@@ -68,7 +68,7 @@ def _duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -
     "lifetime",
     metavar="DURATION",
     callback=_duration,
-    help="When the key expires, such as in 12h or 30d.  [default: never]",
+    help="How long the key is valid, such as 12h or 30d.  [default: never]",
 )
 @click.option(
     "--label",

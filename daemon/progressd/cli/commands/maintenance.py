@@ -61,7 +61,7 @@ def backup(target: Path, config_path: Path | None, **given: Path | None) -> None
 
 
 @click.command()
-@click.option("--repair", is_flag=True, help="Repair what can be repaired; stop the daemon first.")
+@click.option("--repair", is_flag=True, help="Repair as much as possible. Stop the daemon first.")
 @state_dir_options
 @exit_on_signals()
 def check(repair: bool, config_path: Path | None, **given: Path | None) -> None:

@@ -141,7 +141,7 @@ class JobReporter:
                     self._note_failure(message.data.message)
 
     def _note(self, status: JobStatus) -> None:
-        """Record the status of the job. A finished job does not stop the command, which may have reported the end."""
+        """Record the status of the job. The command may report the end itself, so a finished job does not stop it."""
         self.over = self.over or status.finished
         if status is JobStatus.CANCELLED:
             self.cancelled.set()

@@ -73,7 +73,7 @@ class Terminal:
                 termios.tcsetattr(self.descriptor, termios.TCSADRAIN, self._saved)
 
     def new_pty(self) -> tuple[int, int]:
-        """Return both ends of a pseudo-terminal with the size and settings of this terminal, which processes output."""
+        """Return both ends of a pseudo-terminal, with the size and settings of this terminal."""
         master, slave = map(moved_up, os.openpty())
         termios.tcsetattr(slave, termios.TCSANOW, self._saved)
         self.enter_background(master)
@@ -87,7 +87,7 @@ class Terminal:
                 fcntl.ioctl(self.descriptor, termios.TIOCSTI, bytes([key]))
 
     def copy_size(self, master: int) -> bool:
-        """Give a pseudo-terminal the size of this one. Return whether that is a change."""
+        """Give a pseudo-terminal the size of this one. Return whether its size changed."""
         try:
             size = fcntl.ioctl(self.descriptor, termios.TIOCGWINSZ, bytes(SIZE.size))
             if size == fcntl.ioctl(master, termios.TIOCGWINSZ, bytes(SIZE.size)):
