@@ -1,7 +1,9 @@
 """The writer of all logs and its watchers: full disks, slow watchers, deletions, and the order of lines."""
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,21 @@ async def test_a_count_of_the_disk_usage_includes_logs(tmp_path: Path) -> None:
         counted = files.usage.total
         await files.usage.count()
         assert files.usage.total == counted <= MAX + 200_000
+
+
+async def test_only_old_logs_are_deleted(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path)
+    async with writing(files) as logs:
+        for job in (ID, job_id(2)):
+            await logs.append(job, [lines("x\n")])
+        for path in logs.directory(ID).iterdir():
+            os.utime(path, (0, 0))
+        before = datetime.fromtimestamp(1, UTC)
+        found = [name async for names in files.with_logs_older_than(before, 10) for name in names]
+        assert found == [ID]
+        await files.remove_logs(found)
+        assert not logs.directory(ID).parent.exists()
+        assert logs.directory(job_id(2)).exists()
+        await logs.append(ID, [lines("again\n")])
+        watcher = await logs.watch(ID, position=0)
+        assert await read_all(watcher) == (b"again\n", 0)
