@@ -139,7 +139,7 @@ def report(runs: Sequence[Recorded], calibration: Calibration) -> str:
     first = held_out(runs, calibration, lambda number: number % FOLDS, history=False)
     others = held_out(runs, calibration, lambda number: tools.index(runs[number].tool), history=True)
     lines = [
-        f"{len(runs)} runs of {len(tools)} tools, with {GLANCES_TEXT} at each.",
+        f"{len(runs)} runs of {len(tools)} tools, with {GLANCES_TEXT} of each.",
         "",
         "| runs | coverage | width | progressd | tqdm | ninja | linear |",
         "|---|---|---|---|---|---|---|",
@@ -158,12 +158,12 @@ def report(runs: Sequence[Recorded], calibration: Calibration) -> str:
         "",
         f"- If no run of the same tool is used for the calibration, the coverage is {unseen}.",
         f"- An estimate is shown for {shown} of the time with history, and for {compared} without.",
-        f"- Jumps of the forecast end by more than a tenth of the remaining time and a second, in a run: {moves}.",
+        f"- Jumps of the predicted end in each run, by more than a second and a tenth of the remaining time: {moves}.",
     ]
     return "\n".join(lines)
 
 
-GLANCES_TEXT: Final = "20 evenly spaced looks"
+GLANCES_TEXT: Final = "20 evenly spaced samples"
 
 
 def _row(name: str, glances: Sequence[Glance]) -> str:

@@ -57,7 +57,7 @@ def test_a_transcript_is_searched_frame_by_frame() -> None:
         (b"\r10% a\r20% a", "(the unfinished line)"),
         (b"\r10% a\r20% a", "progress from: percentages"),
         (b"\x1b[1mtext\x1b[0m\x00\xff\n", "| text"),
-        (b"", "progress from: nothing that was found"),
+        (b"", "progress from: no source was found"),
     ],
 )
 def test_standard_input_is_searched(output: bytes, said: str) -> None:

@@ -142,7 +142,7 @@ def test_a_job_is_used_once(daemon: ServedDaemon, caplog: pytest.LogCaptureFixtu
     with pytest.raises(ZeroDivisionError), job:
         job.step(f"{1 / 0}")
     assert status(daemon, job) == "completed"
-    assert warnings(caplog) == ["scan: this block is not reported: a Job can be used once (make another one)"]
+    assert warnings(caplog) == ["scan: this block is not reported: a Job can be used only once (create a new Job)"]
 
 
 def test_a_finished_job_raises_no_cancellation(daemon: ServedDaemon) -> None:

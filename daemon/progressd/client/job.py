@@ -336,7 +336,7 @@ class Job:
         self, on_cancelled: Callable[[], object] = _nothing, on_finished: Callable[[], object] = _nothing
     ) -> None:
         if self._reporter is not None or self._process is None:
-            log.warning("%s: this block is not reported: a Job can be used once (make another one)", self.name)
+            log.warning("%s: this block is not reported: a Job can be used only once (create a new Job)", self.name)
             return
         self._process = os.getpid()
         self._begun = time.monotonic()  # the daemon may receive the registration much later

@@ -150,7 +150,7 @@ class Track:
         )
 
     def _add(self, reading: Reading) -> None:
-        """Replace the progress of one id by the sum of all ids."""
+        """Replace the progress of one id with the sum of all ids."""
         if reading.current is None or (len(self._ids) >= MAX_PHASES and reading.id not in self._ids):
             return
         before = self._ids.get(reading.id, (0.0, 0.0))

@@ -45,7 +45,7 @@ def note(text: str) -> Record:
 
 
 class Chunk(NamedTuple):
-    """Records for a watcher. `missed`: the bytes before them that the watcher does not get."""
+    """Records for a watcher. `missed`: the number of bytes before them that the watcher does not receive."""
 
     pieces: Sequence[Piece]
     missed: int

@@ -57,7 +57,7 @@ class Piece(NamedTuple):
         return self.offset + len(self.text)
 
     def after(self, position: int) -> "Piece":
-        """Return the rest of the record from a position on."""
+        """Return the part of the record after a position."""
         cut = max(0, position - self.offset)
         return self._replace(begin=position, offset=self.offset + cut, text=self.text[cut:]) if cut else self
 

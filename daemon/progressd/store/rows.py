@@ -152,7 +152,7 @@ def _put(db: sqlite3.Connection, table: str, documents: Iterable[Job | JobBatch]
 def delete(
     db: sqlite3.Connection, jobs: Sequence[Job], deletion: Deletion | None = None, seconds: float = DELETE_SECONDS
 ) -> tuple[list[Job], int]:
-    """Delete the first of some finished jobs, and further jobs for half of `seconds`. Call this in a transaction.
+    """Delete the first of these finished jobs, and more for half of `seconds`. Call this in a transaction.
 
     Return the deleted jobs, and the smallest offset from which clients can resume. A `deletion` is stored for clients
     that resume, so that offset does not change. Without a `deletion`, stored deletions up to the offset are deleted.

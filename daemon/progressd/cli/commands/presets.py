@@ -70,7 +70,7 @@ def test(transcript: Path, name: str | None) -> None:
         for frame, found in detector.frames(stream, chunk):
             _print(frame.text if frame.osc else frame.plain, found, detector)
     _print_unfinished(detector)
-    click.echo(f"progress from: {detector.source or 'nothing that was found'}")
+    click.echo(f"progress from: {detector.source or 'no source was found'}")
 
 
 def _presets() -> "Presets":
