@@ -13,6 +13,7 @@ from progressd.core.events import RegisterEvent, Registration
 from progressd.core.messages import JobStatus
 from progressd.engine.access import Engine, View
 from progressd.engine.ingest import Outcome
+from progressd.engine.log_reader import LogReaders
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from support import keys
@@ -118,7 +119,8 @@ async def test_events_of_a_hidden_job_being_registered_are_rejected(store: SQLit
     answers: list[Outcome] = []
     async with trio.open_nursery() as nursery:
         spine = Spine(store, nursery)
-        engine = Engine(store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest)
+        logs = LogReaders(spine.files.logs, spine.registry)
+        engine = Engine(store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest, logs)
 
         async def cancel_theirs() -> None:
             answers.extend(await View(engine, who).submit(cancel(2)))

@@ -281,7 +281,8 @@ def test_a_cancellation_ends_a_command_with_a_terminal(daemon: ServedDaemon) -> 
         terminal.type(f"{RUN} {daemon.url} -- sh -c 'echo $PROGRESSD_JOB_ID be\"\"gun; exec sleep 1000'\n".encode())
         [job] = re.findall(r"(\S+) begun", terminal.read(rb"begun\r\n").decode())
         daemon.request("DELETE", f"/api/jobs/{job}").raise_for_status()
-        terminal.read(f"progressd: job {job} was cancelled: stopping the command\r\n% $".encode())
+        ended = "progressd: ended 1 process of the command"
+        terminal.read(f"progressd: job {job} was cancelled: stopping the command\r\n{ended}\r\n% $".encode())
         assert terminal.settings() == before
 
 

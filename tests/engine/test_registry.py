@@ -305,11 +305,11 @@ def order(jobs: Iterable[Job]) -> list[int]:
     queue = RunQueue()
     for one in waiting.values():
         queue.add(one)
-    positions = queue.positions(waiting.get)
+    expected = [one.created_offset for one in queue.order(waiting.get, len(waiting))]
     started = []
     while (taken := queue.take(waiting.get)) is not None:
         started.append(taken.created_offset)
-        assert positions[taken.id] == len(started)
+    assert started == expected
     return started
 
 
@@ -334,11 +334,11 @@ def test_no_owner_waits_for_two_jobs_of_another(actions: list[tuple[object, ...]
             waiting[again.id] = again
             queue.add(again)
         elif name == "start":
-            positions = queue.positions(waiting.get)
-            assert sorted(positions) == sorted(waiting)
+            expected = queue.order(waiting.get, len(actions))
+            assert sorted(one.id for one in expected) == sorted(waiting)
             taken = queue.take(waiting.get)
             assert (taken is None) == (not waiting)
-            assert taken is None or positions[taken.id] == 1
+            assert taken is None or taken is expected[0]
             if taken is None:
                 continue
             assert taken.priority.rank == max(one.priority.rank for one in waiting.values())

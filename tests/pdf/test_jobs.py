@@ -130,7 +130,7 @@ async def test_a_malicious_pdf_fails_only_its_job(bomb: Callable[[], bytes], sen
         done = await ended(daemon, await submit(daemon, "pdf", content, options))
         assert (done.status, done.output_path) == (JobStatus.FAILED, None)
         assert re.search(sentence, done.error or ""), done.error
-        assert {path.name for path in daemon.daemon.files.input(done.id).parent.iterdir()} <= {"input", "stderr"}
+        assert {path.name for path in daemon.daemon.files.input(done.id).parent.iterdir()} <= {"input", "log", "stderr"}
         assert (await run(daemon, "next")).status is JobStatus.COMPLETED
 
 
@@ -155,7 +155,7 @@ def test_a_killed_daemon_converts_the_pdf_again(tmp_path: Path, kills: int) -> N
         assert "output" in files
     else:
         assert (job["status"], job["error"], result.status_code) == ("failed", "interrupted", 409)
-    assert files <= {"input", "output", "stderr"}
+    assert files <= {"input", "log", "output", "stderr"}
 
 
 def is_converting(daemon: ServedDaemon, job_id: str, attempt: int) -> bool:

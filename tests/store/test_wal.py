@@ -75,7 +75,7 @@ async def checkpointing(tmp_path: Path, writer: sqlite3.Connection) -> AsyncIter
 
         async def write(size: int) -> None:
             writer.execute("INSERT INTO jobs VALUES (zeroblob(?))", (size,))
-            checkpointer.written()
+            checkpointer.written.set()
             await trio.sleep(2 * QUICK.interval)
 
         async with trio.open_nursery() as nursery:

@@ -156,7 +156,7 @@ class Server:
         self.broadcaster = Broadcaster(self.history, nursery=nursery)
         settings = settings_in(tmp_path, limits=limits)
         self.ingest = Deciding()
-        engine = SimpleNamespace(history=self.history, broadcaster=self.broadcaster, ingest=self.ingest)
+        engine = SimpleNamespace(history=self.history, broadcaster=self.broadcaster, ingest=self.ingest, logs=None)
         authenticator = Authenticator(settings.auth)
         self.watchers = WebSocketServer(
             settings,

@@ -39,12 +39,14 @@ class PipelineLog:
         self._job_id = job_id
         self._attempt = attempt
         self._changed = Condition()
-        self._put = False
-        self._queue = LogQueue(self._note_put, without_events, MAX_LINE)
+        self._queue = LogQueue(self._changed.notify, without_events, MAX_LINE)
 
     def put(self, stream: int, chunk: bytes) -> None:
-        """Add output; an empty chunk if the stream is silent. An unfinished line of stdout may become an event."""
-        if chunk or stream == STDERR:
+        """Add output; an empty chunk if the stream is silent. An unfinished line of stdout may become an event.
+
+        Other descriptors, which presets add, have only progress.
+        """
+        if stream in STREAMS and (chunk or stream == STDERR):
             self._queue.put(STREAMS[stream], chunk)
 
     def close(self) -> None:
@@ -57,21 +59,15 @@ class PipelineLog:
             if self._attempt > 1:
                 await self._logs.append(self._job_id, [note(f"attempt {self._attempt}")])
             while True:
-                await self._changed.wait_for(lambda: self._put)
-                self._put = False
+                await self._changed.wait_for(lambda: self._queue.ended or not self._queue.empty)
                 while entries := self._queue.take():
                     await self._logs.append(self._job_id, [_record(entry) for entry in entries])
                 if self._queue.ended:
                     return
                 if not self._queue.empty:
                     await trio.sleep(RETRY)
-                    self._put = True
         except NotFound:  # the job was deleted
             return
-
-    def _note_put(self) -> None:
-        self._put = True
-        self._changed.notify()
 
 
 def _record(entry: LogEntry) -> Record:
