@@ -99,6 +99,7 @@ async def test_requests_end_with_their_token(side: Side, an_hour_later: Callable
         job = (await poll.ask(f"/api/jobs/{MINE}?token={token}")).json
         await poll.send(request(f"/api/jobs/{MINE}?since={job['cursor']}&wait=60&token={token}"))
         await events.send(request(f"/api/jobs/{MINE}/events?token={token}"))
+        assert b" 200 " in await events.receive()  # otherwise the stream would become a whole response
         await eventually(lambda: len(authenticator._open) == 2)
         an_hour_later()
         answer = await poll.response()

@@ -150,8 +150,12 @@ def test_a_command_inherits_the_key(locked: Locked, tmp_path: Path) -> None:
     assert (job["status"], job["progress"]["step_name"]) == ("completed", "Seven")
 
 
+COUNTED = ("-p", r"(?P<current>\d)/(?P<total>\d)")
+COUNTING = "while :; do echo 3/9; sleep 0.05; done"
+
+
 def test_a_write_key_receives_the_cancellation(locked: Locked) -> None:
-    call = [*cli.PROGRESSD, "run", "sh", "-c", "echo $PROGRESSD_JOB_ID; exec sleep 1000"]
+    call = [*cli.PROGRESSD, "run", *COUNTED, "sh", "-c", f"echo $PROGRESSD_JOB_ID; {COUNTING}"]
     environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.writer}
     with subprocess.Popen(call, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

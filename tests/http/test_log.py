@@ -196,6 +196,16 @@ async def test_logs_are_topics_beside_others(daemon: RunningDaemon) -> None:
         assert (await watcher.receive())["type"] == "status_change"
 
 
+async def test_a_subscription_with_two_beginnings_is_rejected(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    async with daemon.watch("/ws") as watcher:
+        both = {"type": "subscribe", "topics": [f"log:{ID}"], "offset": 0, "tail": 1}
+        await watcher.websocket.send_message(json.dumps(both))
+        assert (await watcher.receive())["error"] == "give only one of offset and tail"
+        await watcher.websocket.send_message(json.dumps({"type": "ping"}))
+        assert (await watcher.receive())["type"] == "pong"
+
+
 async def test_a_key_reads_a_log_but_a_watch_token_does_not(tmp_path: Path) -> None:
     path = tmp_path / "state" / "keys.json"
     path.parent.mkdir()

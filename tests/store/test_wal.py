@@ -130,6 +130,10 @@ async def test_commits_do_not_wait_for_checkpoints(store: SQLiteStore) -> None:
     assert store._writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
 
 
+async def test_a_long_log_file_is_truncated_by_the_writer(quick: SQLiteStore) -> None:
+    assert quick._writer.execute("PRAGMA journal_size_limit").fetchone() == (QUICK.restart,)
+
+
 def locks_of(process: int, path: Path) -> set[str]:
     """Return the kinds of locks that a process has on a file."""
     of_file = f":{path.stat().st_ino}"

@@ -161,7 +161,7 @@ def watch_log(
 ) -> AbstractAsyncContextManager["Stream[JobLog]"]:
     """Return the lines of a log until its job has finished, as `watch` does. No line is missing or comes twice.
 
-    `start`: where to begin, as as {"tail": "20"}, {"since": "10m"} or {"offset": "81920"}; by default at the beginning.
+    `start`: where to begin, as {"tail": "20"}, {"since": "10m"} or {"offset": "81920"}; by default at the beginning.
     """
     watcher = _LogWatcher(url, job_id, key, on_lost, backoff)
     watcher.start = start or {"offset": "0"}

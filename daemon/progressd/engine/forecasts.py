@@ -20,6 +20,7 @@ from progressd.engine.registry import Registry
 from progressd.store.base import MAX_RUNS, RUNS_PER_KEY, KeyedRun, Store
 
 MAX_PLACES: Final = 1000  # jobs of the queue whose place is known
+MAX_ESTIMATES: Final = 50  # durations that are estimated at a time, each in up to 0.1 ms
 MAX_AGE: Final = 1.0  # seconds for which the places are valid
 RESIZED: Final = 0.05  # a larger change of the number of steps begins a new estimate
 
@@ -133,11 +134,15 @@ class Queue:
         free += [now] * (self._slots - len(running))
         heapify(free)
         places = dict[str, QueuePlace]()
+        durations = dict[tuple[object, ...], float | None]()  # most waiting jobs are alike
         for position, job in enumerate(self._registry.queued(MAX_PLACES), 1):
             if known and free:
                 start = heappop(free)
                 places[job.id] = QueuePlace(position, start.replace(microsecond=0))
-                seconds = self._forecasts.duration(job)
+                alike = (_key(job), words_of(job.name, job.options), job.progress.total_steps)
+                if alike not in durations and len(durations) < MAX_ESTIMATES:
+                    durations[alike] = self._forecasts.duration(job)
+                seconds = durations.get(alike)
                 known = seconds is not None
                 heappush(free, start + timedelta(seconds=seconds or 0))
             else:

@@ -145,9 +145,6 @@ class Listener:
 
     async def run(self, listening: socket.socket) -> None:
         """Accept connections until cancelled. The socket is non-blocking and stays open."""
-        with contextlib.suppress(OSError):  # a Unix socket from systemd has no TCP options
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections inherit these options
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
         await accept_forever(listening, self._accept)
 
     def stop(self, listening: ListeningSocket) -> None:
@@ -192,6 +189,9 @@ class Listener:
             self._connection_log.finish(entry, failure)
 
     async def _open(self, sock: socket.socket, address: str, entry: LogEntry) -> None:
+        with contextlib.suppress(OSError):  # a Unix socket from systemd has no TCP options
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
         if self._tls is None:
             await self._serve(Connection(SocketTransport(sock), address, entry))
         else:

@@ -190,6 +190,8 @@ class ChildProcess:
         cgroup = Cgroup.new(cgroup_prefix(environment[MARK]) + environment[JOB]) if marked else None
         enter = () if cgroup is None else (*ENTER, cgroup.entrance)
         with ExitStack() as on_failure, ExitStack() as inherited:
+            if cgroup is not None:
+                on_failure.callback(cgroup.remove)
             progress, passed = None, []
             if plan.progress_fd:
                 reading, writing = os.pipe()

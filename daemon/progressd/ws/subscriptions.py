@@ -116,6 +116,9 @@ class SubscriptionCommands:
                 self._websocket.send(Pong())
 
     async def _subscribe(self, request: Subscribe) -> None:
+        if request.offset is not None and request.tail is not None:
+            self._websocket.send(SubscribeError("give only one of offset and tail"))
+            return
         topics = list(dict.fromkeys(await self._accepted(request.topics)))
         if not topics:
             return

@@ -137,10 +137,10 @@ class OutputPump(threading.Thread):
 
     def _write(self, chunk: memoryview | bytes) -> bool:
         """Write a chunk. Return whether to go on: if the reader has gone, the next write of the command fails."""
-        if self._to is None:
-            return True
         if self._log is not None and chunk:
             self._log(bytes(chunk))
+        if self._to is None:
+            return True
         try:
             while chunk:
                 try:

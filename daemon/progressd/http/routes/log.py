@@ -107,6 +107,7 @@ async def _whole(context: RequestContext, job: Job, start: LogStart, output: Log
     text = b""
     async with context.app.engine.logs.open(job, start, default_tail=None) as watcher:
         while not watcher.at_end and (chunk := await watcher.read()) is not None:
+            await context.app.engine.logs.limiter.pass_through(1)
             text += log_text(output, chunk)
     return text
 
@@ -175,7 +176,9 @@ class LiveText(LogBody):
 
     async def __anext__(self) -> bytes:
         while True:
-            if text := log_text(self._output, await self._chunk()):
+            chunk = await self._chunk()
+            await self._context.app.engine.logs.limiter.pass_through(1)
+            if text := log_text(self._output, chunk):
                 return text
 
 
@@ -196,7 +199,8 @@ class LogEvents(LogBody):
         with trio.move_on_after(self._context.app.settings.limits.heartbeat_interval):
             while (message := next(self._messages, None)) is None:
                 self._messages = log_messages(self._job.id, await self._chunk())
-            await self._context.app.engine.logs.limiter.pass_through(1)
-            await trio.sleep(len(message.data.lines) / LINE_RATE)
-            return server_sent_event(encode(message), str(message.data.offset))
-        return COMMENT
+        if message is None:
+            return COMMENT
+        await self._context.app.engine.logs.limiter.pass_through(1)
+        await trio.sleep(len(message.data.lines) / LINE_RATE)
+        return server_sent_event(encode(message), str(message.data.offset))
