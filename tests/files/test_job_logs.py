@@ -71,6 +71,34 @@ async def test_every_watcher_reads_every_line_in_order(watchers: int, tmp_path: 
             watcher.close()
 
 
+async def test_a_watcher_reads_records_that_are_on_disk_but_not_published(tmp_path: Path) -> None:
+    async with writing(JobFiles(tmp_path)) as logs:
+        watcher = await logs.watch(ID, position=0)
+        await logs.append(ID, [lines("first\n")])
+        assert await read_all(watcher) == (b"first\n", 0)
+        file = watcher._log.file
+        assert file is not None
+        file.append([lines("second\n")])  # the thread has written, and the event loop does not know it yet
+        assert await read_all(watcher) == (b"second\n", 0)
+
+
+async def test_a_cancelled_watcher_leaves_no_records_in_memory(tmp_path: Path) -> None:
+    async with writing(JobFiles(tmp_path)) as logs:
+        first = await logs.watch(ID, position=0)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                await logs.append(ID, [lines("first\n")])
+                async with logs._lock:
+                    nursery.start_soon(logs.watch, ID)
+                    await eventually(lambda: logs._lock.statistics().tasks_waiting == 1)
+                    first.close()
+                    scope.cancel()
+        await logs.append(ID, [lines("unwatched\n")])
+        later = await logs.watch(ID, position=0)
+        await logs.append(ID, [lines("last\n")])
+        assert await read_all(later) == (b"first\nunwatched\nlast\n", 0)
+
+
 async def test_a_full_disk_loses_lines_and_the_log_says_so(tmp_path: Path) -> None:
     files = JobFiles(tmp_path)
     async with writing(files) as logs:

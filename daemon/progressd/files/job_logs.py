@@ -78,6 +78,13 @@ class _OpenLog:
             self.recent_size -= len(self.recent.popleft().text)
         self.changed.notify()
 
+    def unwatch(self) -> None:
+        """Note that a watcher has ended, and free the memory that only watchers need."""
+        self.watchers -= 1
+        if not self.watchers:
+            self.recent.clear()
+            self.recent_size = 0
+
 
 class _Write:
     """Records of one producer, waiting for the writer."""
@@ -253,7 +260,7 @@ class JobLogs:
             if position is None:
                 position = await trio.to_thread.run_sync(_start, state.directory, tail, since)
         except BaseException:
-            state.watchers -= 1
+            state.unwatch()
             raise
         return LogWatcher(state, min(position, state.end))
 
@@ -273,10 +280,7 @@ class LogWatcher:
 
     def close(self) -> None:
         """Free the memory that only watchers need."""
-        self._log.watchers -= 1
-        if not self._log.watchers:
-            self._log.recent.clear()
-            self._log.recent_size = 0
+        self._log.unwatch()
 
     def finish(self) -> None:
         """End the reading at the end of the log."""
@@ -330,4 +334,4 @@ class LogWatcher:
                 break
             found.append(piece)
         found.reverse()
-        return [found[0].after(self.position), *found[1:]]
+        return [found[0].after(self.position), *found[1:]] if found else []
