@@ -7,7 +7,7 @@ wait for the disk. If the disk is full, lines are lost, and a note in the log sa
 
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -31,12 +31,15 @@ log = structlog.get_logger(__name__)
 
 
 def record_of(reported: ReportedLog) -> Record:
-    """Return the record of an event."""
-    time = rfc3339((reported.time or datetime.now(UTC)).astimezone(UTC))
+    """Return the record of an event. A time outside of the years 1 to 9999 in UTC becomes the current time."""
+    time = datetime.now(UTC)
+    if reported.time is not None:
+        with suppress(OverflowError):
+            time = reported.time.astimezone(UTC)
     text = reported.text.encode("utf-8", "replace")
     if not reported.partial and not text.endswith(b"\n"):
         text += b"\n"
-    return Record(time, reported.stream, text, reported.source or "", reported.seq)
+    return Record(rfc3339(time), reported.stream, text, reported.source or "", reported.seq)
 
 
 def note(text: str) -> Record:

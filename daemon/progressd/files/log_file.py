@@ -85,7 +85,7 @@ class Segment(NamedTuple):
 
 def rfc3339(time: datetime) -> str:
     """Return a time in UTC as it is in a log."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03d}Z"
+    return time.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def segments(directory: Path) -> list[Segment]:
