@@ -10,12 +10,15 @@ import pytest
 import trio
 from progressd.core.errors import NotFound
 from progressd.core.events import LogStream
+from progressd.detect.detector import STDOUT
 from progressd.files.job_files import JobFiles
 from progressd.files.job_logs import MAX_QUEUED, JobLogs, LogWatcher
 from progressd.files.log_file import Record
+from progressd.runner.log import PipelineLog
 from structlog.testing import capture_logs
 from support.samples import ID, job_id
 from support.waiting import PATIENCE, eventually
+from trio.testing import wait_all_tasks_blocked
 
 MAX = 1 << 20
 
@@ -133,6 +136,33 @@ async def test_a_deleted_log_is_not_created_again(tmp_path: Path) -> None:
             await eventually(lambda: logs._lock.statistics().tasks_waiting == 2)
         assert (await watcher.read(), watcher.deleted) == (None, True)
         assert not (tmp_path / "jobs" / ID).exists()
+
+
+async def test_lines_that_waited_for_the_queue_do_not_bring_back_a_deleted_log(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path)
+    assert files.logs.append_nowait(job_id(2), [lines("x" * MAX_QUEUED)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rejected, files.logs)
+        await wait_all_tasks_blocked()
+        await files.remove([ID])
+        async with writing(files) as logs:
+            await logs.written()
+            await wait_all_tasks_blocked()
+    assert not (tmp_path / "jobs" / ID).exists()
+
+
+async def test_the_log_of_a_pipeline_is_not_created_again_after_its_job_is_deleted(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path)
+    async with writing(files) as logs:
+        pipeline = PipelineLog(logs, ID, attempt=1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pipeline.run)
+            pipeline.put(STDOUT, b"first\n")
+            await eventually(lambda: logs.directory(ID).exists())
+            await files.remove([ID])
+            pipeline.put(STDOUT, b"late\n")
+            pipeline.close()
+    assert not (tmp_path / "jobs" / ID).exists()
 
 
 async def rejected(logs: JobLogs) -> None:

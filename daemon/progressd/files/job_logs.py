@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
 
 import structlog
 import trio
@@ -112,6 +113,7 @@ class JobLogs:
         self._usage = usage
         self._free_space = free_space
         self._open = dict[str, _OpenLog]()  # the longest unused first
+        self._all = WeakValueDictionary[str, _OpenLog]()  # these, and others that are still referenced
         self._waiting = list[_Write]()
         self._queued = 0  # bytes
         self._changed = Condition()
@@ -123,10 +125,20 @@ class JobLogs:
         """Return the directory of a log, which may not exist."""
         return self._jobs / job_id / LOG
 
-    async def append(self, job_id: str, records: Sequence[Record]) -> None:
-        """Add records to the log of a job, and wait until they are written. Raises NotFound for a deleted job."""
+    def open(self, job_id: str) -> _OpenLog:
+        """Return the log of a job that exists. `append` rejects it once it is deleted, even if it is opened again."""
+        if (state := self._all.get(job_id)) is None:
+            state = self._all[job_id] = _OpenLog(self.directory(job_id))
+        return state
+
+    async def append(self, job_id: str, records: Sequence[Record], opened: _OpenLog | None = None) -> None:
+        """Add records to the log of a job, and wait until they are written. Raises NotFound for a deleted log.
+
+        `opened`: the log, if it was opened earlier. Otherwise, the job must exist now.
+        """
+        state = opened or self.open(job_id)
         await self._changed.wait_for(lambda: self._queued < MAX_QUEUED)
-        write = self._queue(job_id, records)
+        write = self._queue(job_id, state, records)
         await write.written.wait()
         if write.error is not None:
             raise write.error
@@ -135,7 +147,7 @@ class JobLogs:
         """Add records without waiting. Return False if the queue is full."""
         if self._queued >= MAX_QUEUED:
             return False
-        self._queue(job_id, records)
+        self._queue(job_id, self.open(job_id), records)
         return True
 
     async def written(self) -> None:
@@ -145,17 +157,18 @@ class JobLogs:
         async with self._lock:
             pass
 
-    def _queue(self, job_id: str, records: Sequence[Record]) -> _Write:
-        write = _Write(self._state(job_id), records)
+    def _queue(self, job_id: str, state: _OpenLog, records: Sequence[Record]) -> _Write:
+        if not state.deleted:
+            self._used(job_id, state)
+        write = _Write(state, records)
         self._waiting.append(write)
         self._queued += write.size
         self._changed.notify()
         return write
 
-    def _state(self, job_id: str) -> _OpenLog:
-        state = self._open.pop(job_id, None) or _OpenLog(self.directory(job_id))
+    def _used(self, job_id: str, state: _OpenLog) -> None:
+        self._open.pop(job_id, None)
         self._open[job_id] = state
-        return state
 
     async def run(self) -> None:
         """Write records until cancelled, and then the waiting ones."""
@@ -245,7 +258,8 @@ class JobLogs:
         """Write nothing inside the block, in which the logs of these jobs are deleted. Their watchers end."""
         async with self._lock:
             for job_id in job_ids:
-                if (state := self._open.pop(job_id, None)) is not None:
+                self._open.pop(job_id, None)
+                if (state := self._all.pop(job_id, None)) is not None:
                     state.deleted = True
                     state.changed.notify()
             yield
@@ -254,7 +268,8 @@ class JobLogs:
         """Return a watcher from a position on, or from a time, or from the last lines."""
         if not self._lock.locked():
             self._close_unused()
-        state = self._state(job_id)
+        state = self.open(job_id)
+        self._used(job_id, state)
         state.watchers += 1
         try:
             async with self._lock:
