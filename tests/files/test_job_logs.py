@@ -179,6 +179,18 @@ async def test_a_full_queue_makes_producers_wait(tmp_path: Path) -> None:
     assert waiting.cancelled_caught
 
 
+async def test_records_without_text_use_bounded_memory(tmp_path: Path) -> None:
+    empty = [lines("")] * 5000
+    queueing = JobFiles(tmp_path / "queue").logs
+    for _ in range(3):
+        queueing.append_nowait(ID, empty)
+    assert not queueing.append_nowait(ID, empty)
+    async with writing(JobFiles(tmp_path / "watched")) as logs:
+        watcher = await logs.watch(ID, position=0)
+        await logs.append(ID, empty)
+        assert len(watcher._log.recent) < 3000
+
+
 async def test_a_count_of_the_disk_usage_includes_logs(tmp_path: Path) -> None:
     files = JobFiles(tmp_path, max_log_bytes=MAX)
     async with writing(files) as logs:

@@ -121,6 +121,15 @@ def test_a_log_knows_the_last_number_of_each_source_after_a_restart(tmp_path: Pa
     assert LogFile(tmp_path / "log", MAX).last == {"aa": 4, "bb": 9} == log.last
 
 
+def test_a_log_knows_the_last_numbers_of_the_newest_sources_only(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "log", 1 << 20)
+    log.append([record(1, source=f"{number:x}") for number in range(1, 1002)])
+    log.append([record(2, source="2"), record(1, source="fff")])
+    assert len(log.last) == 1000
+    assert (log.last.get("2"), log.last.get("3"), log.last.get("fff")) == (2, None, 1)
+    assert LogFile(tmp_path / "log", 1 << 20).last == log.last
+
+
 def test_a_time_selects_the_records_from_then_on(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "log", MAX)
     first, second = log.append([record(1), record(2)])

@@ -21,11 +21,12 @@ from progressd.core.events import LogStream, ReportedLog
 from progressd.files.log_file import LogFile, Piece, Record, position_of_tail, position_since, read, rfc3339
 from progressd.files.quota import LOG, DiskUsage, FreeSpaceGuard
 from progressd.system.condition import Condition
+from progressd.system.log_queue import OVERHEAD
 
-MAX_QUEUED: Final = 1 << 20  # bytes of lines that wait for the writer, beside those of one event
-RATE: Final = 8 << 20  # bytes a second that are written for all jobs together
+MAX_QUEUED: Final = 1 << 20  # bytes of lines and overhead that wait for the writer, beside those of one event
+RATE: Final = 8 << 20  # bytes a second that are written for all jobs together, with the overhead of records
 UNPACED: Final = 8192  # bytes in one turn that the rate does not delay
-MAX_RECENT: Final = 1 << 18  # bytes of each watched log that are also in memory
+MAX_RECENT: Final = 1 << 18  # bytes of each watched log that are also in memory, with the overhead of records
 MAX_OPEN: Final = 1000  # logs whose state is in memory, beside the watched ones
 
 log = structlog.get_logger(__name__)
@@ -77,9 +78,9 @@ class _OpenLog:
         if not self.watchers:
             return
         self.recent.extend(pieces)
-        self.recent_size += sum(len(piece.text) for piece in pieces)
+        self.recent_size += sum(len(piece.text) + OVERHEAD for piece in pieces)
         while self.recent_size > MAX_RECENT and len(self.recent) > 1:
-            self.recent_size -= len(self.recent.popleft().text)
+            self.recent_size -= len(self.recent.popleft().text) + OVERHEAD
         self.changed.notify()
 
     def unwatch(self) -> None:
@@ -93,12 +94,13 @@ class _OpenLog:
 class _Write:
     """Records of one producer, waiting for the writer."""
 
-    __slots__ = ("error", "log", "records", "size", "written")
+    __slots__ = ("cost", "error", "log", "records", "size", "written")
 
     def __init__(self, log: _OpenLog, records: Sequence[Record]) -> None:
         self.log = log
         self.records = records
         self.size = sum(len(record.text) for record in records)
+        self.cost = self.size + OVERHEAD * len(records)
         self.written = trio.Event()
         self.error: NotFound | None = None
 
@@ -162,7 +164,7 @@ class JobLogs:
             self._used(job_id, state)
         write = _Write(state, records)
         self._waiting.append(write)
-        self._queued += write.size
+        self._queued += write.cost
         self._changed.notify()
         return write
 
@@ -175,9 +177,9 @@ class JobLogs:
         try:
             while True:
                 await self._changed.wait_for(lambda: self._waiting)
-                began, size = trio.current_time(), await self._write_waiting()
-                if size > UNPACED:
-                    await trio.sleep_until(began + size / RATE)
+                began, cost = trio.current_time(), await self._write_waiting()
+                if cost > UNPACED:
+                    await trio.sleep_until(began + cost / RATE)
                 self._close_unused()
         finally:
             with trio.CancelScope(shield=True):
@@ -189,10 +191,10 @@ class JobLogs:
             results = await trio.to_thread.run_sync(self._write_all, writes, limiter=self._thread) if writes else []
         for result in results:
             self._wrote(*result)
-        size = sum(write.size for write in writes)
-        self._queued -= size
+        cost = sum(write.cost for write in writes)
+        self._queued -= cost
         self._changed.notify()
-        return size
+        return cost
 
     def _write_all(self, writes: Sequence[_Write]) -> list[tuple[_Write, Sequence[Piece], int, str]]:
         """Write in a thread. Return the written records of each write, by how much its log has grown, and an error."""
@@ -217,9 +219,9 @@ class JobLogs:
             state.file = LogFile(state.directory, self.max_bytes)
         file = state.file
         file.max_bytes = self.max_bytes
-        last, records = dict(file.last), list[Record]()
+        last, records = dict[str, int](), list[Record]()
         for record in write.records:
-            if not record.source or record.seq > last.get(record.source, 0):
+            if not record.source or record.seq > last.get(record.source, file.last.get(record.source, 0)):
                 records.append(record)
                 last[record.source] = record.seq
         if not records:
