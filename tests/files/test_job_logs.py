@@ -10,12 +10,15 @@ import pytest
 import trio
 from progressd.core.errors import NotFound
 from progressd.core.events import LogStream
+from progressd.detect.detector import STDOUT
 from progressd.files.job_files import JobFiles
 from progressd.files.job_logs import MAX_QUEUED, JobLogs, LogWatcher
 from progressd.files.log_file import Record
+from progressd.runner.log import PipelineLog
 from structlog.testing import capture_logs
 from support.samples import ID, job_id
 from support.waiting import PATIENCE, eventually
+from trio.testing import wait_all_tasks_blocked
 
 MAX = 1 << 20
 
@@ -71,6 +74,34 @@ async def test_every_watcher_reads_every_line_in_order(watchers: int, tmp_path: 
             watcher.close()
 
 
+async def test_a_watcher_reads_records_that_are_on_disk_but_not_published(tmp_path: Path) -> None:
+    async with writing(JobFiles(tmp_path)) as logs:
+        watcher = await logs.watch(ID, position=0)
+        await logs.append(ID, [lines("first\n")])
+        assert await read_all(watcher) == (b"first\n", 0)
+        file = watcher._log.file
+        assert file is not None
+        file.append([lines("second\n")])  # the thread has written, and the event loop does not know it yet
+        assert await read_all(watcher) == (b"second\n", 0)
+
+
+async def test_a_cancelled_watcher_leaves_no_records_in_memory(tmp_path: Path) -> None:
+    async with writing(JobFiles(tmp_path)) as logs:
+        first = await logs.watch(ID, position=0)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                await logs.append(ID, [lines("first\n")])
+                async with logs._lock:
+                    nursery.start_soon(logs.watch, ID)
+                    await eventually(lambda: logs._lock.statistics().tasks_waiting == 1)
+                    first.close()
+                    scope.cancel()
+        await logs.append(ID, [lines("unwatched\n")])
+        later = await logs.watch(ID, position=0)
+        await logs.append(ID, [lines("last\n")])
+        assert await read_all(later) == (b"first\nunwatched\nlast\n", 0)
+
+
 async def test_a_full_disk_loses_lines_and_the_log_says_so(tmp_path: Path) -> None:
     files = JobFiles(tmp_path)
     async with writing(files) as logs:
@@ -107,6 +138,33 @@ async def test_a_deleted_log_is_not_created_again(tmp_path: Path) -> None:
         assert not (tmp_path / "jobs" / ID).exists()
 
 
+async def test_lines_that_waited_for_the_queue_do_not_bring_back_a_deleted_log(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path)
+    assert files.logs.append_nowait(job_id(2), [lines("x" * MAX_QUEUED)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rejected, files.logs)
+        await wait_all_tasks_blocked()
+        await files.remove([ID])
+        async with writing(files) as logs:
+            await logs.written()
+            await wait_all_tasks_blocked()
+    assert not (tmp_path / "jobs" / ID).exists()
+
+
+async def test_the_log_of_a_pipeline_is_not_created_again_after_its_job_is_deleted(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path)
+    async with writing(files) as logs:
+        pipeline = PipelineLog(logs, ID, attempt=1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pipeline.run)
+            pipeline.put(STDOUT, b"first\n")
+            await eventually(lambda: logs.directory(ID).exists())
+            await files.remove([ID])
+            pipeline.put(STDOUT, b"late\n")
+            pipeline.close()
+    assert not (tmp_path / "jobs" / ID).exists()
+
+
 async def rejected(logs: JobLogs) -> None:
     with pytest.raises(NotFound):
         await logs.append(ID, [lines("late\n")])
@@ -119,6 +177,18 @@ async def test_a_full_queue_makes_producers_wait(tmp_path: Path) -> None:
     with trio.move_on_after(0.05) as waiting:
         await logs.append(ID, [lines("y")])
     assert waiting.cancelled_caught
+
+
+async def test_records_without_text_use_bounded_memory(tmp_path: Path) -> None:
+    empty = [lines("")] * 5000
+    queueing = JobFiles(tmp_path / "queue").logs
+    for _ in range(3):
+        queueing.append_nowait(ID, empty)
+    assert not queueing.append_nowait(ID, empty)
+    async with writing(JobFiles(tmp_path / "watched")) as logs:
+        watcher = await logs.watch(ID, position=0)
+        await logs.append(ID, empty)
+        assert len(watcher._log.recent) < 3000
 
 
 async def test_a_count_of_the_disk_usage_includes_logs(tmp_path: Path) -> None:

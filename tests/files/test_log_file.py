@@ -5,17 +5,19 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from progressd.core.events import LogStream
+from progressd.core.events import LogStream, ReportedLog
 from progressd.core.messages import LogLine
 from progressd.engine.log_reader import log_messages
-from progressd.files.job_logs import Chunk
+from progressd.files.job_logs import Chunk, record_of
 from progressd.files.log_file import LogFile, Piece, Record, position_of_tail, position_since, read, segments
 
 MAX = 4096
+HOURS = timedelta(hours=23)
 TEXTS = st.sampled_from(
     [b"line\n", b"two\nlines\n", b"part", b"\n", "ü\n".encode(), b"2026-01-01 note 3\n", b"y\n" * 99]
 )
@@ -119,12 +121,33 @@ def test_a_log_knows_the_last_number_of_each_source_after_a_restart(tmp_path: Pa
     assert LogFile(tmp_path / "log", MAX).last == {"aa": 4, "bb": 9} == log.last
 
 
+def test_a_log_knows_the_last_numbers_of_the_newest_sources_only(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "log", 1 << 20)
+    log.append([record(1, source=f"{number:x}") for number in range(1, 1002)])
+    log.append([record(2, source="2"), record(1, source="fff")])
+    assert len(log.last) == 1000
+    assert (log.last.get("2"), log.last.get("3"), log.last.get("fff")) == (2, None, 1)
+    assert LogFile(tmp_path / "log", 1 << 20).last == log.last
+
+
 def test_a_time_selects_the_records_from_then_on(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "log", MAX)
     first, second = log.append([record(1), record(2)])
     assert position_since(tmp_path / "log", "2026-01-01T00:00:01.500Z") == second.begin
     assert position_since(tmp_path / "log", first.time) == 0
     assert position_since(tmp_path / "log", "2027") == log.end
+
+
+@given(st.datetimes(timezones=st.timezones() | st.builds(timezone, st.timedeltas(-HOURS, HOURS))))
+@example(datetime(1, 1, 1, tzinfo=UTC))
+@example(datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1))))
+@example(datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(-timedelta(hours=1))))
+@settings(max_examples=25)
+def test_a_record_with_any_time_is_readable_after_a_restart(time: datetime) -> None:
+    with new_directory() as directory:
+        added = LogFile(directory, MAX).append([record_of(ReportedLog("x", time=time)), record(1)])
+        assert LogFile(directory, MAX).end == added[-1].end
+        assert everything(directory) == added
 
 
 def test_a_log_that_does_not_exist_is_empty(tmp_path: Path) -> None:

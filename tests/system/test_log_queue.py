@@ -54,6 +54,27 @@ def test_of_too_much_output_the_beginning_and_the_end_stay() -> None:
     assert max(len(entry.text) for entry in entries) <= log_queue.MAX_TEXT
 
 
+def test_many_small_chunks_share_an_entry() -> None:
+    queue = LogQueue(lambda: None)
+    for _ in range(20_000):
+        queue.put(OUT, b"x")
+    assert len(queue._head) < 1000
+    queue.close()
+    assert text_of(taken(queue), OUT) == b"x" * 20_000
+
+
+def test_the_number_of_entries_is_bounded() -> None:
+    queue = LogQueue(lambda: None)
+    for _ in range(30_000):
+        queue.put(OUT, b"x")
+        queue.put(ERR, b"y")
+    assert len(queue._head) + len(queue._tail) < 50_000
+    queue.close()
+    entries = taken(queue)
+    [missing] = re.findall(rb"^(\d+) bytes of output are missing", text_of(entries, LogStream.NOTE))
+    assert len(text_of(entries, OUT) + text_of(entries, ERR)) + int(missing) == 60_000
+
+
 def test_lines_can_be_left_out() -> None:
     queue = LogQueue(lambda: None, lambda text: b"".join([one for one in text.splitlines(True) if one[:1] != b"{"]))
     queue.put(OUT, b"a\n{event}\nb")

@@ -245,11 +245,12 @@ class Ingest(EventSink):
 
     async def _log_lines(self, job_id: str, events: Sequence[LogEvent], may_see: MaySee) -> Outcome:
         """Write lines to the log of one job. Finished jobs accept them, because lines may arrive after the end."""
+        opened = self._logs.open(job_id)  # before the job is looked up, so a deletion after that is noticed
         try:
             job = self._registry.known(job_id) or (await self._registry.find([job_id])).get(job_id)
             if job is None or not may_see(job):
                 return NotFound(f"no job {job_id}")
-            await self._logs.append(job_id, [record_of(event.data) for event in events])
+            await self._logs.append(job_id, [record_of(event.data) for event in events], opened)
         except ProgressdError as error:
             return error
         return job

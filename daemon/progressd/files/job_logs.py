@@ -7,10 +7,11 @@ wait for the disk. If the disk is full, lines are lost, and a note in the log sa
 
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
 
 import structlog
 import trio
@@ -20,23 +21,27 @@ from progressd.core.events import LogStream, ReportedLog
 from progressd.files.log_file import LogFile, Piece, Record, position_of_tail, position_since, read, rfc3339
 from progressd.files.quota import LOG, DiskUsage, FreeSpaceGuard
 from progressd.system.condition import Condition
+from progressd.system.log_queue import OVERHEAD
 
-MAX_QUEUED: Final = 1 << 20  # bytes of lines that wait for the writer, beside those of one event
-RATE: Final = 8 << 20  # bytes a second that are written for all jobs together
+MAX_QUEUED: Final = 1 << 20  # bytes of lines and overhead that wait for the writer, beside those of one event
+RATE: Final = 8 << 20  # bytes a second that are written for all jobs together, with the overhead of records
 UNPACED: Final = 8192  # bytes in one turn that the rate does not delay
-MAX_RECENT: Final = 1 << 18  # bytes of each watched log that are also in memory
+MAX_RECENT: Final = 1 << 18  # bytes of each watched log that are also in memory, with the overhead of records
 MAX_OPEN: Final = 1000  # logs whose state is in memory, beside the watched ones
 
 log = structlog.get_logger(__name__)
 
 
 def record_of(reported: ReportedLog) -> Record:
-    """Return the record of an event."""
-    time = rfc3339((reported.time or datetime.now(UTC)).astimezone(UTC))
+    """Return the record of an event. A time outside of the years 1 to 9999 in UTC becomes the current time."""
+    time = datetime.now(UTC)
+    if reported.time is not None:
+        with suppress(OverflowError):
+            time = reported.time.astimezone(UTC)
     text = reported.text.encode("utf-8", "replace")
     if not reported.partial and not text.endswith(b"\n"):
         text += b"\n"
-    return Record(time, reported.stream, text, reported.source or "", reported.seq)
+    return Record(rfc3339(time), reported.stream, text, reported.source or "", reported.seq)
 
 
 def note(text: str) -> Record:
@@ -73,21 +78,29 @@ class _OpenLog:
         if not self.watchers:
             return
         self.recent.extend(pieces)
-        self.recent_size += sum(len(piece.text) for piece in pieces)
+        self.recent_size += sum(len(piece.text) + OVERHEAD for piece in pieces)
         while self.recent_size > MAX_RECENT and len(self.recent) > 1:
-            self.recent_size -= len(self.recent.popleft().text)
+            self.recent_size -= len(self.recent.popleft().text) + OVERHEAD
         self.changed.notify()
+
+    def unwatch(self) -> None:
+        """Note that a watcher has ended, and free the memory that only watchers need."""
+        self.watchers -= 1
+        if not self.watchers:
+            self.recent.clear()
+            self.recent_size = 0
 
 
 class _Write:
     """Records of one producer, waiting for the writer."""
 
-    __slots__ = ("error", "log", "records", "size", "written")
+    __slots__ = ("cost", "error", "log", "records", "size", "written")
 
     def __init__(self, log: _OpenLog, records: Sequence[Record]) -> None:
         self.log = log
         self.records = records
         self.size = sum(len(record.text) for record in records)
+        self.cost = self.size + OVERHEAD * len(records)
         self.written = trio.Event()
         self.error: NotFound | None = None
 
@@ -102,6 +115,7 @@ class JobLogs:
         self._usage = usage
         self._free_space = free_space
         self._open = dict[str, _OpenLog]()  # the longest unused first
+        self._all = WeakValueDictionary[str, _OpenLog]()  # these, and others that are still referenced
         self._waiting = list[_Write]()
         self._queued = 0  # bytes
         self._changed = Condition()
@@ -113,10 +127,20 @@ class JobLogs:
         """Return the directory of a log, which may not exist."""
         return self._jobs / job_id / LOG
 
-    async def append(self, job_id: str, records: Sequence[Record]) -> None:
-        """Add records to the log of a job, and wait until they are written. Raises NotFound for a deleted job."""
+    def open(self, job_id: str) -> _OpenLog:
+        """Return the log of a job that exists. `append` rejects it once it is deleted, even if it is opened again."""
+        if (state := self._all.get(job_id)) is None:
+            state = self._all[job_id] = _OpenLog(self.directory(job_id))
+        return state
+
+    async def append(self, job_id: str, records: Sequence[Record], opened: _OpenLog | None = None) -> None:
+        """Add records to the log of a job, and wait until they are written. Raises NotFound for a deleted log.
+
+        `opened`: the log, if it was opened earlier. Otherwise, the job must exist now.
+        """
+        state = opened or self.open(job_id)
         await self._changed.wait_for(lambda: self._queued < MAX_QUEUED)
-        write = self._queue(job_id, records)
+        write = self._queue(job_id, state, records)
         await write.written.wait()
         if write.error is not None:
             raise write.error
@@ -125,7 +149,7 @@ class JobLogs:
         """Add records without waiting. Return False if the queue is full."""
         if self._queued >= MAX_QUEUED:
             return False
-        self._queue(job_id, records)
+        self._queue(job_id, self.open(job_id), records)
         return True
 
     async def written(self) -> None:
@@ -135,26 +159,27 @@ class JobLogs:
         async with self._lock:
             pass
 
-    def _queue(self, job_id: str, records: Sequence[Record]) -> _Write:
-        write = _Write(self._state(job_id), records)
+    def _queue(self, job_id: str, state: _OpenLog, records: Sequence[Record]) -> _Write:
+        if not state.deleted:
+            self._used(job_id, state)
+        write = _Write(state, records)
         self._waiting.append(write)
-        self._queued += write.size
+        self._queued += write.cost
         self._changed.notify()
         return write
 
-    def _state(self, job_id: str) -> _OpenLog:
-        state = self._open.pop(job_id, None) or _OpenLog(self.directory(job_id))
+    def _used(self, job_id: str, state: _OpenLog) -> None:
+        self._open.pop(job_id, None)
         self._open[job_id] = state
-        return state
 
     async def run(self) -> None:
         """Write records until cancelled, and then the waiting ones."""
         try:
             while True:
                 await self._changed.wait_for(lambda: self._waiting)
-                began, size = trio.current_time(), await self._write_waiting()
-                if size > UNPACED:
-                    await trio.sleep_until(began + size / RATE)
+                began, cost = trio.current_time(), await self._write_waiting()
+                if cost > UNPACED:
+                    await trio.sleep_until(began + cost / RATE)
                 self._close_unused()
         finally:
             with trio.CancelScope(shield=True):
@@ -166,10 +191,10 @@ class JobLogs:
             results = await trio.to_thread.run_sync(self._write_all, writes, limiter=self._thread) if writes else []
         for result in results:
             self._wrote(*result)
-        size = sum(write.size for write in writes)
-        self._queued -= size
+        cost = sum(write.cost for write in writes)
+        self._queued -= cost
         self._changed.notify()
-        return size
+        return cost
 
     def _write_all(self, writes: Sequence[_Write]) -> list[tuple[_Write, Sequence[Piece], int, str]]:
         """Write in a thread. Return the written records of each write, by how much its log has grown, and an error."""
@@ -194,9 +219,9 @@ class JobLogs:
             state.file = LogFile(state.directory, self.max_bytes)
         file = state.file
         file.max_bytes = self.max_bytes
-        last, records = dict(file.last), list[Record]()
+        last, records = dict[str, int](), list[Record]()
         for record in write.records:
-            if not record.source or record.seq > last.get(record.source, 0):
+            if not record.source or record.seq > last.get(record.source, file.last.get(record.source, 0)):
                 records.append(record)
                 last[record.source] = record.seq
         if not records:
@@ -235,7 +260,8 @@ class JobLogs:
         """Write nothing inside the block, in which the logs of these jobs are deleted. Their watchers end."""
         async with self._lock:
             for job_id in job_ids:
-                if (state := self._open.pop(job_id, None)) is not None:
+                self._open.pop(job_id, None)
+                if (state := self._all.pop(job_id, None)) is not None:
                     state.deleted = True
                     state.changed.notify()
             yield
@@ -244,7 +270,8 @@ class JobLogs:
         """Return a watcher from a position on, or from a time, or from the last lines."""
         if not self._lock.locked():
             self._close_unused()
-        state = self._state(job_id)
+        state = self.open(job_id)
+        self._used(job_id, state)
         state.watchers += 1
         try:
             async with self._lock:
@@ -253,7 +280,7 @@ class JobLogs:
             if position is None:
                 position = await trio.to_thread.run_sync(_start, state.directory, tail, since)
         except BaseException:
-            state.watchers -= 1
+            state.unwatch()
             raise
         return LogWatcher(state, min(position, state.end))
 
@@ -273,10 +300,7 @@ class LogWatcher:
 
     def close(self) -> None:
         """Free the memory that only watchers need."""
-        self._log.watchers -= 1
-        if not self._log.watchers:
-            self._log.recent.clear()
-            self._log.recent_size = 0
+        self._log.unwatch()
 
     def finish(self) -> None:
         """End the reading at the end of the log."""
@@ -330,4 +354,4 @@ class LogWatcher:
                 break
             found.append(piece)
         found.reverse()
-        return [found[0].after(self.position), *found[1:]]
+        return [found[0].after(self.position), *found[1:]] if found else []

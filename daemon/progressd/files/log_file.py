@@ -18,6 +18,7 @@ from progressd.core.events import LogStream
 
 SEGMENTS: Final = 8  # at least; the oldest one that is not at the beginning is deleted
 MAX_SEGMENT: Final = 1 << 20  # bytes
+MAX_SOURCES: Final = 1000  # producers of one log whose last number is in memory
 HEAD: Final = 4  # the share of the beginning is one in four
 
 _HEADER: Final = re.compile(
@@ -85,7 +86,7 @@ class Segment(NamedTuple):
 
 def rfc3339(time: datetime) -> str:
     """Return a time in UTC as it is in a log."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03d}Z"
+    return time.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def segments(directory: Path) -> list[Segment]:
@@ -121,7 +122,7 @@ class LogFile:
         self.max_bytes = max_bytes
         self._segments = segments(directory)
         self.end = 0
-        self.last = dict[str, int]()  # the last number of each source, as far as the newest segments have it
+        self.last = dict[str, int]()  # the last number of each source in the newest segments; the newest last
         if self._segments:
             self._recover()
 
@@ -146,7 +147,7 @@ class LogFile:
             added.append(Piece(self.end, offset, record.time, record.stream, record.text, record.source, record.seq))
             self.end += len(data)
             if record.source:
-                self.last[record.source] = record.seq
+                self._note(record.source, record.seq)
         self._trim()
         return added
 
@@ -168,6 +169,12 @@ class LogFile:
         finally:
             os.close(descriptor)
 
+    def _note(self, source: str, seq: int) -> None:
+        self.last.pop(source, None)
+        self.last[source] = seq
+        if len(self.last) > MAX_SOURCES:
+            del self.last[next(iter(self.last))]
+
     def _trim(self) -> None:
         size = self.size
         while size > self.max_bytes and len(self._segments) > 1:
@@ -185,7 +192,7 @@ class LogFile:
         for segment in self._segments[-2:]:
             for piece in (pieces := segment.pieces()):
                 if piece.source:
-                    self.last[piece.source] = max(piece.seq, self.last.get(piece.source, 0))
+                    self._note(piece.source, max(piece.seq, self.last.get(piece.source, 0)))
         self.end = pieces[-1].end if pieces else last.offset
         if self.end < last.end:
             os.truncate(last.path, self.end - last.offset)

@@ -36,6 +36,7 @@ class PipelineLog:
 
     def __init__(self, logs: JobLogs, job_id: str, attempt: int) -> None:
         self._logs = logs
+        self._opened = logs.open(job_id)
         self._job_id = job_id
         self._attempt = attempt
         self._changed = Condition()
@@ -57,11 +58,11 @@ class PipelineLog:
         """Write the output until the program has exited, or the job is deleted."""
         try:
             if self._attempt > 1:
-                await self._logs.append(self._job_id, [note(f"attempt {self._attempt}")])
+                await self._logs.append(self._job_id, [note(f"attempt {self._attempt}")], self._opened)
             while True:
                 await self._changed.wait_for(lambda: self._queue.ended or not self._queue.empty)
                 while entries := self._queue.take():
-                    await self._logs.append(self._job_id, [_record(entry) for entry in entries])
+                    await self._logs.append(self._job_id, [_record(entry) for entry in entries], self._opened)
                 if self._queue.ended:
                     return
                 if not self._queue.empty:

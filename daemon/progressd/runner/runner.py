@@ -233,7 +233,8 @@ class Runner:
         timeout = pipeline.timeout or self._settings.runner.job_timeout
         log_of_job = PipelineLog(self._files.logs, job.id, job.attempt)
         assert self._logging is not None
-        self._logging.start_soon(log_of_job.run)
+        if job.id in self._registry.unfinished:  # otherwise it may be deleted already
+            self._logging.start_soon(log_of_job.run)
         try:
             with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
                 estimates = pipeline.progress_pattern is None and pipeline.preset != NONE

@@ -13,8 +13,11 @@ from typing import Final, NamedTuple
 from progressd.core.events import LogStream
 from progressd.core.output_lines import MAX_PENDING, OutputLines, whole_characters
 
+OVERHEAD: Final = 100  # bytes of memory that an entry needs beside its text; the limits include it
 MAX_HEAD: Final = 1 << 20  # bytes that wait; beyond them, more may be lost
 MAX_TAIL: Final = 3 << 20  # bytes of the newest output that wait after them
+MAX_MERGED: Final = 4096  # bytes of small chunks in one entry
+MERGE_INTERVAL: Final = 0.1  # seconds within which small chunks have the time of the first one
 MAX_TEXT: Final = 32768  # bytes of text in one entry
 MAX_TAKEN: Final = 1 << 18  # bytes of output taken at once
 GAP_INTERVAL: Final = 1.0  # seconds between two gaps, so that long pieces of a fast output are kept
@@ -61,15 +64,13 @@ class LogQueue:
         """Add output; an empty chunk if the stream is silent, so its incomplete line may be a question."""
         entry = LogEntry(time.time(), stream, chunk)
         with self._lock:
-            if not self._tail and self._head_size + len(chunk) <= MAX_HEAD:
-                self._head.append(entry)
-                self._head_size += len(chunk)
+            if not self._tail and self._head_size + len(chunk) + OVERHEAD <= MAX_HEAD:
+                self._head_size += _append(self._head, entry)
             else:
-                self._tail.append(entry)
-                self._tail_size += len(chunk)
+                self._tail_size += _append(self._tail, entry)
                 while self._tail_size > MAX_TAIL:
                     dropped = len(self._tail.popleft().text)
-                    self._tail_size -= dropped
+                    self._tail_size -= dropped + OVERHEAD
                     self._lost += dropped
         self._on_put()
 
@@ -99,7 +100,7 @@ class LogQueue:
             taken, size = list[LogEntry](), 0
             while self._head and size < MAX_TAKEN:
                 taken.append(self._head.popleft())
-                size += len(taken[-1].text)
+                size += len(taken[-1].text) + OVERHEAD
             self._head_size -= size
         entries = list[LogEntry]()
         if lost:
@@ -131,6 +132,22 @@ class LogQueue:
             cut = len(text) if len(text) <= MAX_TEXT else _cut(text)
             entries.append(LogEntry(at, stream, text[:cut]))
             text = text[cut:]
+
+
+def _append(queue: deque[LogEntry], entry: LogEntry) -> int:
+    """Append an entry, or add its text to the last one if both are small. Return the bytes that this needs."""
+    last = queue[-1] if queue else None
+    if (
+        last is not None
+        and last.stream is entry.stream
+        and (last.text and entry.text)
+        and len(last.text) + len(entry.text) <= MAX_MERGED
+        and 0 <= entry.time - last.time < MERGE_INTERVAL
+    ):
+        queue[-1] = last._replace(text=last.text + entry.text)
+        return len(entry.text)
+    queue.append(entry)
+    return len(entry.text) + OVERHEAD
 
 
 def _cut(text: bytes) -> int:
