@@ -189,3 +189,10 @@ def test_words_are_bounded() -> None:
     words = words_of("x" * 255, {"key": "y" * 65000, **{str(number): number for number in range(100)}})
     assert len(words) <= 40
     assert max(map(len, words)) <= 80
+
+
+def test_words_are_hashes() -> None:
+    words = words_of("tar \ud800", {"password": "hunter2"})
+    assert words[0] == words_of("tar", {})[0]
+    assert len(set(words)) == 3
+    assert "hunter2" not in str(words)

@@ -38,7 +38,19 @@ MAY_IMPORT = {
     "tqdm": "integrations",
     "__main__": "cli",
 }
-CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "re2", "typing"}
+CORE_MAY_IMPORT = {
+    "collections",
+    "datetime",
+    "difflib",
+    "enum",
+    "hashlib",
+    "heapq",
+    "math",
+    "msgspec",
+    "re",
+    "re2",
+    "typing",
+}
 ONLY_IN = {
     "sqlite3": {"store"},
     "hypercorn": {"http"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from progressd.core.eta import Run
+from progressd.core.eta import Run, hashed
 from progressd.core.events import (
     CompletedEvent,
     ErrorEvent,
@@ -111,6 +111,13 @@ async def test_the_store_keeps_the_newest_runs_of_each_key(tmp_path: Path) -> No
         assert await store.runs() == [other, *runs[-RUNS_PER_KEY:]]
 
 
+def test_the_history_contains_no_text_of_a_job() -> None:
+    forecasts, given = Forecasts(), Registration("secret", name="secret x", options={"k": "secret"}, labels=HOST)
+    run = forecasts.run_of(finished(forecasts, 60, given))
+    assert run is not None
+    assert "secret" not in str(run)
+
+
 async def test_a_restart_keeps_the_history(tmp_path: Path) -> None:
     path, given, forecasts = tmp_path / "progressd.db", Registration("tar", name="tar -c /home"), Forecasts()
     run = forecasts.run_of(finished(forecasts, 60, given))
@@ -139,7 +146,7 @@ def place_of(spine: Spine, queue: Queue, number: int) -> QueuePlace | None:
 
 
 async def test_a_waiting_job_has_a_place_and_a_time_at_which_it_may_start(tmp_path: Path) -> None:
-    earlier = KeyedRun("pdf\npdf\n\n", Run((), 100.0, 0, ()))
+    earlier = KeyedRun(hashed("pdf\npdf\n\n"), Run((), 100.0, 0, ()))
     async with running_with(tmp_path / "progressd.db", *[earlier] * 3) as (spine, queue):
         await spine.submit(submit(1), submit(2), submit(3), register(4))
         places = [place_of(spine, queue, number) for number in (1, 2, 3)]

@@ -6,13 +6,14 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from progressd.core.events import LogStream
 from progressd.core.messages import encode
 from progressd.core.progress_pattern import ProgressPattern
 from progressd.detect.detector import STDERR, STDOUT, Detector
 from progressd.detect.frames import MAX_FRAMES
 from progressd.detect.plan import Plan
 from progressd.producers.ndjson import TURN_LINES, NumberedLine
-from progressd.runner.log import without_events
+from progressd.runner.log import OutputQueue, without_events
 from progressd.runner.output import MAX_SUMMARY, OutputParser, summary
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
@@ -150,7 +151,25 @@ def test_the_summary_is_printable_and_short(stderr: bytes) -> None:
         (encode(progress(3)) + b"\nplain\n  " + encode(progress(4)) + b"\n", b"plain\n"),
         (LOG_LINE + b"\n{\n", LOG_LINE + b"\n{\n"),
         (b"\r{no\nevent}", b"\r{no\nevent}"),
+        (b'{"type":"progress","pct":5}\n', b'{"type":"progress","pct":5}\n'),
+        (b'{"type":"error","msg":"disk full"}\n', b'{"type":"error","msg":"disk full"}\n'),
+        (b'{"type":"log","data":{"text":"one"}}\ntwo\n', b"one\ntwo\n"),
     ],
 )
 def test_events_are_left_out_of_the_log(text: bytes, kept: bytes) -> None:
-    assert without_events(text) == kept
+    parts = without_events(text, ID)
+    assert {stream for stream, _ in parts} == {LogStream.STDOUT}
+    assert b"".join([part for _, part in parts]) == kept
+
+
+def test_only_stdout_has_events() -> None:
+    event, after = encode(progress(3)) + b"\n", b'{"type":"log","data":{"stream":"stderr","text":"full"}}\nend\n'
+    queue = OutputQueue(lambda: None, ID)
+    queue.put(LogStream.STDERR, event)
+    queue.put(LogStream.STDOUT, event + after)
+    queue.close()
+    assert [(entry.stream, entry.text) for entry in queue.take()] == [
+        (LogStream.STDERR, event),
+        (LogStream.STDERR, b"full\n"),
+        (LogStream.STDOUT, b"end\n"),
+    ]

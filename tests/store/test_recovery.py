@@ -19,8 +19,9 @@ from msgspec.structs import replace
 from progressd.admin import maintenance
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import SettingsError
+from progressd.core.eta import Run
 from progressd.core.progress import Step
-from progressd.store.base import Change, Filter
+from progressd.store.base import Change, Filter, KeyedRun
 from progressd.store.recovery import recover
 from progressd.store.sqlite import SQLiteStore
 from support.daemon import registered, running_daemon
@@ -117,6 +118,29 @@ async def test_timelines_are_kept(path: Path) -> None:
     with closing(SQLiteStore.open(path)) as store:
         found = await store.jobs([first.id, second.id])
     assert (found[first.id].steps, found[second.id].steps) == (steps, ())
+
+
+async def test_earlier_runs_are_kept(path: Path) -> None:
+    runs = [KeyedRun("tar", Run(("tar",), float(number), 10, ())) for number in (1, 2)]
+    with closing(SQLiteStore.open(path)) as store:
+        await store.commit((), (), (), runs)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE runs SET body = 'x' WHERE id = 2")
+        db.commit()
+    destroy(path, *pages_of(path, "changes_by_job"))
+    assert await trio.to_thread.run_sync(repaired, path.parent) == [MORE]
+    with closing(SQLiteStore.open(path)) as store:
+        assert await store.runs() == runs[:1]
+
+
+async def test_earlier_runs_are_kept_if_their_table_is_unknown(path: Path) -> None:
+    runs = [KeyedRun("tar", Run(("tar",), float(number), 10, ())) for number in range(1, 500)]
+    with closing(SQLiteStore.open(path)) as store:
+        await store.commit((), (), (), [one._replace(key=str(number)) for number, one in enumerate(runs)])
+    destroy(path, pages_of(path, "runs")[0])
+    assert await trio.to_thread.run_sync(repaired, path.parent) == [MORE]
+    with closing(SQLiteStore.open(path)) as store:
+        assert [one.run for one in await store.runs()] == [one.run for one in runs]
 
 
 def test_lost_rows_are_named(whole: Path, path: Path) -> None:

@@ -12,6 +12,7 @@ recorded runs, and `low` and `high` follow from these errors.
 
 import math
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
@@ -45,7 +46,7 @@ CURVE_PRIOR: Final = 1.0  # the number of runs that a straight curve is worth
 
 
 class Run(Struct, frozen=True, array_like=True):
-    """A completed job. `words`: its command and options. `size`: its number of steps; 0 if unknown.
+    """A completed job. `words`: hashes of its command and options. `size`: its number of steps; 0 if unknown.
 
     `curve`: the fraction of the time at which progress began, and each twentieth was reached; empty without progress.
     """
@@ -69,9 +70,14 @@ class Expected(Struct, frozen=True):
 
 
 def words_of(name: str | None, options: Mapping[str, object]) -> tuple[str, ...]:
-    """Return what is compared between two jobs: the words of the name, and the options."""
+    """Return what is compared between two jobs: hashes of the words of the name, and of the options."""
     words = [*(name or "").split(), *(f"{key}={value}" for key, value in options.items())]
-    return tuple(word[:MAX_WORD] for word in words[:MAX_WORDS])
+    return tuple(hashed(word[:MAX_WORD]) for word in words[:MAX_WORDS])
+
+
+def hashed(text: str) -> str:
+    """Return a hash of text. Earlier runs are kept longer than jobs, so they contain no words and no secrets."""
+    return blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
 def shape_of(name: str | None) -> str:

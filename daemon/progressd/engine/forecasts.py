@@ -12,7 +12,7 @@ from typing import Final
 import trio
 from msgspec import UNSET, Struct, UnsetType
 
-from progressd.core.eta import MIN_SECONDS, Estimator, Expected, Run, expected, shape_of, words_of
+from progressd.core.eta import MIN_SECONDS, Estimator, Expected, Run, expected, hashed, shape_of, words_of
 from progressd.core.events import ReportedProgress
 from progressd.core.job import Job
 from progressd.core.messages import Eta, JobStatus
@@ -161,5 +161,5 @@ class Queue:
 
 
 def _key(job: Job) -> str:
-    """Return the text that similar jobs have in common."""
-    return "\n".join((job.kind, job.pipeline or "", job.labels.get("host", ""), shape_of(job.name)))
+    """Return a hash of what similar jobs have in common."""
+    return hashed("\n".join((job.kind, job.pipeline or "", job.labels.get("host", ""), shape_of(job.name))))

@@ -16,6 +16,7 @@ import msgspec
 
 from progressd.core.batch import JobBatch
 from progressd.core.errors import InvalidInput, SettingsError
+from progressd.core.eta import Run
 from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.core.json import UNDECODABLE
@@ -30,6 +31,7 @@ SHELL: Final = "sqlite3"  # the program, and the Debian package that contains it
 KEPT: Final = ".damaged"  # suffix of the kept file, followed by a number
 OF_BATCHES: Final = set(JobBatch.__struct_encode_fields__)
 FIELDS: Final = 3  # number of fields in a row of jobs, changes or batches
+OF_RUNS: Final = b"INSERT OR IGNORE INTO 'runs'"
 OF_TIMELINES: Final = b"INSERT OR IGNORE INTO 'timelines'"
 DERIVED_ROW: Final = re.compile(rb"INSERT OR IGNORE INTO '(?:meta|labels|counts)'")
 ROW: Final = re.compile(rb"INSERT .*? VALUES ?(\(.*\));", re.DOTALL)
@@ -135,6 +137,9 @@ def _read(db: sqlite3.Connection, path: Path, shell: str) -> str:
                     if line.startswith(OF_TIMELINES):
                         _keep_timeline(db, row)
                         continue
+                    if line.startswith(OF_RUNS):
+                        _keep_run(db, row)
+                        continue
                     # columns of lost_and_found: the root, the page, the number of fields, the rowid, and the fields
                     _keep(db, (row[3], *row[5:7]) if len(row) > FIELDS and row[2] == FIELDS else row)
         complaint.seek(0)
@@ -142,8 +147,10 @@ def _read(db: sqlite3.Connection, path: Path, shell: str) -> str:
 
 
 def _keep(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
-    """Insert a job, a change or a batch, or the name of an unreadable one."""
+    """Insert a job, a change, a batch or a run, or the name of an unreadable job, change or batch."""
     match row:
+        case (int(), str(), str(body)) if body.startswith("["):  # the others are JSON objects
+            _keep_run(db, row)
         case (int(place), str(name), str(body)):
             change = '"type"' in body[:9]
             try:
@@ -158,6 +165,13 @@ def _keep_timeline(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
     with suppress(*UNDECODABLE):
         msgspec.json.decode(row[1], type=tuple[Step, ...])
         db.execute("INSERT OR IGNORE INTO timelines VALUES (?, ?)", row)
+
+
+def _keep_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
+    """Insert an earlier run if it can be read. Without it, estimates are less exact."""
+    with suppress(*UNDECODABLE):
+        msgspec.json.decode(row[2], type=Run)
+        db.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?)", row)
 
 
 def _insertion(place: int, name: str, body: str, *, change: bool) -> tuple[str, tuple[int, str, str]]:
