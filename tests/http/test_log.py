@@ -206,6 +206,21 @@ async def test_a_subscription_with_two_beginnings_is_rejected(daemon: RunningDae
         assert (await watcher.receive())["type"] == "pong"
 
 
+async def test_many_large_logs_do_not_make_a_client_a_slow_consumer(tmp_path: Path) -> None:
+    jobs, lines = [job_id(number) for number in range(1, 21)], ["x" * 15_000] * 2
+    async with running_daemon(tmp_path, limits={"send_buffer_bytes": 2**16}) as daemon:
+        answers = await daemon.report(*map(registered, jobs), *(written("\n".join(lines), job) for job in jobs))
+        assert all(answer["ok"] for answer in answers)  # also those just after the registrations
+        async with daemon.watch("/ws", receive_buffer=32768) as watcher:
+            topics = [f"log:{job}" for job in jobs]
+            await watcher.websocket.send_message(json.dumps({"type": "subscribe", "topics": topics}))
+            assert (await watcher.receive())["type"] == "subscribed"
+            received = list[str]()
+            while len(received) < len(jobs) * len(lines):
+                received += lines_of([await watcher.receive()])
+            assert received == lines * len(jobs)
+
+
 async def test_a_key_reads_a_log_but_a_watch_token_does_not(tmp_path: Path) -> None:
     path = tmp_path / "state" / "keys.json"
     path.parent.mkdir()

@@ -216,10 +216,10 @@ class ProducerConnection:
         """Submit a batch with lines of logs. Until they are written, the producer is not read."""
         if (batch := self._with_logs) is None:
             return
-        outcomes = await self._lines.outcomes(batch)
-        while self._undecided > 1:  # answers are in order
+        while self._undecided > 1:  # the lines may be about jobs of earlier batches
             self._decided = trio.Event()
             await self._decided.wait()
+        outcomes = await self._lines.outcomes(batch)
         self._with_logs = None
         self.decided(batch, outcomes)
 

@@ -20,9 +20,9 @@ async def send_log(websocket: WebSocket, readers: LogReaders, job: Job, start: L
         while (chunk := await watcher.read()) is not None:
             for message in log_messages(job.id, chunk):
                 await readers.limiter.pass_through(1)
-                websocket.send(message)
-                if websocket.outbox.congested:
+                while websocket.outbox.congested:  # the logs of other topics share the outbox
                     await websocket.drained()
+                websocket.send(message)
                 await trio.sleep(len(message.data.lines) / LINE_RATE)
         return watcher.deleted
 
