@@ -484,14 +484,15 @@ def test_a_signal_ends_the_wait_for_the_daemon(tmp_path: Path, free_port: int) -
             daemon.kill()
             (tmp_path / "go").touch()
             assert process.stderr is not None
-            assert process.stderr.readline().startswith("progressd: no daemon answers")
+            assert process.stderr.readline().endswith("; the command continues\n")
             until(lambda: not below(process.pid))
             while process.returncode is None:  # the first signal may arrive before the wait
                 process.send_signal(signal.SIGINT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(1)
             assert process.returncode == 3
-            assert process.stderr.read() == "progressd: the daemon did not receive the end of the command\n"
+            said = process.stderr.read().splitlines()
+            assert said[-1] == "progressd: the daemon did not receive the end of the command"
 
 
 COUNTS = "echo ready; until [ -e {} ]; do echo 3/9; sleep 0.05; done; exit 4"
@@ -519,5 +520,6 @@ def test_a_restored_daemon_receives_the_whole_job(tmp_path: Path, free_port: int
             assert shown() == [("failed", 3)]
             assert (newest(daemon)["name"], newest(daemon)["error"]) == ("long", "sh failed with exit status 4")
         assert process.stderr is not None
-        away = f"progressd: no daemon answers at {daemon.url}; the command continues\n"
-        assert process.stderr.read().startswith(away)
+        # The first message depends on whether a request was open when the daemon was killed.
+        said = process.stderr.read().splitlines()
+        assert said[0].endswith("; the command continues") and said[-1] == "progressd: the daemon answers again"
