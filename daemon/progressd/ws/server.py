@@ -160,7 +160,7 @@ class WebSocketServer:
             require_known(_parameters(target))
             return PublishHandler(websocket, NDJSONReader(self._settings.ingest.max_line_bytes, view)).serve
         require(identity, Scope.READ)
-        if (job_id := log_of(target)) is not None:
+        if (job_id := logged_job(target)) is not None:
             start = parsed_start(_parameters(target))
             job = await view.job(checked_job_id(job_id))
             require_log(identity)
@@ -213,7 +213,7 @@ def _parameters(target: str) -> dict[str, str]:
     return dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
 
 
-def log_of(target: str) -> str | None:
+def logged_job(target: str) -> str | None:
     """Return the id in a path such as `/ws/jobs/ID/log`, and check its query; None for other paths."""
     match target.partition("?")[0].split("/")[2:]:
         case ["jobs", text, "log"]:
