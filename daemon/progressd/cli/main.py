@@ -56,7 +56,7 @@ class _Commands(click.Group):
         try:
             return self._in_sentences(ctx)
         except click.ClickException as error:
-            from progressd.system.log_output import stderr_is_journal
+            from progressd.system.log_sinks import stderr_is_journal
 
             if not stderr_is_journal():
                 raise
