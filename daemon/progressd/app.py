@@ -22,10 +22,10 @@ from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import JobStatus
 from progressd.engine.access import Engine
+from progressd.engine.commit_log import LocalCommitLog
 from progressd.engine.forecasts import Forecasts, Queue
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
-from progressd.engine.log import LocalLog
 from progressd.engine.log_reader import LogReaders
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.retention import run_retention
@@ -126,8 +126,8 @@ class Daemon:
         self.tasks = tasks
         self.registry = Registry(store)
         self.batches = Batches(store)
-        self.log = LocalLog(store, self.registry)
-        self.history = History(store, self.registry, self.batches, self.log.health, self.base)
+        self.commit_log = LocalCommitLog(store, self.registry)
+        self.history = History(store, self.registry, self.batches, self.commit_log.health, self.base)
         self.files = JobFiles(
             settings.state_dir, limits.min_free_bytes, limits.max_stored_bytes, settings.log.max_bytes_per_job
         )
@@ -137,7 +137,14 @@ class Daemon:
         self.forecasts = Forecasts()
         self.queue = Queue(self.registry, self.forecasts, settings.runner.concurrency)
         self.ingest = Ingest(
-            self.log, store, self.registry, self.batches, self.broadcaster, self.files.logs, self.forecasts, self.base
+            self.commit_log,
+            store,
+            self.registry,
+            self.batches,
+            self.broadcaster,
+            self.files.logs,
+            self.forecasts,
+            self.base,
         )
         self.producers = UnixSocket(self.ingest, settings)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
@@ -247,7 +254,7 @@ class Daemon:
             accepting.start_soon(listener.run, listening)
         accepting.start_soon(self.producers.run, *sockets.unix)
         accepting.start_soon(self.runner.run)
-        accepting.start_soon(self.announcer.run, self.log.health, self._settle)
+        accepting.start_soon(self.announcer.run, self.commit_log.health, self._settle)
         self.services.ready = True
 
     async def _until_stopped(self, signals: AsyncIterator[int], notify: Notifier, on_terminal: bool) -> None:

@@ -9,7 +9,7 @@ import trio
 
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import Notice, ServerShutdown, ServerShutdownData, ServerStatus, ServerStatusData
-from progressd.engine.log import StoreHealth
+from progressd.engine.commit_log import StoreHealth
 from progressd.http.streams import StreamRegistry
 from progressd.ws.server import WebSocketServer
 

@@ -22,9 +22,9 @@ from progressd.core.errors import CorruptRecord, NotFound, ProgressdError, Store
 from progressd.core.events import Event, LeaseEvent, LogEvent
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import Completed, JobCreated, StatusChange
+from progressd.engine.commit_log import CommitLog
 from progressd.engine.forecasts import Forecasts
 from progressd.engine.leases import LeaseTimer
-from progressd.engine.log import Log
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.transaction import MAX_MESSAGES, Transaction
 from progressd.files.job_logs import JobLogs, record_of
@@ -38,7 +38,7 @@ PASS_BYTES: Final = 16384  # bytes of events read in one pass of the event loop;
 MAX_EVENTS: Final = 1000  # events decided in one transaction, in about 10 ms
 STEP: Final = 25  # jobs or log lines per pass of the event loop; 25 finished jobs with 64 KiB of options take 10 ms
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 Outcome: TypeAlias = Job | ProgressdError
 
@@ -190,7 +190,7 @@ class Follower:
         """Forget a job, and tell its watchers."""
         self._registry.forget([job.id], deletion.offset)
         await self._broadcaster.publish(Envelope(deletion.offset, deletion.message, job.labels))
-        logger.info("job deleted", job_id=job.id)
+        log.info("job deleted", job_id=job.id)
 
 
 class Ingest(EventSink):
@@ -198,25 +198,25 @@ class Ingest(EventSink):
 
     def __init__(
         self,
-        log: Log,
+        commit_log: CommitLog,
         store: Store,
         registry: Registry,
         batches: Batches,
         broadcaster: Broadcaster,
-        logs: JobLogs,
+        job_logs: JobLogs,
         forecasts: Forecasts | None = None,
         base: BasePath = AT_ROOT,
     ) -> None:
         self.store_id = store.id
         self.limiter = PassLimiter(PASS_BYTES)
         self.counters = Counters()
-        self.health = log.health
+        self.health = commit_log.health
         self._store = store
         self._registry = registry
         self._batches = batches
-        self._logs = logs
+        self._job_logs = job_logs
         self._base = base
-        self._log = log
+        self._commit_log = commit_log
         self._leases = LeaseTimer(registry)
         self._forecasts = forecasts or Forecasts()
         self._follower = Follower(registry, batches, broadcaster, self._leases, self._forecasts, self.counters)
@@ -245,12 +245,12 @@ class Ingest(EventSink):
 
     async def _log_lines(self, job_id: str, events: Sequence[LogEvent], may_see: MaySee) -> Outcome:
         """Write lines to the log of one job. Finished jobs accept them, because lines may arrive after the end."""
-        opened = self._logs.open(job_id)  # before the job is looked up, so a deletion after that is noticed
+        opened = self._job_logs.open(job_id)  # before the job is looked up, so a deletion after that is noticed
         try:
             job = self._registry.known(job_id) or (await self._registry.find([job_id])).get(job_id)
             if job is None or not may_see(job):
                 return NotFound(f"no job {job_id}")
-            await self._logs.append(job_id, [record_of(event.data) for event in events], opened)
+            await self._job_logs.append(job_id, [record_of(event.data) for event in events], opened)
         except ProgressdError as error:
             return error
         return job
@@ -276,7 +276,7 @@ class Ingest(EventSink):
         """
         self._leases.begin(self._registry.unfinished.values(), trio.current_time())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._log.run)
+            nursery.start_soon(self._commit_log.run)
             nursery.start_soon(self._leases.run, self.submit)
             try:
                 with trio.CancelScope(shield=True):
@@ -289,14 +289,14 @@ class Ingest(EventSink):
                 self._receive.close()  # otherwise a command queued after the last transaction would wait forever
                 with trio.CancelScope(shield=True):
                     await self._process(last)
-                    await self._log.flush()
+                    await self._commit_log.flush()
 
     async def _try_to_reserve(self) -> None:
         """Reserve an offset, so that a store that rejects changes is detected as soon as the daemon runs."""
         try:
-            await self._log.reserve(1)
+            await self._commit_log.reserve(1)
         except StoreFailed as error:
-            self._log.failed(error)
+            self._commit_log.failed(error)
 
     async def _queue(self, command: Command) -> list[Outcome]:
         try:
@@ -322,8 +322,8 @@ class Ingest(EventSink):
             outcomes = await self._decide(events)
         except StoreFailed as error:
             outcomes = [error] * len(events)
-            logger.error("events rejected", events=len(outcomes), error=str(error))
-            self._log.failed(error)
+            log.error("events rejected", events=len(outcomes), error=str(error))
+            self._commit_log.failed(error)
         decided = iter(outcomes)
         for command in commands:
             if isinstance(command, Delete):
@@ -337,7 +337,7 @@ class Ingest(EventSink):
             transaction, outcomes = await self._transaction(events)
         except MemoryError as error:
             raise StoreFailed("the daemon has no memory left for this") from error
-        await self._log.append(transaction)
+        await self._commit_log.append(transaction)
         rejected = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
         self.counters.rejected += rejected
         self.counters.events += len(outcomes) - rejected
@@ -347,7 +347,7 @@ class Ingest(EventSink):
     async def _transaction(self, events: Sequence[tuple[Event, MaySee]]) -> tuple[Transaction, list[Outcome]]:
         """Decide events. Their changes are not visible yet. Raises StoreFailed, MemoryError."""
         stored = await self._jobs_not_in_memory(event for event, _ in events)
-        offset = await self._log.reserve(MAX_MESSAGES * len(events))
+        offset = await self._commit_log.reserve(MAX_MESSAGES * len(events))
         transaction = Transaction(
             self._registry,
             self._batches,
@@ -364,10 +364,10 @@ class Ingest(EventSink):
 
     async def _delete(self, job: Job) -> Outcome:
         try:
-            deletion = await self._log.delete(job)
+            deletion = await self._commit_log.delete(job)
         except StoreFailed as error:
             if not isinstance(error, CorruptRecord):
-                self._log.failed(error)
+                self._commit_log.failed(error)
             return error
         if deletion is None:
             return NotFound(f"no job {job.id}")
