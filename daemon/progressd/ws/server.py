@@ -12,8 +12,8 @@ from wsproto.utilities import LocalProtocolError
 from progressd.auth.api_keys import Scope
 from progressd.auth.authenticator import ANONYMOUS, Authenticator, Client, Identity, admit, require
 from progressd.auth.limits import ConnectionLimiter, RateLimiter, client_address
+from progressd.broadcast.filters import filtered_outbox
 from progressd.broadcast.outbox import MemoryBudget, Outbox
-from progressd.broadcast.throttle import filtered_outbox
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
 from progressd.core.errors import NotFound, ProgressdError, Stopping, TokenExpired
