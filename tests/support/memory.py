@@ -22,7 +22,7 @@ from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome, LogEntry
 from progressd.net.request import AT_ROOT
 from progressd.system.condition import Condition
-from progressd.system.pass_limiter import PassLimiter
+from progressd.system.event_loop_limiter import EventLoopLimiter
 from progressd.ws.server import WebSocketServer
 from trio.testing import MemoryReceiveStream, MemorySendStream
 from wsproto.frame_protocol import Opcode
@@ -133,7 +133,7 @@ class Deciding(EventSink):
     store_id = "store"
 
     def __init__(self) -> None:
-        self.limiter = PassLimiter(PASS_BYTES)
+        self.limiter = EventLoopLimiter(PASS_BYTES)
         self.taken: list[Event] = []
         self.may_decide = trio.Event()
         self.may_decide.set()

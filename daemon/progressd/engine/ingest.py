@@ -30,8 +30,8 @@ from progressd.engine.transaction import MAX_MESSAGES, Transaction
 from progressd.files.job_logs import JobLogs, record_of
 from progressd.net.request import AT_ROOT, BasePath
 from progressd.store.base import Change, Deletion, Store
+from progressd.system.event_loop_limiter import EventLoopLimiter
 from progressd.system.log import log_change
-from progressd.system.pass_limiter import PassLimiter
 
 QUEUE_CAPACITY: Final = 64  # commands; one contains all events that a producer had ready
 PASS_BYTES: Final = 16384  # bytes of events read in one pass of the event loop; if all are blank lines, this takes 2 ms
@@ -47,7 +47,9 @@ class EventSink(Protocol):
     """The interface through which producers submit events."""
 
     store_id: str
-    limiter: PassLimiter  # fairness between clients that send events over HTTP and WebSockets; weights are in bytes
+    limiter: (
+        EventLoopLimiter  # fairness between clients that send events over HTTP and WebSockets; weights are in bytes
+    )
 
     async def submit(self, *events: Event) -> list[Outcome]:
         """Submit events, in order, and wait until they are durable and published.
@@ -208,7 +210,7 @@ class Ingest(EventSink):
         base: BasePath = AT_ROOT,
     ) -> None:
         self.store_id = store.id
-        self.limiter = PassLimiter(PASS_BYTES)
+        self.limiter = EventLoopLimiter(PASS_BYTES)
         self.counters = Counters()
         self.health = commit_log.health
         self._store = store

@@ -28,7 +28,7 @@ from progressd.net.connection_log import (
 )
 from progressd.net.request import AT_ROOT, BasePath
 from progressd.net.tls import TLSTransport
-from progressd.system.pass_limiter import PassLimiter
+from progressd.system.event_loop_limiter import EventLoopLimiter
 
 BACKLOG: Final = 4096  # connections waiting to be accepted; the kernel limits them to net.core.somaxconn
 RETRY_INTERVAL: Final = 0.1  # seconds
@@ -129,8 +129,8 @@ class Listener:
         self._tls = tls
         self._base = base
         self._trusted_proxies = trusted_proxies
-        self._websocket_handshakes = PassLimiter(WEBSOCKET_HANDSHAKES, WEBSOCKET_HANDSHAKES_AFTER_LONG_PASS)
-        self._tls_handshakes = PassLimiter(TLS_HANDSHAKES)
+        self._websocket_handshakes = EventLoopLimiter(WEBSOCKET_HANDSHAKES, WEBSOCKET_HANDSHAKES_AFTER_LONG_PASS)
+        self._tls_handshakes = EventLoopLimiter(TLS_HANDSHAKES)
         self._sockets: Counter[str] = Counter()  # open sockets by address
         self._draining = False
         self._heads: dict[Connection, trio.CancelScope] = {}  # connections without a whole head, oldest first
