@@ -25,7 +25,7 @@ from progressd.core.pipeline import Pipeline
 from progressd.core.progress_pattern import ProgressPattern
 from progressd.detect.detector import Detector
 from progressd.detect.plan import NONE, Plan, plan
-from progressd.detect.presets import SYSTEM, Presets
+from progressd.detect.preset_loader import SYSTEM, Presets
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
 from progressd.files.job_files import JobFiles
