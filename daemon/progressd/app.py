@@ -21,7 +21,6 @@ from progressd.config.settings import Settings
 from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import JobStatus
-from progressd.engine.access import Engine
 from progressd.engine.commit_log import LocalCommitLog
 from progressd.engine.forecasts import Forecasts, Queue
 from progressd.engine.history import History
@@ -29,6 +28,7 @@ from progressd.engine.ingest import Ingest
 from progressd.engine.log_reader import LogReaders
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.retention import run_retention
+from progressd.engine.view import Engine
 from progressd.files.job_files import JobFiles
 from progressd.files.state_dir import own_state_dir
 from progressd.http.app import build_app

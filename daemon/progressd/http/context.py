@@ -15,8 +15,8 @@ from progressd.auth.limits import RateLimiter, counted_as
 from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits, Settings
 from progressd.core.errors import RequestTimeout, TooManyUploads
-from progressd.engine.access import Engine, View
 from progressd.engine.forecasts import Queue
+from progressd.engine.view import ClientView, Engine
 from progressd.files.job_files import JobFiles
 from progressd.http.body import BodyChunks
 from progressd.http.job_cache import JobResponseCache
@@ -128,7 +128,7 @@ class RequestContext:
 
     app: AppContext
     client: Client
-    view: View
+    view: ClientView
 
     @property
     def owner(self) -> str:

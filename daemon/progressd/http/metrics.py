@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from progressd.core.batch import BatchStatus
 from progressd.core.messages import JobStatus
-from progressd.engine.access import Engine
+from progressd.engine.view import Engine
 from progressd.files.quota import DiskUsage
 from progressd.http.streams import StreamRegistry
 from progressd.net.connection_log import ConnectionLog
