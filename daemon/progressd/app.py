@@ -22,7 +22,7 @@ from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import JobStatus
 from progressd.engine.commit_log import LocalCommitLog
-from progressd.engine.forecasts import Forecasts, Queue
+from progressd.engine.forecasts import Forecasts, QueueEstimates
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.log_reader import LogReaders
@@ -135,7 +135,7 @@ class Daemon:
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.send_buffer_bytes
         )
         self.forecasts = Forecasts()
-        self.queue = Queue(self.registry, self.forecasts, settings.runner.concurrency)
+        self.queue_estimates = QueueEstimates(self.registry, self.forecasts, settings.runner.concurrency)
         self.ingest = Ingest(
             self.commit_log,
             store,
@@ -185,7 +185,7 @@ class Daemon:
             streams=self.streams,
             metrics=metrics,
             answers=JobResponseCache(self.store.id, self.base),
-            queue=self.queue,
+            queue_estimates=self.queue_estimates,
             base=self.base,
         )
 

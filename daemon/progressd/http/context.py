@@ -15,7 +15,7 @@ from progressd.auth.limits import RateLimiter, counted_as
 from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits, Settings
 from progressd.core.errors import RequestTimeout, TooManyUploads
-from progressd.engine.forecasts import Queue
+from progressd.engine.forecasts import QueueEstimates
 from progressd.engine.view import ClientView, Engine
 from progressd.files.job_files import JobFiles
 from progressd.http.body import BodyChunks
@@ -108,7 +108,7 @@ class AppContext:
     streams: StreamRegistry
     metrics: MetricsCollector
     answers: JobResponseCache
-    queue: Queue
+    queue_estimates: QueueEstimates
     base: BasePath
     ready: bool = False  # whether the daemon accepts work
     transfers: Transfers = field(default_factory=Transfers)
