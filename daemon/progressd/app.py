@@ -37,7 +37,7 @@ from progressd.http.job_cache import JobResponseCache
 from progressd.http.metrics import MetricsCollector
 from progressd.http.middleware import AccessMiddleware
 from progressd.http.server.hypercorn import HTTPServer
-from progressd.http.streams import StreamRegistry
+from progressd.http.streams import HTTPStreams
 from progressd.lifecycle import Announcer, ShutdownDeadline, ignore_alone, signals_received
 from progressd.net.bind import Sockets, open_sockets
 from progressd.net.connection_log import ConnectionLog
@@ -156,11 +156,11 @@ class Daemon:
             store, self.registry, self.batches, self.history, self.broadcaster, self.ingest, self.log_readers
         )
         self.connection_limiter = ConnectionLimiter(settings)
-        self.watchers = WebSocketServer(
+        self.websockets = WebSocketServer(
             settings, self.authenticator, self.rate_limits, self.connection_limiter, self.engine
         )
-        self.streams = StreamRegistry(self.connection_limiter)
-        self.announcer = Announcer(self.watchers, self.streams)
+        self.streams = HTTPStreams(self.connection_limiter)
+        self.announcer = Announcer(self.websockets, self.streams)
         self.services = self._services()
         self.http = HTTPServer(AccessMiddleware(build_app(), self.services), self.base, settings)
         self.reload = Reload(settings, read_settings)
@@ -171,7 +171,7 @@ class Daemon:
         metrics = MetricsCollector(
             engine=self.engine,
             job_files=self.files.usage,
-            watchers=self.watchers,
+            websockets=self.websockets,
             streams=self.streams,
             connection_log=self.connection_log,
             workers=self.settings.runner.concurrency,
@@ -203,7 +203,7 @@ class Daemon:
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.files.logs.run)
         self.tasks.start_soon(self.services.metrics.run)
-        self.tasks.start_soon(self.watchers.heartbeat.run)
+        self.tasks.start_soon(self.websockets.heartbeat.run)
         self.tasks.start_soon(self.authenticator.run)
         retention = partial(run_retention, keep_logs=self.settings.log.retention)
         self.tasks.start_soon(retention, self.settings.store.retention, self.store, self.registry, self.files)
@@ -286,7 +286,7 @@ class Daemon:
         await self.http.drain()
         await listener.drain()
         self.streams.close(DRAINING)
-        await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))
+        await self.websockets.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.websockets)))
 
     async def _abort_late(self, connections: trio.CancelScope, deadline: ShutdownDeadline, seconds: float) -> None:
         with deadline.limit(seconds):
@@ -297,7 +297,7 @@ class Daemon:
     def _listener(self, connections: trio.Nursery) -> Listener:
         settings = self.settings
         listener = Listener(
-            self.watchers.handle,
+            self.websockets.handle,
             self.http.serve,
             connections,
             settings.limits,
@@ -318,7 +318,7 @@ class Daemon:
     def _status(self) -> str:
         unfinished = self.registry.unfinished.values()
         processing = sum(job.status is JobStatus.PROCESSING for job in unfinished)
-        jobs = f"jobs: {processing} running, {len(unfinished) - processing} queued; watchers: {len(self.watchers)}"
+        jobs = f"jobs: {processing} running, {len(unfinished) - processing} queued; watchers: {len(self.websockets)}"
         return "; ".join(filter(None, [self.reload.pending, jobs]))
 
     def _use(self, settings: Settings) -> None:
@@ -329,7 +329,7 @@ class Daemon:
         for part in (
             self.producers,
             self.runner,
-            self.watchers,
+            self.websockets,
             self.rate_limits,
             self.connection_limiter,
             self.services,

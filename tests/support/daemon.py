@@ -125,7 +125,7 @@ class RunningDaemon:
         return Census(
             trio.lowlevel.current_statistics().tasks_living,
             len(os.listdir("/proc/self/fd")),
-            len(self.daemon.watchers),
+            len(self.daemon.websockets),
             [*broadcaster._topics, *broadcaster._sessions.members],
         )
 

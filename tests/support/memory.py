@@ -158,14 +158,14 @@ class Server:
         self.ingest = Deciding()
         engine = SimpleNamespace(history=self.history, broadcaster=self.broadcaster, ingest=self.ingest, logs=None)
         authenticator = Authenticator(settings.auth)
-        self.watchers = WebSocketServer(
+        self.websockets = WebSocketServer(
             settings,
             authenticator,
             RateLimiter(settings),
             ConnectionLimiter(settings),
             cast(Any, engine),
         )
-        nursery.start_soon(self.watchers.heartbeat.run)
+        nursery.start_soon(self.websockets.heartbeat.run)
         self.ended_at: float | None = None
         self.outcomes: list[ConnectionOutcome] = []
 
@@ -173,7 +173,7 @@ class Server:
         connection = Connection(transport, "127.0.0.1", LogEntry("127.0.0.1"))
         await connection.read_head(65536)
         assert connection.wants_websocket(AT_ROOT)
-        await self.watchers.handle(connection)
+        await self.websockets.handle(connection)
         self.ended_at = trio.current_time()
         self.outcomes.append(connection.log_entry.outcome)
         transport.close()

@@ -21,7 +21,7 @@ from progressd.files.job_files import JobFiles
 from progressd.http.body import BodyChunks
 from progressd.http.job_cache import JobResponseCache
 from progressd.http.metrics import MetricsCollector
-from progressd.http.streams import StreamRegistry
+from progressd.http.streams import HTTPStreams
 from progressd.net.request import BasePath
 from progressd.producers.ndjson import MAX_ANSWERS
 
@@ -105,7 +105,7 @@ class AppContext:
     rate_limits: RateLimiter
     engine: Engine
     files: JobFiles
-    streams: StreamRegistry
+    streams: HTTPStreams
     metrics: MetricsCollector
     answers: JobResponseCache
     queue_estimates: QueueEstimates
