@@ -11,7 +11,7 @@ import trio
 from quart import Response, request
 
 from progressd.auth.authenticator import Authenticator, Client
-from progressd.auth.limits import RateLimiter, counted_as
+from progressd.auth.limits import RateLimiter, address_group
 from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits, Settings
 from progressd.core.errors import RequestTimeout, TooManyUploads
@@ -134,7 +134,7 @@ class RequestContext:
     def owner(self) -> str:
         """Return the name of the request's key, or the client's address."""
         name = self.client.identity.name
-        return f"address:{counted_as(self.client.address)}" if name is None else f"key:{name}"
+        return f"address:{address_group(self.client.address)}" if name is None else f"key:{name}"
 
 
 def request_context() -> RequestContext:

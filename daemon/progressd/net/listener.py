@@ -15,7 +15,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from progressd.auth.limits import counted_as, within
+from progressd.auth.limits import address_group, within
 from progressd.config.settings import Limits, Settings
 from progressd.net.connection import PREFIX, Connection, SocketTransport, close_socket
 from progressd.net.connection_log import (
@@ -172,7 +172,7 @@ class Listener:
     async def _accepted(self, sock: socket.socket, address: str) -> None:
         """Serve one connection. A failure is logged, and ends no other connection."""
         entry = self._connection_log.add(address)
-        counted = counted_as(address)
+        counted = address_group(address)
         self._sockets[counted] += 1
         failure: BaseException | None = None
         try:
@@ -212,7 +212,7 @@ class Listener:
         # A proxy has many clients. Their connections, uploads and requests are counted per client.
         exempt = limits.exempt_addresses + self._trusted_proxies
         address = connection.address
-        if self._sockets[counted_as(address)] > limits.max_sockets_per_address and not within(address, exempt):
+        if self._sockets[address_group(address)] > limits.max_sockets_per_address and not within(address, exempt):
             connection.log_entry.outcome = TOO_MANY_SOCKETS
             return False
         while len(self._heads) >= limits.max_handshakes:  # idle connections must not block active clients
