@@ -98,7 +98,7 @@ def _checked_output() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        from progressd.system.transient import UNWRITTEN
+        from progressd.system.transient_errors import UNWRITTEN
 
         if error.errno not in UNWRITTEN or error.filename is not None:
             raise
