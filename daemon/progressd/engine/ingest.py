@@ -67,8 +67,8 @@ class EventSink(Protocol):
         return _job_of(*await self.submit(event))
 
 
-class Barrier:
-    """A command in the queue. A barrier itself is answered once all commands before it are answered."""
+class Command:
+    """A command in the queue of ingest."""
 
     __slots__ = ("_answered", "_outcomes")
 
@@ -87,7 +87,7 @@ class Barrier:
         return self._outcomes
 
 
-class Submit(Barrier):
+class Submit(Command):
     """Decide the events of one producer. Jobs that the producer may not see do not exist for it."""
 
     __slots__ = ("events", "may_see")
@@ -98,7 +98,7 @@ class Submit(Barrier):
         self.may_see = may_see
 
 
-class Delete(Barrier):
+class Delete(Command):
     """Delete a finished job."""
 
     __slots__ = ("job",)
@@ -108,7 +108,10 @@ class Delete(Barrier):
         self.job = job
 
 
-Command: TypeAlias = Submit | Delete | Barrier
+class Barrier(Command):
+    """Do nothing. It is answered once all commands before it are answered."""
+
+    __slots__ = ()
 
 
 class Counters:
