@@ -12,7 +12,7 @@ import trio
 from progressd.auth.authenticator import ANONYMOUS, Client
 from progressd.broadcast.broadcaster import ReaderOutbox
 from progressd.core.errors import StoreFailed
-from progressd.http.streams import StreamRegistry
+from progressd.http.streams import HTTPStreams
 from progressd.lifecycle import Announcer, ShutdownDeadline, signals_received
 from progressd.ws.server import WebSocketServer
 from support.daemon import running_daemon
@@ -123,8 +123,8 @@ async def test_a_failure_during_recovery_is_announced(tmp_path: Path) -> None:
 
     async with running_daemon(tmp_path) as running, trio.open_nursery() as nursery:
         daemon, outbox = running.daemon, ReaderOutbox(10_000)
-        streams, health = StreamRegistry(daemon.connection_limiter), daemon.log.health
-        watchers = WebSocketServer(
+        streams, health = HTTPStreams(daemon.connection_limiter), daemon.commit_log.health
+        websockets = WebSocketServer(
             daemon.settings, daemon.authenticator, daemon.rate_limits, daemon.connection_limiter, daemon.engine
         )
 
@@ -135,7 +135,7 @@ async def test_a_failure_during_recovery_is_announced(tmp_path: Path) -> None:
             return json.loads(item.event.partition(b"data: ")[2])["data"]
 
         with streams.opened(outbox, Client("198.51.100.7", ANONYMOUS)):
-            nursery.start_soon(Announcer(watchers, streams).run, health, on_recovery)
+            nursery.start_soon(Announcer(websockets, streams).run, health, on_recovery)
             health.failed(StoreFailed("the disk is full"))
             assert await announced() == {"status": "failing", "error": "the disk is full"}
             health.recovered()

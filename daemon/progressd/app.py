@@ -21,14 +21,14 @@ from progressd.config.settings import Settings
 from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import JobStatus
-from progressd.engine.access import Engine
-from progressd.engine.forecasts import Forecasts, Queue
+from progressd.engine.commit_log import LocalCommitLog
+from progressd.engine.forecasts import Forecasts, QueueEstimates
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
-from progressd.engine.log import LocalLog
 from progressd.engine.log_reader import LogReaders
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.retention import run_retention
+from progressd.engine.view import Engine
 from progressd.files.job_files import JobFiles
 from progressd.files.state_dir import own_state_dir
 from progressd.http.app import build_app
@@ -37,7 +37,7 @@ from progressd.http.job_cache import JobResponseCache
 from progressd.http.metrics import MetricsCollector
 from progressd.http.middleware import AccessMiddleware
 from progressd.http.server.hypercorn import HTTPServer
-from progressd.http.streams import StreamRegistry
+from progressd.http.streams import HTTPStreams
 from progressd.lifecycle import Announcer, ShutdownDeadline, ignore_alone, signals_received
 from progressd.net.bind import Sockets, open_sockets
 from progressd.net.connection_log import ConnectionLog
@@ -126,8 +126,8 @@ class Daemon:
         self.tasks = tasks
         self.registry = Registry(store)
         self.batches = Batches(store)
-        self.log = LocalLog(store, self.registry)
-        self.history = History(store, self.registry, self.batches, self.log.health, self.base)
+        self.commit_log = LocalCommitLog(store, self.registry)
+        self.history = History(store, self.registry, self.batches, self.commit_log.health, self.base)
         self.files = JobFiles(
             settings.state_dir, limits.min_free_bytes, limits.max_stored_bytes, settings.log.max_bytes_per_job
         )
@@ -135,9 +135,16 @@ class Daemon:
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.send_buffer_bytes
         )
         self.forecasts = Forecasts()
-        self.queue = Queue(self.registry, self.forecasts, settings.runner.concurrency)
+        self.queue_estimates = QueueEstimates(self.registry, self.forecasts, settings.runner.concurrency)
         self.ingest = Ingest(
-            self.log, store, self.registry, self.batches, self.broadcaster, self.files.logs, self.forecasts, self.base
+            self.commit_log,
+            store,
+            self.registry,
+            self.batches,
+            self.broadcaster,
+            self.files.logs,
+            self.forecasts,
+            self.base,
         )
         self.producers = UnixSocket(self.ingest, settings)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
@@ -149,11 +156,11 @@ class Daemon:
             store, self.registry, self.batches, self.history, self.broadcaster, self.ingest, self.log_readers
         )
         self.connection_limiter = ConnectionLimiter(settings)
-        self.watchers = WebSocketServer(
+        self.websockets = WebSocketServer(
             settings, self.authenticator, self.rate_limits, self.connection_limiter, self.engine
         )
-        self.streams = StreamRegistry(self.connection_limiter)
-        self.announcer = Announcer(self.watchers, self.streams)
+        self.streams = HTTPStreams(self.connection_limiter)
+        self.announcer = Announcer(self.websockets, self.streams)
         self.services = self._services()
         self.http = HTTPServer(AccessMiddleware(build_app(), self.services), self.base, settings)
         self.reload = Reload(settings, read_settings)
@@ -164,7 +171,7 @@ class Daemon:
         metrics = MetricsCollector(
             engine=self.engine,
             job_files=self.files.usage,
-            watchers=self.watchers,
+            websockets=self.websockets,
             streams=self.streams,
             connection_log=self.connection_log,
             workers=self.settings.runner.concurrency,
@@ -178,7 +185,7 @@ class Daemon:
             streams=self.streams,
             metrics=metrics,
             answers=JobResponseCache(self.store.id, self.base),
-            queue=self.queue,
+            queue_estimates=self.queue_estimates,
             base=self.base,
         )
 
@@ -196,7 +203,7 @@ class Daemon:
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.files.logs.run)
         self.tasks.start_soon(self.services.metrics.run)
-        self.tasks.start_soon(self.watchers.heartbeat.run)
+        self.tasks.start_soon(self.websockets.heartbeat.run)
         self.tasks.start_soon(self.authenticator.run)
         retention = partial(run_retention, keep_logs=self.settings.log.retention)
         self.tasks.start_soon(retention, self.settings.store.retention, self.store, self.registry, self.files)
@@ -247,7 +254,7 @@ class Daemon:
             accepting.start_soon(listener.run, listening)
         accepting.start_soon(self.producers.run, *sockets.unix)
         accepting.start_soon(self.runner.run)
-        accepting.start_soon(self.announcer.run, self.log.health, self._settle)
+        accepting.start_soon(self.announcer.run, self.commit_log.health, self._settle)
         self.services.ready = True
 
     async def _until_stopped(self, signals: AsyncIterator[int], notify: Notifier, on_terminal: bool) -> None:
@@ -279,7 +286,7 @@ class Daemon:
         await self.http.drain()
         await listener.drain()
         self.streams.close(DRAINING)
-        await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))
+        await self.websockets.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.websockets)))
 
     async def _abort_late(self, connections: trio.CancelScope, deadline: ShutdownDeadline, seconds: float) -> None:
         with deadline.limit(seconds):
@@ -290,7 +297,7 @@ class Daemon:
     def _listener(self, connections: trio.Nursery) -> Listener:
         settings = self.settings
         listener = Listener(
-            self.watchers.handle,
+            self.websockets.handle,
             self.http.serve,
             connections,
             settings.limits,
@@ -311,7 +318,7 @@ class Daemon:
     def _status(self) -> str:
         unfinished = self.registry.unfinished.values()
         processing = sum(job.status is JobStatus.PROCESSING for job in unfinished)
-        jobs = f"jobs: {processing} running, {len(unfinished) - processing} queued; watchers: {len(self.watchers)}"
+        jobs = f"jobs: {processing} running, {len(unfinished) - processing} queued; watchers: {len(self.websockets)}"
         return "; ".join(filter(None, [self.reload.pending, jobs]))
 
     def _use(self, settings: Settings) -> None:
@@ -322,7 +329,7 @@ class Daemon:
         for part in (
             self.producers,
             self.runner,
-            self.watchers,
+            self.websockets,
             self.rate_limits,
             self.connection_limiter,
             self.services,

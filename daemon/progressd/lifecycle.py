@@ -9,8 +9,8 @@ import trio
 
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import Notice, ServerShutdown, ServerShutdownData, ServerStatus, ServerStatusData
-from progressd.engine.log import StoreHealth
-from progressd.http.streams import StreamRegistry
+from progressd.engine.commit_log import StoreHealth
+from progressd.http.streams import HTTPStreams
 from progressd.ws.server import WebSocketServer
 
 log = structlog.get_logger(__name__)
@@ -81,8 +81,8 @@ class ShutdownDeadline:
 class Announcer:
     """Notify all watchers when the store fails or recovers, and when the daemon stops."""
 
-    def __init__(self, watchers: WebSocketServer, streams: StreamRegistry) -> None:
-        self._watchers = watchers
+    def __init__(self, websockets: WebSocketServer, streams: HTTPStreams) -> None:
+        self._websockets = websockets
         self._streams = streams
         self._stopping = False
 
@@ -106,5 +106,5 @@ class Announcer:
 
     def _announce(self, message: Notice, *, later: bool = True) -> None:
         """Send a message to all watchers; `later`: also to new watchers, until the next message."""
-        self._watchers.announce(message, later=later)
+        self._websockets.announce(message, later=later)
         self._streams.announce(message, later=later)

@@ -26,7 +26,7 @@ from progressd.auth.api_keys import read_keys
 from progressd.auth.limits import client_address
 from progressd.auth.watch_tokens import read_token
 from progressd.config.load import load
-from progressd.config.settings import BUILT_IN, Server
+from progressd.config.settings import BUILT_IN_PIPELINES, Server
 from progressd.core.errors import ProgressdError
 from progressd.core.json import decode
 from progressd.core.messages import Cursor
@@ -233,7 +233,9 @@ async def tried(tmp_path: Path, trial: Trial) -> AsyncGenerator[RunningDaemon]:
     """A daemon with everything that the corpus refers to. At the end, it must be healthy and have leaked nothing."""
     with logging_to(trial):
         async with running_daemon(
-            tmp_path, limits=LIMITS, pipelines={"pdf": replace(BUILT_IN["pdf"], command=("cp", "{input}", "{output}"))}
+            tmp_path,
+            limits=LIMITS,
+            pipelines={"pdf": replace(BUILT_IN_PIPELINES["pdf"], command=("cp", "{input}", "{output}"))},
         ) as daemon:
             yield daemon
             assert b" 200 " in await exchanged(await daemon.connect(), request("/api/health/live"), LEFT)

@@ -11,9 +11,9 @@ from progressd.auth.api_keys import Scope
 from progressd.auth.authenticator import Identity
 from progressd.core.events import RegisterEvent, Registration
 from progressd.core.messages import JobStatus
-from progressd.engine.access import Engine, View
 from progressd.engine.ingest import Outcome
 from progressd.engine.log_reader import LogReaders
+from progressd.engine.view import ClientView, Engine
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from support import keys
@@ -123,7 +123,7 @@ async def test_events_of_a_hidden_job_being_registered_are_rejected(store: SQLit
         engine = Engine(store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest, logs)
 
         async def cancel_theirs() -> None:
-            answers.extend(await View(engine, who).submit(cancel(2)))
+            answers.extend(await ClientView(engine, who).submit(cancel(2)))
 
         others = RegisterEvent(THEIRS, Registration("scan", labels={"team": "print"}))
         nursery.start_soon(spine.submit, others)

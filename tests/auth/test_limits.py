@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.auth.authenticator import ANONYMOUS, Client, Identity
-from progressd.auth.limits import MAX_BUCKETS, ConnectionLimiter, RateLimiter, client_address, counted_as
+from progressd.auth.limits import MAX_BUCKETS, ConnectionLimiter, RateLimiter, address_group, client_address
 from progressd.config.settings import Limits
 from progressd.core.errors import (
     RateLimited,
@@ -127,7 +127,7 @@ def test_the_client_is_the_last_untrusted_address(peer: str, headers: dict[str, 
     ],
 )
 def test_ipv6_addresses_count_as_their_64(address: str, counted: str) -> None:
-    assert counted_as(address) == counted
+    assert address_group(address) == counted
 
 
 async def statuses(client: httpx.AsyncClient, count: int, **headers: str) -> list[int]:

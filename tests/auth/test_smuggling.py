@@ -78,7 +78,7 @@ async def test_a_body_like_an_upgrade_is_a_body(daemon: RunningDaemon) -> None:
                 await peer.send(piece)
                 await wait_all_tasks_blocked(0.01)
             assert (await peer.response()).status in (200, 400, 404, 405, 426)
-    assert not daemon.daemon.watchers
+    assert not daemon.daemon.websockets
 
 
 async def test_all_parsers_end_a_head_at_two_line_feeds(daemon: RunningDaemon) -> None:

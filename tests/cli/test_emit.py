@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.cli import emit_command
+from progressd.cli import fast_emit
 from support import cli
 from support.answering import answer, answering, taken, unreachable
 from support.cli import run
@@ -161,7 +161,7 @@ def test_the_fast_path_sends_what_the_command_line_sends(arguments: list[str]) -
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             environ = {"PROGRESSD_SOCKET": f"{directory}/s", "PROGRESSD_JOB_ID": "job"}
-            accepted = emit_command.report(arguments, environ)
+            accepted = fast_emit.report(arguments, environ)
             if accepted:
                 assert emit(*arguments, **environ).exit_code == 0
                 [fast, slow] = server.events

@@ -45,7 +45,7 @@ def test_a_plain_report_imports_only_c_modules(way: str, daemon: ServedDaemon) -
     run = "try:\n    entry.main()\nexcept SystemExit as end:\n    assert not end.code"
     own = loaded(f"import progressd.cli.entry as entry\nsys.argv = {arguments}\n{run}")
     known = loaded("")
-    assert own - known <= {"progressd", "progressd.cli", "progressd.cli.entry", "progressd.cli.emit_command", "_socket"}
+    assert own - known <= {"progressd", "progressd.cli", "progressd.cli.entry", "progressd.cli.fast_emit", "_socket"}
 
 
 @pytest.mark.parametrize("arguments", [["run", "true"], ["watch", "JOB"], ["jobs"], ["cancel", "JOB"]])

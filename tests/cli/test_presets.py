@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from progressd.cli.main import main
-from progressd.detect.presets import BUILT_IN
+from progressd.detect.preset_loader import BUILT_IN_PRESETS
 from support.cli import run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,7 +34,7 @@ def test_the_documented_list_is_the_real_one(tmp_path: Path) -> None:
 
 def test_a_preset_is_shown_as_its_file() -> None:
     shown = run("presets", "show", "youtube-dl").output
-    path = BUILT_IN / "yt-dlp.toml"
+    path = BUILT_IN_PRESETS / "yt-dlp.toml"
     assert shown == f"# {path}\n{path.read_text()}"
     result = run("presets", "show", "nonsense")
     assert (result.exit_code, result.output) == (

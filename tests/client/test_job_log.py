@@ -91,7 +91,7 @@ def test_without_a_daemon_lines_neither_block_nor_fill_the_memory(caplog: pytest
             job.log("x" * 10_000)
         assert time.monotonic() - began < PATIENCE
         assert job._log is not None
-        assert job._log.queue._head_size + job._log.queue._tail_size <= 5 << 20
+        assert job._log.buffer._head_size + job._log.buffer._tail_size <= 5 << 20
     assert any("end of the log" in one for one in warnings(caplog))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from progressd.config import docs
 from progressd.config.fields import declared
 from progressd.config.load import load
-from progressd.config.settings import BUILT_IN, Settings
+from progressd.config.settings import BUILT_IN_PIPELINES, Settings
 
 PAGE = Path(__file__).parents[2] / "docs/settings.md"
 
@@ -64,4 +64,4 @@ def test_every_setting_and_option_is_described() -> None:
     for setting in declared(Settings):
         assert setting.meta.description, setting.key
         assert str(setting.meta.description).endswith("."), setting.key
-    assert all(option.description for pipeline in BUILT_IN.values() for option in pipeline.options.values())
+    assert all(option.description for pipeline in BUILT_IN_PIPELINES.values() for option in pipeline.options.values())

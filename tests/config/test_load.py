@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.config import load as config
 from progressd.config.fields import declared, toml
-from progressd.config.settings import BUILT_IN, Settings
+from progressd.config.settings import BUILT_IN_PIPELINES, Settings
 from progressd.core.errors import SettingsError
 
 Write = Callable[[str], Path]
@@ -38,7 +38,7 @@ def test_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert settings.state_dir == tmp_path / "progressd-data"
     assert settings.ingest.socket == tmp_path / "progressd-data/ingest.sock"
     assert settings.runner.concurrency == len(os.sched_getaffinity(0))
-    assert settings.pipelines == BUILT_IN
+    assert settings.pipelines == BUILT_IN_PIPELINES
     assert set(origins.values()) == {"default"}
     assert origins.keys() == {setting.key for setting in declared(Settings)} | {"pipelines.pdf"}
 
@@ -232,10 +232,10 @@ def test_a_pipeline_overrides_the_built_in_one(write: Write) -> None:
     path = write("[pipelines.pdf]\ntimeout = '2h'\n[pipelines.pdf.options.dpi]\ndefault = 600\n")
     settings, origins = load(path, {}, {})
     pdf = settings.pipelines["pdf"]
-    assert pdf.command == BUILT_IN["pdf"].command
+    assert pdf.command == BUILT_IN_PIPELINES["pdf"].command
     assert pdf.timeout == 7200
     assert (pdf.options["dpi"].default, pdf.options["dpi"].maximum) == (600, 2400)
-    assert pdf.options["ocr"] == BUILT_IN["pdf"].options["ocr"]
+    assert pdf.options["ocr"] == BUILT_IN_PIPELINES["pdf"].options["ocr"]
     assert origins["pipelines.pdf"] == f"file {path}"
 
 

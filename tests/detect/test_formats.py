@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from progressd.detect.detector import DESCRIPTOR, STDERR, Detector
 from progressd.detect.plan import plan
-from progressd.detect.presets import Presets
+from progressd.detect.preset_loader import Presets
 
 PRESETS = Presets()
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.errors import InvalidInput
 from progressd.detect.plan import Plan, plan
-from progressd.detect.presets import BUILT_IN, Presets
+from progressd.detect.preset_loader import BUILT_IN_PRESETS, Presets
 from progressd.detect.rules import check
 
 PRESETS = Presets()
@@ -184,7 +184,7 @@ def test_an_alias_has_the_preset_of_its_target(tmp_path: Path) -> None:
 def test_every_built_in_preset_is_valid() -> None:
     names = list(PRESETS)
     assert len(names) >= 30
-    for path in BUILT_IN.glob("*.toml"):
+    for path in BUILT_IN_PRESETS.glob("*.toml"):
         preset = PRESETS.find(path.stem)
         assert preset is not None
         check(tomllib.loads(path.read_text()))
@@ -280,7 +280,7 @@ def test_any_command_has_a_plan(command: list[str]) -> None:
 
 def test_a_plan_loads_no_library() -> None:
     code = (
-        "import sys\nfrom progressd.detect.plan import plan\nfrom progressd.detect.presets import Presets\n"
+        "import sys\nfrom progressd.detect.plan import plan\nfrom progressd.detect.preset_loader import Presets\n"
         "assert plan(['rsync', 'a', 'b'], Presets()).added\nprint(*sys.modules)"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -16,7 +16,7 @@ import pytest
 from progressd.detect.detector import DESCRIPTOR, STDERR, STDOUT, Detector
 from progressd.detect.output_filter import OutputFilter
 from progressd.detect.plan import Plan, plan
-from progressd.detect.presets import Presets
+from progressd.detect.preset_loader import Presets
 from support.waiting import PATIENCE
 
 pytestmark = pytest.mark.tools

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.detect.detector import LARGE, PATIENCE, SAMPLED, STDOUT, Detector
 from progressd.detect.plan import Plan, plan
-from progressd.detect.presets import Presets
+from progressd.detect.preset_loader import Presets
 from progressd.detect.reading import Reading
 from progressd.detect.rules import reading_of
 from progressd.detect.track import Track

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from progressd.core.events import ReportedProgress
 from progressd.detect.detector import DESCRIPTOR, STDERR, STDOUT, Detector
 from progressd.detect.plan import plan
-from progressd.detect.presets import Presets
+from progressd.detect.preset_loader import Presets
 
 TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
 STREAMS = {"O": STDOUT, "E": STDERR, "P": DESCRIPTOR}

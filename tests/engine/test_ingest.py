@@ -14,7 +14,7 @@ import trio.testing
 from msgspec import UNSET
 from msgspec.structs import replace
 from progressd.broadcast.broadcaster import Reader
-from progressd.broadcast.throttle import ThrottledOutbox
+from progressd.broadcast.filters import ThrottledOutbox
 from progressd.core.errors import Conflict, InvalidInput, NotFound, ProgressdError, StoreFailed, Unavailable
 from progressd.core.events import BatchCancelEvent, PreviewEvent, RegisterEvent, Registration
 from progressd.core.job import Job

@@ -85,7 +85,7 @@ def test_a_deleted_job_is_forgotten(registry: Registry) -> None:
 
 def seen(registry: Registry, number: int = 1, after: int = 0, upto: int = 1000) -> list[int] | None:
     """Return the offsets of the messages of a job."""
-    trail = registry.log_of(job_id(number))
+    trail = registry.messages_of(job_id(number))
     return None if trail is None else [published.offset for published in trail.between(after, upto)]
 
 
@@ -119,7 +119,7 @@ async def test_load_reads_messages_of_unfinished_jobs(store: SQLiteStore, regist
     store.first_offset = 100  # as after opening the file again
     await reopened.load()
     assert seen(reopened) == [1, 3, 5]
-    trail = reopened.log_of(job_id(1))
+    trail = reopened.messages_of(job_id(1))
     assert trail is not None
     assert trail.progress is not None
     assert trail.progress.message == msgspec.structs.replace(moved(7), cursor=f"{store.id}-5", time=NOW)

@@ -8,14 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
-from progressd.config.settings import BUILT_IN
+from progressd.config.settings import BUILT_IN_PIPELINES
 from progressd.core.pipeline import Pipeline
 from support.contract import DONE, FAILED, QUEUED, ROWS, RUNNING, Row
 from support.daemon import RunningDaemon, completed, failed, progress, registered, running_daemon
 from support.http_client import client_of
 from support.submitting import PDF
 
-IDLE = Pipeline(("sleep", "60"), options=BUILT_IN["pdf"].options)
+IDLE = Pipeline(("sleep", "60"), options=BUILT_IN_PIPELINES["pdf"].options)
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
 
 

@@ -15,7 +15,7 @@ from progressd.auth.authenticator import ANONYMOUS, Client
 from progressd.auth.limits import ConnectionLimiter
 from progressd.broadcast.broadcaster import ReaderOutbox
 from progressd.core.messages import ServerStatus, ServerStatusData
-from progressd.http.streams import StreamRegistry
+from progressd.http.streams import HTTPStreams
 from support.daemon import (
     PATIENCE,
     RunningDaemon,
@@ -274,7 +274,7 @@ async def test_streams_are_limited(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
 async def test_two_clients_cannot_take_the_last_place(limit: str, tmp_path: Path) -> None:
     """Between the check and the stream, the head of the response is sent, and other requests run."""
-    streams = StreamRegistry(ConnectionLimiter(settings_in(tmp_path, limits={limit: 1})))
+    streams = HTTPStreams(ConnectionLimiter(settings_in(tmp_path, limits={limit: 1})))
     first, second = ReaderOutbox(1000), ReaderOutbox(1000)
     client = Client("198.51.100.7", ANONYMOUS)
     for _ in (first, second):
@@ -299,7 +299,7 @@ async def test_websockets_and_streams_share_the_limit(tmp_path: Path, limit: str
             with pytest.raises(ConnectionRejected):
                 async with daemon.watch():
                     pass
-        await eventually(lambda: len(daemon.daemon.streams) == len(daemon.daemon.watchers) == 0)
+        await eventually(lambda: len(daemon.daemon.streams) == len(daemon.daemon.websockets) == 0)
         async with streaming(daemon, "/api/events"), daemon.watch():  # the places are free again
             pass
 

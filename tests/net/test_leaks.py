@@ -184,7 +184,7 @@ async def test_connections_leave_nothing_behind(tmp_path: Path) -> None:
         assert {kind: count for kind, count in found.items() if count > MAX_GARBAGE} == {}
         assert {kind: count for kind, count in left.items() if count > FEW} == {}
         assert more_blocks < 100 * FEW
-        assert daemon.daemon.watchers.budget.used == 0
+        assert daemon.daemon.websockets.budget.used == 0
         connection_log = daemon.daemon.connection_log
         assert (connection_log.open, connection_log.accepted) == (0, connection_log.counts.total())
         assert connection_log.counts["failed", "error"] == 0

@@ -22,7 +22,7 @@ from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
 from progressd.net.listener import TLS_HANDSHAKES
 from progressd.net.tls import TLSTransport, tls_context
-from progressd.system.pass_limiter import PassLimiter
+from progressd.system.event_loop_limiter import EventLoopLimiter
 from structlog.testing import capture_logs
 from support.certificates import certificate
 from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, settings_in
@@ -237,7 +237,7 @@ async def connected(cert: Path) -> AsyncGenerator[tuple[TLSTransport, trio.SSLSt
         async with trio.open_nursery() as nursery:
             with trio.fail_after(PATIENCE):
                 yield (
-                    TLSTransport(ours, context, nursery.start_soon, PassLimiter(1)),
+                    TLSTransport(ours, context, nursery.start_soon, EventLoopLimiter(1)),
                     trio.SSLStream(stream, client_context, server_hostname="localhost"),
                 )
             nursery.cancel_scope.cancel()

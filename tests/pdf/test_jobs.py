@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pikepdf
 import pytest
-from progressd.config.settings import BUILT_IN
+from progressd.config.settings import BUILT_IN_PIPELINES
 from progressd.core.messages import JobStatus
 from support.daemon import running_daemon
 from support.samples import SCAN
@@ -121,7 +121,7 @@ BOMBS: list[tuple[Callable[[], bytes], str]] = [
 @pytest.mark.parametrize(("bomb", "sentence"), BOMBS)
 async def test_a_malicious_pdf_fails_only_its_job(bomb: Callable[[], bytes], sentence: str, tmp_path: Path) -> None:
     timeout = 3 if bomb is drawing_bomb else 40
-    pdf = msgspec.structs.replace(BUILT_IN["pdf"], max_memory_bytes=MEMORY, timeout=timeout)
+    pdf = msgspec.structs.replace(BUILT_IN_PIPELINES["pdf"], max_memory_bytes=MEMORY, timeout=timeout)
     pipelines = {"pdf": pdf, "next": shell("true")}
     async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1, "kill_grace": 0.5}) as daemon:
         content = bomb()

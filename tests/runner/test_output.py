@@ -13,7 +13,7 @@ from progressd.detect.detector import STDERR, STDOUT, Detector
 from progressd.detect.frames import MAX_FRAMES
 from progressd.detect.plan import Plan
 from progressd.producers.ndjson import TURN_LINES, NumberedLine
-from progressd.runner.log import OutputQueue, without_events
+from progressd.runner.log import PipelineOutputBuffer, without_events
 from progressd.runner.output import MAX_SUMMARY, OutputParser, summary
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
@@ -164,7 +164,7 @@ def test_events_are_left_out_of_the_log(text: bytes, kept: bytes) -> None:
 
 def test_only_stdout_has_events() -> None:
     event, after = encode(progress(3)) + b"\n", b'{"type":"log","data":{"stream":"stderr","text":"full"}}\nend\n'
-    queue = OutputQueue(lambda: None, ID)
+    queue = PipelineOutputBuffer(lambda: None, ID)
     queue.put(LogStream.STDERR, event)
     queue.put(LogStream.STDOUT, event + after)
     queue.close()

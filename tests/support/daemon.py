@@ -23,7 +23,7 @@ import trio
 import trio.testing
 from progressd.app import CLOSE_TIMEOUT, Daemon, started
 from progressd.config.settings import (
-    BUILT_IN,
+    BUILT_IN_PIPELINES,
     AuthSettings,
     IngestSettings,
     Limits,
@@ -67,7 +67,7 @@ def settings_in(
     sections: Any = {
         name: section(**{**ours.get(name, {}), **given.get(name, {})}) for name, section in SECTIONS.items()
     }
-    return Settings(state_dir=state_dir, pipelines={**BUILT_IN, **(pipelines or {})}, **sections)
+    return Settings(state_dir=state_dir, pipelines={**BUILT_IN_PIPELINES, **(pipelines or {})}, **sections)
 
 
 class Census(NamedTuple):
@@ -125,7 +125,7 @@ class RunningDaemon:
         return Census(
             trio.lowlevel.current_statistics().tasks_living,
             len(os.listdir("/proc/self/fd")),
-            len(self.daemon.watchers),
+            len(self.daemon.websockets),
             [*broadcaster._topics, *broadcaster._sessions.members],
         )
 

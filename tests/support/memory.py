@@ -22,7 +22,7 @@ from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome, LogEntry
 from progressd.net.request import AT_ROOT
 from progressd.system.condition import Condition
-from progressd.system.pass_limiter import PassLimiter
+from progressd.system.event_loop_limiter import EventLoopLimiter
 from progressd.ws.server import WebSocketServer
 from trio.testing import MemoryReceiveStream, MemorySendStream
 from wsproto.frame_protocol import Opcode
@@ -133,7 +133,7 @@ class Deciding(EventSink):
     store_id = "store"
 
     def __init__(self) -> None:
-        self.limiter = PassLimiter(PASS_BYTES)
+        self.limiter = EventLoopLimiter(PASS_BYTES)
         self.taken: list[Event] = []
         self.may_decide = trio.Event()
         self.may_decide.set()
@@ -158,14 +158,14 @@ class Server:
         self.ingest = Deciding()
         engine = SimpleNamespace(history=self.history, broadcaster=self.broadcaster, ingest=self.ingest, logs=None)
         authenticator = Authenticator(settings.auth)
-        self.watchers = WebSocketServer(
+        self.websockets = WebSocketServer(
             settings,
             authenticator,
             RateLimiter(settings),
             ConnectionLimiter(settings),
             cast(Any, engine),
         )
-        nursery.start_soon(self.watchers.heartbeat.run)
+        nursery.start_soon(self.websockets.heartbeat.run)
         self.ended_at: float | None = None
         self.outcomes: list[ConnectionOutcome] = []
 
@@ -173,7 +173,7 @@ class Server:
         connection = Connection(transport, "127.0.0.1", LogEntry("127.0.0.1"))
         await connection.read_head(65536)
         assert connection.wants_websocket(AT_ROOT)
-        await self.watchers.handle(connection)
+        await self.websockets.handle(connection)
         self.ended_at = trio.current_time()
         self.outcomes.append(connection.log_entry.outcome)
         transport.close()

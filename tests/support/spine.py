@@ -21,9 +21,9 @@ from progressd.core.events import (
 )
 from progressd.core.job import MaySee, sees_all
 from progressd.core.messages import ErrorData, JobStatus
+from progressd.engine.commit_log import LocalCommitLog
 from progressd.engine.history import PAGE, SNAPSHOT_MAX_AGE, History
 from progressd.engine.ingest import Ingest, Outcome
-from progressd.engine.log import LocalLog
 from progressd.engine.registry import MAX_FINISHED, Batches, Registry
 from progressd.files.job_files import JobFiles
 from progressd.store.sqlite import SQLiteStore
@@ -46,14 +46,14 @@ class Spine:
         self.store = store
         self.registry = Registry(store, max_finished)
         self.batches = Batches(store)
-        self.log = LocalLog(store, self.registry, **log_options)
-        self.health = self.log.health
+        self.commit_log = LocalCommitLog(store, self.registry, **log_options)
+        self.health = self.commit_log.health
         self.history = History(
             store, self.registry, self.batches, self.health, page_size=page_size, snapshot_max_age=snapshot_max_age
         )
         self.broadcaster = Broadcaster(self.history, nursery=nursery, offset=store.first_offset - 1)
         self.files = JobFiles(Path("/nonexistent"))
-        self.ingest = Ingest(self.log, store, self.registry, self.batches, self.broadcaster, self.files.logs)
+        self.ingest = Ingest(self.commit_log, store, self.registry, self.batches, self.broadcaster, self.files.logs)
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
         """Submit events to ingest."""

@@ -19,7 +19,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from progressd.system import log
-from progressd.system.log_output import MAX_BYTES, LogQueue, stderr_is_journal
+from progressd.system.log_sinks import MAX_BYTES, LogWriter, stderr_is_journal
 from support.waiting import PATIENCE, until
 
 
@@ -183,12 +183,12 @@ class FailingAtFirst:
 
 def test_lines_that_cannot_be_written_are_counted() -> None:
     output = FailingAtFirst()
-    queue = LogQueue(output, lambda dropped: b"%d dropped" % dropped)
+    writer = LogWriter(output, lambda dropped: b"%d dropped" % dropped)
     for number in range(1, 4):
-        queue.msg(b"x")
+        writer.msg(b"x")
         until(lambda number=number: output.tries == number)
-    queue.msg(b"y")
-    queue.close()
+    writer.msg(b"y")
+    writer.close()
     assert output.lines == [b"y", b"3 dropped"]
 
 

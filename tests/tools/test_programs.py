@@ -26,7 +26,7 @@ import httpx
 import pytest
 from progressd.detect.detector import DESCRIPTOR, STDERR, STDOUT, Detector
 from progressd.detect.plan import Plan, plan
-from progressd.detect.presets import Presets
+from progressd.detect.preset_loader import Presets
 from support.serving import ServedDaemon, served_daemon
 from support.waiting import PATIENCE, until
 from tools.programs import ENVIRONMENT, PROGRAMS, Program, slow_server

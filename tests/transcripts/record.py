@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from progressd.detect.plan import plan
-from progressd.detect.presets import Presets
+from progressd.detect.preset_loader import Presets
 
 COLUMNS = int(os.environ.get("COLUMNS", "120"))
 

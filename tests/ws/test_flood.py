@@ -78,7 +78,7 @@ async def test_one_pass_reads_few_frames(daemon: RunningDaemon) -> None:
     sent = MAX_EMPTY_FRAMES - 1
     async with Peer(await daemon.connect()) as peer:
         await peer.open(PUBLISH)
-        [websocket] = daemon.daemon.watchers._open
+        [websocket] = daemon.daemon.websockets._open
         seen = [0]
         await peer.send(PONG * sent)
         with trio.fail_after(PATIENCE):

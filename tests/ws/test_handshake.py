@@ -187,9 +187,9 @@ async def test_a_rejected_handshake_gets_json_and_takes_no_slot(tmp_path: Path) 
             assert response.json == {"error": "all 1 connections are in use", "retry_after": 5}
             assert response.headers["retry-after"] == "5"
             await watcher.websocket.aclose()
-            await eventually(lambda: not daemon.daemon.watchers)
+            await eventually(lambda: not daemon.daemon.websockets)
         async with daemon.watch():
-            assert len(daemon.daemon.watchers) == 1
+            assert len(daemon.daemon.websockets) == 1
 
 
 async def test_only_websocket_paths_switch_protocols(daemon: RunningDaemon) -> None:

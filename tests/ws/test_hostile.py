@@ -96,7 +96,7 @@ class Chatter(trio.abc.Instrument):
     """Writes to every WebSocket after each step of any task."""
 
     def __init__(self, daemon: RunningDaemon) -> None:
-        self._open = daemon.daemon.watchers._open
+        self._open = daemon.daemon.websockets._open
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         for websocket in self._open:
@@ -160,7 +160,7 @@ async def test_empty_fragments_use_no_memory(daemon: RunningDaemon) -> None:
         )
         while await peer.next_frame() != (Opcode.PONG, b"ok"):
             pass
-        held = [len(websocket._ws._message_parts) for websocket in daemon.daemon.watchers._open]
+        held = [len(websocket._ws._message_parts) for websocket in daemon.daemon.websockets._open]
         assert held == [0, 0]
 
 
@@ -223,7 +223,7 @@ async def test_unread_pongs_use_little_memory(slow_clock: MockClock, daemon: Run
 
 def waiting(daemon: RunningDaemon) -> int:
     """Return how many bytes wait in the daemon for all watchers."""
-    return daemon.daemon.watchers.budget.used
+    return daemon.daemon.websockets.budget.used
 
 
 async def test_a_client_that_never_reads_delays_no_other(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ async def test_a_client_that_never_reads_delays_no_other(tmp_path: Path) -> None
         assert 0 < received < sent
         await bad.send(close_frame(4000))
         await bad.rest()
-        await eventually(lambda: len(daemon.daemon.watchers) == 1)
+        await eventually(lambda: len(daemon.daemon.websockets) == 1)
         await daemon.report(registered(job_id(10**6)))
         assert (await good.receive())["job_id"] == job_id(10**6)
 

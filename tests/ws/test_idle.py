@@ -38,7 +38,7 @@ async def test_an_idle_watcher_is_one_task_and_few_objects(tmp_path: Path, query
             blocks = sys.getallocatedblocks()
             for _ in range(WATCHERS):
                 watch(daemon, held, query)
-            await eventually(lambda: len(daemon.daemon.watchers) == 1 + WATCHERS)
+            await eventually(lambda: len(daemon.daemon.websockets) == 1 + WATCHERS)
             await daemon.leaves_only(
                 before._replace(
                     tasks=before.tasks + WATCHERS,
@@ -55,7 +55,7 @@ async def test_more_clients_than_a_batch_are_pinged(tmp_path: Path) -> None:
         await daemon.report(registered(ID))
         with ExitStack() as held:
             socks = [watch(daemon, held) for _ in range(WATCHERS)]
-            await eventually(lambda: len(daemon.daemon.watchers) == WATCHERS)
+            await eventually(lambda: len(daemon.daemon.websockets) == WATCHERS)
             for sock in socks:
                 sock.setblocking(False)
                 data = b""

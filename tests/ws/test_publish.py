@@ -149,14 +149,14 @@ async def test_unread_answers_stop_reading_and_delay_no_other_producer(daemon: R
                 sent += 1
 
         nursery.start_soon(flood)
-        await eventually(lambda: daemon.daemon.watchers.budget.used)
+        await eventually(lambda: daemon.daemon.websockets.budget.used)
         async with daemon.watch(PATH) as other:
             await report(other, registered(OTHER), completed(OTHER))
             assert [answer["ok"] for answer in await answers(other, 2)] == [True, False]
         reached = -1
         while reached != (reached := sent):  # what the kernel takes is in once nothing happens any more
             await trio.testing.wait_all_tasks_blocked(0.1)
-        assert daemon.daemon.watchers.budget.used < 1 << 20
+        assert daemon.daemon.websockets.budget.used < 1 << 20
         for _ in range(200 * reached):  # once it reads on, it is read on
             await peer.next_frame()
         await eventually(lambda: sent > reached)

@@ -67,7 +67,7 @@ async def test_waiting_lines_when_the_daemon_closes(
     for _ in range(3):  # the first is being decided, the others wait
         await peer.send(REPORT)
         await wait_all_tasks_blocked()
-    await server.watchers.close(closing, 0)
+    await server.websockets.close(closing, 0)
     await wait_all_tasks_blocked()
     await peer.send(REPORT)  # too late
     await trio.sleep(1)

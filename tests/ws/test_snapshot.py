@@ -122,7 +122,7 @@ async def test_no_message_is_missing_between_snapshot_and_live(daemon: RunningDa
                 nursery.start_soon(watch)
                 await daemon.report(*(progress(ID, step + more, steps) for more in range(20)))
             nursery.start_soon(watch)
-            await eventually(lambda: len(daemon.daemon.watchers) == 21)
+            await eventually(lambda: len(daemon.daemon.websockets) == 21)
             await daemon.report(completed(ID))
     assert len(seen) == 21
     for messages in seen:

@@ -20,7 +20,7 @@ def without_additions(message: dict[str, Any]) -> dict[str, Any]:
 async def test_ws_001_a_watcher_connects_and_stays_connected(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
-        assert len(daemon.daemon.watchers) == 1
+        assert len(daemon.daemon.websockets) == 1
         with trio.fail_after(PATIENCE):
             await watcher.websocket.ping()
         assert watcher.websocket.closed is None

@@ -166,7 +166,7 @@ async def storm(directory: Path, watchers: int, jobs: int, steps: int) -> int:
                     assert each.changes[id_] == ["job_created"] * each.watches_all + expected[number % 3]
                     assert each.steps[id_] == sorted(set(each.steps[id_]))
                     assert each.steps[id_][-1] == steps
-        await eventually(lambda: not daemon.daemon.watchers)
+        await eventually(lambda: not daemon.daemon.websockets)
     return sum(each.returns for each in watching)
 
 

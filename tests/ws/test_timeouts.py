@@ -138,7 +138,7 @@ async def test_a_reload_changes_interval_and_timeout_of_open_connections(
     (_, one), (_, another) = await server.connect(), await server.connect()
     await trio.sleep(20)
     limits = {"heartbeat_interval": interval, "connection_timeout": seconds}
-    server.watchers.apply_settings(settings_in(tmp_path, limits=limits))
+    server.websockets.apply_settings(settings_in(tmp_path, limits=limits))
     start = trio.current_time()
     for due in pings:
         for peer in (one, another):

@@ -57,7 +57,7 @@ async def test_the_end_of_a_job_waits_until_the_timeout(server: Server, autojump
     await trio.sleep(HOUR)
     assert server.ended_at is not None
     assert 300 <= server.ended_at - start <= 300 + 2 * CLOSE_TIMEOUT
-    assert len(server.watchers) == 0
+    assert len(server.websockets) == 0
 
 
 async def fall_behind(server: Server) -> tuple[MemoryTransport, Peer]:
@@ -115,7 +115,7 @@ async def test_a_slow_consumer_is_not_closed_as_finished(server: Server, autojum
     for message in succeeded():
         await server.broadcaster.broadcast(message)
     await wait_all_tasks_blocked()
-    server.watchers.budget.limit = 10
+    server.websockets.budget.limit = 10
     other.full = False
     await trio.sleep(1)
     slow.full = False
@@ -130,7 +130,7 @@ async def test_a_full_socket_does_not_hide_a_disconnect(server: Server, autojump
     await peer.stream.aclose()
     await trio.sleep(1)
     assert server.ended_at is not None
-    assert len(server.watchers) == 0
+    assert len(server.websockets) == 0
 
 
 async def test_a_pending_handshake_gets_the_close_of_a_drain(server: Server, autojump_clock: MockClock) -> None:
@@ -140,8 +140,8 @@ async def test_a_pending_handshake_gets_the_close_of_a_drain(server: Server, aut
     peer = Peer(transport.client)
     await peer.send(upgrade(JOB))
     await server.history.asked.wait()
-    server.watchers.announce(ServerShutdown(ServerShutdownData("stopping", 5)))
-    await server.watchers.close(DRAINING, 1)
+    server.websockets.announce(ServerShutdown(ServerShutdownData("stopping", 5)))
+    await server.websockets.close(DRAINING, 1)
     server.history.may_answer.set()
     await peer.opened()
     assert (await close_and_when(peer))[:2] == (1001, "draining")
@@ -150,7 +150,7 @@ async def test_a_pending_handshake_gets_the_close_of_a_drain(server: Server, aut
 async def test_watchers_are_sent_away_one_after_the_other(server: Server, autojump_clock: MockClock) -> None:
     peers = [(await server.connect())[1] for _ in range(5)]
     start = trio.current_time()
-    await server.watchers.close(DRAINING, 4)
+    await server.websockets.close(DRAINING, 4)
     assert round(trio.current_time() - start) == 4
     times = [await close_and_when(peer) for peer in peers]
     assert [code for code, _, _ in times] == [1001] * 5

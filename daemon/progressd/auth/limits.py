@@ -39,7 +39,7 @@ def within(address: str, networks: tuple[str, ...]) -> bool:
     return any(found in network for network in map(_network, networks))
 
 
-def counted_as(address: str) -> str:
+def address_group(address: str) -> str:
     """Return the address or network that limits count: for IPv6 the /64, because a client has at least that many."""
     if ":" not in address:
         return address
@@ -147,7 +147,7 @@ class RateLimiter:
 
 def _bucket(client: Client) -> str:
     identity = client.identity
-    return identity.key if identity.key and not identity.token else counted_as(client.address)
+    return identity.key if identity.key and not identity.token else address_group(client.address)
 
 
 class ConnectionLimiter:
@@ -170,7 +170,7 @@ class ConnectionLimiter:
         if taken["all", ""] >= limits.max_connections:
             raise TooManyConnections(f"all {limits.max_connections} connections are in use")
         address, most = client.address, limits.max_connections_per_address
-        if taken["address", counted_as(address)] >= most and not within(address, limits.exempt_addresses):
+        if taken["address", address_group(address)] >= most and not within(address, limits.exempt_addresses):
             raise TooManyOfAddress(f"{address} already has {most} connections")
         for kind, name, most in (
             ("key", client.identity.key, limits.max_connections_per_key),
@@ -200,7 +200,7 @@ class ConnectionLimiter:
 def _groups(client: Client) -> Iterator[Group]:
     """Yield the groups of a client. A token also counts for the key that created it."""
     yield "all", ""
-    yield "address", counted_as(client.address)
+    yield "address", address_group(client.address)
     if client.identity.key:
         yield "key", client.identity.key
     if client.identity.token:

@@ -13,7 +13,7 @@ def main() -> None:
     """Run the command in `sys.argv`."""
     try:
         if sys.argv[1:2] == ["emit"]:
-            from progressd.cli.emit_command import emit
+            from progressd.cli.fast_emit import emit
 
             emit(sys.argv[2:], os.environ)
         elif sys.argv[1:2] == ["run"]:

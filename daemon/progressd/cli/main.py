@@ -56,7 +56,7 @@ class _Commands(click.Group):
         try:
             return self._in_sentences(ctx)
         except click.ClickException as error:
-            from progressd.system.log_output import stderr_is_journal
+            from progressd.system.log_sinks import stderr_is_journal
 
             if not stderr_is_journal():
                 raise
@@ -98,7 +98,7 @@ def _checked_output() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        from progressd.system.transient import UNWRITTEN
+        from progressd.system.transient_errors import UNWRITTEN
 
         if error.errno not in UNWRITTEN or error.filename is not None:
             raise

@@ -121,7 +121,7 @@ def _report(
 
         if options.log and not plan.keeps_streams:
             log = log_sender.LogSender(job_id, client, lambda text: job.say(text), log_sender.interval_for(url))
-        outputs = Outputs(started, plan.detection(), _say_unwritten, log.queue if log else None)  # passes it on
+        outputs = Outputs(started, plan.detection(), _say_unwritten, log.buffer if log else None)  # passes it on
     import trio
 
     from progressd.client.run.reporter import event_of, failure_of

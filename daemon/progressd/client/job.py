@@ -228,7 +228,7 @@ class Job:
                 self._log = LogSender(self.id, connect, self._log_failed, interval_for(url))
                 if self._reporter is not None:
                     self._start_log()
-        self._log.queue.put(LogStream.STDERR if stream == "stderr" else LogStream.STDOUT, lines)
+        self._log.buffer.put(LogStream.STDERR if stream == "stderr" else LogStream.STDOUT, lines)
 
     def _log_failed(self, sentence: str) -> None:
         log.warning("%s: %s", self.name, sentence)

@@ -1,6 +1,6 @@
 """Send the log of a job from a thread of its own, so that neither the work nor the reports of its progress wait.
 
-The memory is bounded, see LogQueue. Events are numbered, so that the daemon stores each once after a lost answer.
+The memory is bounded, see OutputBuffer. Events are numbered, so that the daemon stores each once after a lost answer.
 """
 
 import os
@@ -14,7 +14,7 @@ from progressd.client.endpoint import backoff
 from progressd.client.errors import APIError, ClientError
 from progressd.client.pending import Event
 from progressd.client.transport import EventTransport
-from progressd.system.log_queue import LogEntry, LogQueue
+from progressd.system.output_buffer import OutputBuffer, OutputChunk
 
 INTERVAL: Final = 0.1  # seconds between two requests
 REMOTE_INTERVAL: Final = 2.0  # seconds, for a daemon that may limit the requests
@@ -47,13 +47,13 @@ class LogSender(threading.Thread):
     ) -> None:
         super().__init__(name=f"progressd log: {job_id}", daemon=True)
         self._put = threading.Event()
-        self.queue = LogQueue(self._put.set)
+        self.buffer = OutputBuffer(self._put.set)
         self._job_id = job_id
         self._connect = connect
         self._say = say
         self._interval = interval
         self._source = os.urandom(4).hex()
-        self._entries: list[LogEntry] = []  # taken, and not acknowledged
+        self._entries: list[OutputChunk] = []  # taken, and not acknowledged
         self._seq = 1  # the number of the first of them
         self._doubtful = True  # the last request failed, so the next one has only one event
         self._over = threading.Event()
@@ -68,11 +68,11 @@ class LogSender(threading.Thread):
             while not self._over.is_set():
                 self._put.clear()
                 if not self._entries:
-                    self._entries = self.queue.take()
+                    self._entries = self.buffer.take()
                 if not self._entries:
-                    if self.queue.ended:
+                    if self.buffer.ended:
                         break
-                    if self.queue.empty:
+                    if self.buffer.empty:
                         self._put.wait()
                     else:  # after a gap
                         self._pause(INTERVAL)
@@ -96,12 +96,12 @@ class LogSender(threading.Thread):
                     if self._doubtful or not (self._entries or self._hurry.is_set()):
                         self._pause(backoff(failures, MAX_DELAY) if self._doubtful else interval)
         finally:
-            self.unsent = bool(self._entries) or not self.queue.ended
+            self.unsent = bool(self._entries) or not self.buffer.ended
             self._over.set()
             if transport is not None:
                 transport.close()
 
-    def _event(self, seq: int, entry: LogEntry) -> Event:
+    def _event(self, seq: int, entry: OutputChunk) -> Event:
         data = {
             "stream": entry.stream,
             "text": entry.text.removesuffix(b"\n").decode("utf-8", "replace"),
@@ -136,7 +136,7 @@ class LogSender(threading.Thread):
 
     def hurry(self) -> None:
         """Accept nothing more, and send the rest without pauses."""
-        self.queue.close()
+        self.buffer.close()
         self._hurry.set()
 
     def finish(self, seconds: float) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 
 from progressd.config.fields import Setting, declared, toml, toml_key
 from progressd.config.load import DEFAULT_FILE, Origins
-from progressd.config.settings import BUILT_IN, Settings
+from progressd.config.settings import BUILT_IN_PIPELINES, Settings
 from progressd.core.pipeline import Option, Pipeline
 
 _INTRODUCTION: Final = f"""\
@@ -63,7 +63,7 @@ def sample() -> str:
         for setting in settings:
             lines += ["", *_comment(_described(setting)), f"# {_assignment(setting)}"]
     lines += ["", "", *_comment("The built-in pipeline; [pipelines.NAME] adds another.")]
-    lines += [f"# {line}".rstrip() for line in _pipeline_lines("pdf", BUILT_IN["pdf"])]
+    lines += [f"# {line}".rstrip() for line in _pipeline_lines("pdf", BUILT_IN_PIPELINES["pdf"])]
     return "\n".join(lines).replace("\n\n\n\n", "\n\n\n") + "\n"
 
 
@@ -79,7 +79,7 @@ def page() -> str:
     for text, struct in ((_PIPELINES, Pipeline), (_OPTIONS, Option)):
         table = [_row(setting) for setting in declared(struct)]
         parts.append("\n".join([text, "| key | default | meaning |", "|---|---|---|", *table, ""]))
-    built_in = "\n".join(_pipeline_lines("pdf", BUILT_IN["pdf"]))
+    built_in = "\n".join(_pipeline_lines("pdf", BUILT_IN_PIPELINES["pdf"]))
     parts.append(f"### The built-in pipeline\n\n```toml\n{built_in}\n```\n")
     return "\n".join(parts)
 

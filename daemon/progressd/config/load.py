@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from progressd.config.fields import Setting, declared
-from progressd.config.settings import BUILT_IN, NETWORKS, Settings
+from progressd.config.settings import BUILT_IN_PIPELINES, NETWORKS, Settings
 from progressd.core.errors import SettingsError
 from progressd.core.pipeline import Option, Pipeline
 from progressd.system.fs import read_regular
@@ -164,7 +164,7 @@ def _pipelines(table: object, origin: str) -> tuple[dict[str, Pipeline], dict[st
     """Return the pipelines of the file, merged into the built-in ones key by key."""
     if not isinstance(table, dict) or not all(isinstance(item, dict) for item in table.values()):
         raise SettingsError(f"pipelines, from {origin}: expected a table for each pipeline, [pipelines.NAME]")
-    built_in: dict[str, Any] = {name: msgspec.to_builtins(pipeline) for name, pipeline in BUILT_IN.items()}
+    built_in: dict[str, Any] = {name: msgspec.to_builtins(pipeline) for name, pipeline in BUILT_IN_PIPELINES.items()}
     pipelines, origins = {}, {}
     for name in [*built_in, *(name for name in table if name not in built_in)]:
         merged = _merged(built_in.get(name, {}), table.get(name, {}))

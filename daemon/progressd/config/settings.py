@@ -308,7 +308,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     pipelines: dict[str, Pipeline] = {}
 
 
-BUILT_IN: Final[Mapping[str, Pipeline]] = {
+BUILT_IN_PIPELINES: Final[Mapping[str, Pipeline]] = {
     "pdf": Pipeline(
         command=("{python}", "-m", "progressd_pdf.pdf", "{input}", "{output}", "--options", "{options}"),
         options={

@@ -14,7 +14,7 @@ from progressd.core.progress_pattern import Pattern, ProgressPattern
 from progressd.detect.frames import Frame, FrameSplitter
 from progressd.detect.general import GeneralPatterns
 from progressd.detect.plan import Plan
-from progressd.detect.presets import Presets
+from progressd.detect.preset_loader import Presets
 from progressd.detect.reading import Reading
 from progressd.detect.rules import JsonRule, Rules, read_json, reading_of
 from progressd.detect.track import Track

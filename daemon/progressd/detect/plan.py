@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from progressd.core.errors import InvalidInput
 from progressd.detect.preset import Adaptation, Preset, any_match
-from progressd.detect.presets import Presets
+from progressd.detect.preset_loader import Presets
 
 NONE: Final = "none"  # the name with which nothing is searched for
 

@@ -14,8 +14,8 @@ from progressd.broadcast.subscription import Page
 from progressd.core.errors import InvalidInput
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import ALL_JOBS, BatchMessage, Cursor, JobCreated, JobDeleted, batch_topic, job_topic
-from progressd.engine.log import StoreHealth
-from progressd.engine.registry import Batches, JobLog, Registry, in_order, newest_progress, placed_messages
+from progressd.engine.commit_log import StoreHealth
+from progressd.engine.registry import Batches, JobMessages, Registry, in_order, newest_progress, placed_messages
 from progressd.net.request import AT_ROOT, BasePath
 from progressd.store.base import Change, Deletion, Store
 
@@ -131,29 +131,29 @@ class History:
 
     async def _of_job(self, job_id: str, after: int, upto: int) -> Page:
         job = await self._registry.get(job_id)
-        job_log = await self._job_log(job, after, upto)
-        items = [item for item in job_log.between(after, upto) if not isinstance(item.message, JobCreated)]
+        job_messages = await self._job_messages(job, after, upto)
+        items = [item for item in job_messages.between(after, upto) if not isinstance(item.message, JobCreated)]
         return Page(items, over=job.status.finished and job.offset <= upto)
 
     async def _of_batch(self, batch_id: str, after: int, upto: int) -> Page:
         batch = await self._batches.get(batch_id)
         items = placed_messages(batch, self._store.id)
         for job in await self._store.jobs_of_batch(batch_id):
-            items += (await self._job_log(job, after, upto)).between(after, upto)
+            items += (await self._job_messages(job, after, upto)).between(after, upto)
         if after:
             items += await self._deletions_in_batch(batch_id, after, upto)
         items = [item for item in items if after < item.offset <= upto]
         return Page(in_order(items), over=batch.status.finished and batch.offset <= upto)
 
-    async def _job_log(self, job: Job, after: int, upto: int) -> JobLog:
-        job_log = self._registry.log_of(job.id)
-        if job_log is None:
-            job_log = JobLog()
-            job_log.progress = newest_progress(job, self._store.id)
+    async def _job_messages(self, job: Job, after: int, upto: int) -> JobMessages:
+        job_messages = self._registry.messages_of(job.id)
+        if job_messages is None:
+            job_messages = JobMessages()
+            job_messages.progress = newest_progress(job, self._store.id)
             while changes := await self._store.changes(after, upto, self._page_size, job.id):
-                job_log.changes += [self._envelope(change, job.labels) for change in changes]
+                job_messages.changes += [self._envelope(change, job.labels) for change in changes]
                 after = changes[-1].offset
-        return job_log
+        return job_messages
 
     async def _stored(self, after: int, upto: int) -> Page:
         """Read a page from memory and the store, because the registry has dropped jobs that finished after `after`."""
@@ -170,7 +170,7 @@ class History:
         deletions = await self._store.deletions(after, end, self._page_size)
         if len(deletions) == self._page_size:
             end = deletions[-1].offset
-        moved = [job for job in moved if self._registry.log_of(job.id) is None]
+        moved = [job for job in moved if self._registry.messages_of(job.id) is None]
         items = {item.offset: item for item in await self._with_labels(changes)}
         items |= {item.offset: item for job in moved if (item := newest_progress(job, self._store.id)) is not None}
         items |= {item.offset: item for item in map(_deleted, deletions)}
@@ -187,12 +187,12 @@ class History:
 
     async def _stored_snapshot(self, upto: int) -> "Snapshot":
         """Read the snapshot from the store, because the registry has dropped jobs that finished after `upto`."""
-        job_logs = {job_id: self._registry.log_of(job_id) for job_id in self._registry.unfinished}
+        messages_of_jobs = {job_id: self._registry.messages_of(job_id) for job_id in self._registry.unfinished}
         progress = [
-            job_log.progress for job_log in job_logs.values() if job_log is not None
+            job_messages.progress for job_messages in messages_of_jobs.values() if job_messages is not None
         ]  # read first: newer progress may replace it
         changes = await self._store.changes_of_unfinished(upto)
-        jobs = await self._store.jobs({change.message.job_id for change in changes} - job_logs.keys())
+        jobs = await self._store.jobs({change.message.job_id for change in changes} - messages_of_jobs.keys())
         progress += [newest_progress(job, self._store.id) for job in jobs.values()]
         items = list[Envelope]()
         for place in range(0, len(changes), self._page_size):

@@ -22,23 +22,23 @@ from progressd.core.errors import CorruptRecord, NotFound, ProgressdError, Store
 from progressd.core.events import Event, LeaseEvent, LogEvent
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import Completed, JobCreated, StatusChange
+from progressd.engine.commit_log import CommitLog
 from progressd.engine.forecasts import Forecasts
 from progressd.engine.leases import LeaseTimer
-from progressd.engine.log import Log
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.transaction import MAX_MESSAGES, Transaction
 from progressd.files.job_logs import JobLogs, record_of
 from progressd.net.request import AT_ROOT, BasePath
 from progressd.store.base import Change, Deletion, Store
+from progressd.system.event_loop_limiter import EventLoopLimiter
 from progressd.system.log import log_change
-from progressd.system.pass_limiter import PassLimiter
 
 QUEUE_CAPACITY: Final = 64  # commands; one contains all events that a producer had ready
 PASS_BYTES: Final = 16384  # bytes of events read in one pass of the event loop; if all are blank lines, this takes 2 ms
 MAX_EVENTS: Final = 1000  # events decided in one transaction, in about 10 ms
 STEP: Final = 25  # jobs or log lines per pass of the event loop; 25 finished jobs with 64 KiB of options take 10 ms
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 Outcome: TypeAlias = Job | ProgressdError
 
@@ -47,7 +47,9 @@ class EventSink(Protocol):
     """The interface through which producers submit events."""
 
     store_id: str
-    limiter: PassLimiter  # fairness between clients that send events over HTTP and WebSockets; weights are in bytes
+    limiter: (
+        EventLoopLimiter  # fairness between clients that send events over HTTP and WebSockets; weights are in bytes
+    )
 
     async def submit(self, *events: Event) -> list[Outcome]:
         """Submit events, in order, and wait until they are durable and published.
@@ -65,8 +67,8 @@ class EventSink(Protocol):
         return _job_of(*await self.submit(event))
 
 
-class Barrier:
-    """A command in the queue. A barrier itself is answered once all commands before it are answered."""
+class Command:
+    """A command in the queue of ingest."""
 
     __slots__ = ("_answered", "_outcomes")
 
@@ -85,7 +87,7 @@ class Barrier:
         return self._outcomes
 
 
-class Submit(Barrier):
+class Submit(Command):
     """Decide the events of one producer. Jobs that the producer may not see do not exist for it."""
 
     __slots__ = ("events", "may_see")
@@ -96,7 +98,7 @@ class Submit(Barrier):
         self.may_see = may_see
 
 
-class Delete(Barrier):
+class Delete(Command):
     """Delete a finished job."""
 
     __slots__ = ("job",)
@@ -106,7 +108,10 @@ class Delete(Barrier):
         self.job = job
 
 
-Command: TypeAlias = Submit | Delete | Barrier
+class Barrier(Command):
+    """Do nothing. It is answered once all commands before it are answered."""
+
+    __slots__ = ()
 
 
 class Counters:
@@ -190,7 +195,7 @@ class Follower:
         """Forget a job, and tell its watchers."""
         self._registry.forget([job.id], deletion.offset)
         await self._broadcaster.publish(Envelope(deletion.offset, deletion.message, job.labels))
-        logger.info("job deleted", job_id=job.id)
+        log.info("job deleted", job_id=job.id)
 
 
 class Ingest(EventSink):
@@ -198,25 +203,25 @@ class Ingest(EventSink):
 
     def __init__(
         self,
-        log: Log,
+        commit_log: CommitLog,
         store: Store,
         registry: Registry,
         batches: Batches,
         broadcaster: Broadcaster,
-        logs: JobLogs,
+        job_logs: JobLogs,
         forecasts: Forecasts | None = None,
         base: BasePath = AT_ROOT,
     ) -> None:
         self.store_id = store.id
-        self.limiter = PassLimiter(PASS_BYTES)
+        self.limiter = EventLoopLimiter(PASS_BYTES)
         self.counters = Counters()
-        self.health = log.health
+        self.health = commit_log.health
         self._store = store
         self._registry = registry
         self._batches = batches
-        self._logs = logs
+        self._job_logs = job_logs
         self._base = base
-        self._log = log
+        self._commit_log = commit_log
         self._leases = LeaseTimer(registry)
         self._forecasts = forecasts or Forecasts()
         self._follower = Follower(registry, batches, broadcaster, self._leases, self._forecasts, self.counters)
@@ -245,12 +250,12 @@ class Ingest(EventSink):
 
     async def _log_lines(self, job_id: str, events: Sequence[LogEvent], may_see: MaySee) -> Outcome:
         """Write lines to the log of one job. Finished jobs accept them, because lines may arrive after the end."""
-        opened = self._logs.open(job_id)  # before the job is looked up, so a deletion after that is noticed
+        opened = self._job_logs.open(job_id)  # before the job is looked up, so a deletion after that is noticed
         try:
             job = self._registry.known(job_id) or (await self._registry.find([job_id])).get(job_id)
             if job is None or not may_see(job):
                 return NotFound(f"no job {job_id}")
-            await self._logs.append(job_id, [record_of(event.data) for event in events], opened)
+            await self._job_logs.append(job_id, [record_of(event.data) for event in events], opened)
         except ProgressdError as error:
             return error
         return job
@@ -276,7 +281,7 @@ class Ingest(EventSink):
         """
         self._leases.begin(self._registry.unfinished.values(), trio.current_time())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._log.run)
+            nursery.start_soon(self._commit_log.run)
             nursery.start_soon(self._leases.run, self.submit)
             try:
                 with trio.CancelScope(shield=True):
@@ -289,14 +294,14 @@ class Ingest(EventSink):
                 self._receive.close()  # otherwise a command queued after the last transaction would wait forever
                 with trio.CancelScope(shield=True):
                     await self._process(last)
-                    await self._log.flush()
+                    await self._commit_log.flush()
 
     async def _try_to_reserve(self) -> None:
         """Reserve an offset, so that a store that rejects changes is detected as soon as the daemon runs."""
         try:
-            await self._log.reserve(1)
+            await self._commit_log.reserve(1)
         except StoreFailed as error:
-            self._log.failed(error)
+            self._commit_log.failed(error)
 
     async def _queue(self, command: Command) -> list[Outcome]:
         try:
@@ -322,8 +327,8 @@ class Ingest(EventSink):
             outcomes = await self._decide(events)
         except StoreFailed as error:
             outcomes = [error] * len(events)
-            logger.error("events rejected", events=len(outcomes), error=str(error))
-            self._log.failed(error)
+            log.error("events rejected", events=len(outcomes), error=str(error))
+            self._commit_log.failed(error)
         decided = iter(outcomes)
         for command in commands:
             if isinstance(command, Delete):
@@ -337,7 +342,7 @@ class Ingest(EventSink):
             transaction, outcomes = await self._transaction(events)
         except MemoryError as error:
             raise StoreFailed("the daemon has no memory left for this") from error
-        await self._log.append(transaction)
+        await self._commit_log.append(transaction)
         rejected = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
         self.counters.rejected += rejected
         self.counters.events += len(outcomes) - rejected
@@ -347,7 +352,7 @@ class Ingest(EventSink):
     async def _transaction(self, events: Sequence[tuple[Event, MaySee]]) -> tuple[Transaction, list[Outcome]]:
         """Decide events. Their changes are not visible yet. Raises StoreFailed, MemoryError."""
         stored = await self._jobs_not_in_memory(event for event, _ in events)
-        offset = await self._log.reserve(MAX_MESSAGES * len(events))
+        offset = await self._commit_log.reserve(MAX_MESSAGES * len(events))
         transaction = Transaction(
             self._registry,
             self._batches,
@@ -364,10 +369,10 @@ class Ingest(EventSink):
 
     async def _delete(self, job: Job) -> Outcome:
         try:
-            deletion = await self._log.delete(job)
+            deletion = await self._commit_log.delete(job)
         except StoreFailed as error:
             if not isinstance(error, CorruptRecord):
-                self._log.failed(error)
+                self._commit_log.failed(error)
             return error
         if deletion is None:
             return NotFound(f"no job {job.id}")

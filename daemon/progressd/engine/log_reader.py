@@ -21,7 +21,7 @@ from progressd.core.output_lines import whole_characters
 from progressd.engine.registry import Registry
 from progressd.files.job_logs import Chunk, JobLogs, LogWatcher
 from progressd.files.log_file import rfc3339
-from progressd.system.pass_limiter import PassLimiter
+from progressd.system.event_loop_limiter import EventLoopLimiter
 
 TAIL: Final = 1000  # lines that a new watcher receives first
 GRACE: Final = 1.0  # seconds without a line after the end of the job, after which its log is complete
@@ -74,7 +74,7 @@ class LogReaders:
     def __init__(self, logs: JobLogs, registry: Registry) -> None:
         self._logs = logs
         self._registry = registry
-        self.limiter = PassLimiter(1)  # one message to a watcher in each pass: each takes up to a millisecond
+        self.limiter = EventLoopLimiter(1)  # one message to a watcher in each pass: each takes up to a millisecond
 
     @asynccontextmanager
     async def open(self, job: Job, start: LogStart, default_tail: int | None = TAIL) -> AsyncGenerator[LogWatcher]:

@@ -116,7 +116,7 @@ class RunQueue:
         return found
 
 
-class JobLog:
+class JobMessages:
     """The messages of one job: every state change, and the newest progress."""
 
     __slots__ = ("changes", "progress")
@@ -148,7 +148,7 @@ class Registry:
         self._finished: OrderedDict[str, Job] = OrderedDict()  # in the order in which they ended
         self._sizes: dict[str, int] = {}  # sizes of finished jobs, in bytes
         self._size = 0  # total of `_sizes`
-        self._logs: dict[str, JobLog] = {}
+        self._messages: dict[str, JobMessages] = {}
         self._ends: dict[str, trio.Event] = {}
         self._run_queue = RunQueue()
         self._queued = trio.Event()
@@ -156,26 +156,26 @@ class Registry:
     async def load(self) -> None:
         """Read the unfinished jobs from the store."""
         self.forgotten = upto = self._store.first_offset - 1
-        messages = list[tuple[JobLog, Envelope]]()
+        messages = list[tuple[JobMessages, Envelope]]()
         for job in await self._store.unfinished():
             self.unfinished[job.id] = job
-            job_log = self._logs[job.id] = JobLog()
+            job_messages = self._messages[job.id] = JobMessages()
             self._queue(job)
             if (progress := newest_progress(job, self._store.id)) is not None:
-                messages.append((job_log, progress))
+                messages.append((job_messages, progress))
         for change in await self._store.changes_of_unfinished(upto):
             job = self.unfinished[change.message.job_id]
-            messages.append((self._logs[job.id], Envelope(*change, job.labels)))
-        for job_log, envelope in sorted(messages, key=lambda message: message[1].offset):
-            self._add_message(job_log, envelope)
+            messages.append((self._messages[job.id], Envelope(*change, job.labels)))
+        for job_messages, envelope in sorted(messages, key=lambda message: message[1].offset):
+            self._add_message(job_messages, envelope)
 
     def known(self, job_id: str) -> Job | None:
         """Return the job if it is in memory. Every unfinished job is in memory."""
         return self.unfinished.get(job_id) or self._finished.get(job_id)
 
-    def log_of(self, job_id: str) -> JobLog | None:
+    def messages_of(self, job_id: str) -> JobMessages | None:
         """Return the messages of a job; None if the job is not in memory."""
-        return self._logs.get(job_id)
+        return self._messages.get(job_id)
 
     def unfinished_at(self, job_id: str, offset: int) -> bool:
         """Return whether the job was unfinished at an offset or is newer. The offset must be above `forgotten`."""
@@ -196,29 +196,29 @@ class Registry:
 
     def keep(self, job: Job, messages: Iterable[Envelope] = ()) -> None:
         """Store the current state of a job, and its new messages."""
-        job_log = self._logs.get(job.id)
-        if job_log is None:
-            job_log = self._logs[job.id] = JobLog()
+        job_messages = self._messages.get(job.id)
+        if job_messages is None:
+            job_messages = self._messages[job.id] = JobMessages()
         for envelope in messages:
-            self._add_message(job_log, envelope)
+            self._add_message(job_messages, envelope)
         if not job.status.finished:
             before = self.unfinished.get(job.id)
             self.unfinished[job.id] = job
-            if job.status is JobStatus.QUEUED and not job.progress_offset and job_log.progress is not None:
-                self.recent.remove(job_log.progress)  # the progress of an earlier attempt is obsolete
-                job_log.progress = None
+            if job.status is JobStatus.QUEUED and not job.progress_offset and job_messages.progress is not None:
+                self.recent.remove(job_messages.progress)  # the progress of an earlier attempt is obsolete
+                job_messages.progress = None
             if before is None or before.status is not job.status:
                 self._queue(job)
         elif job.id not in self._finished:
             self._finish(job)
 
-    def _add_message(self, job_log: JobLog, envelope: Envelope) -> None:
+    def _add_message(self, job_messages: JobMessages, envelope: Envelope) -> None:
         if not isinstance(envelope.message, Progress):
-            job_log.changes.append(envelope)
+            job_messages.changes.append(envelope)
         else:
-            if job_log.progress is not None:
-                self.recent.remove(job_log.progress)
-            job_log.progress = envelope
+            if job_messages.progress is not None:
+                self.recent.remove(job_messages.progress)
+            job_messages.progress = envelope
         self.recent.add(envelope)
 
     def _finish(self, job: Job) -> None:
@@ -235,7 +235,7 @@ class Registry:
     def _forget(self, job_id: str) -> None:
         job = self._finished.pop(job_id, None)
         if job is not None:
-            for envelope in self._logs.pop(job_id).messages:
+            for envelope in self._messages.pop(job_id).messages:
                 self.recent.remove(envelope)
             self._size -= self._sizes.pop(job_id)
             self.forgotten = max(self.forgotten, job.offset)

@@ -34,7 +34,7 @@ from progressd.files.quota import LOG, DiskUsage, FreeSpaceGuard, directories_of
 from progressd.files.state_dir import make_directory
 from progressd.store.base import Store
 from progressd.system.fs import sync
-from progressd.system.transient import FULL
+from progressd.system.transient_errors import FULL
 
 ORPHAN_MIN_AGE: Final = 3600.0  # seconds that files without a job are kept: an upload precedes its job
 DELETE_BATCH: Final = 10  # jobs whose files are deleted at once; no upload can begin in this time

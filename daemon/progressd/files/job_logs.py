@@ -21,7 +21,7 @@ from progressd.core.events import LogStream, ReportedLog
 from progressd.files.log_file import LogFile, Piece, Record, position_of_tail, position_since, read, rfc3339
 from progressd.files.quota import LOG, DiskUsage, FreeSpaceGuard
 from progressd.system.condition import Condition
-from progressd.system.log_queue import OVERHEAD
+from progressd.system.output_buffer import OVERHEAD
 
 MAX_QUEUED: Final = 1 << 20  # bytes of lines and overhead that wait for the writer, beside those of one event
 RATE: Final = 8 << 20  # bytes a second that are written for all jobs together, with the overhead of records

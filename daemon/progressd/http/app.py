@@ -22,7 +22,7 @@ from progressd.http.response import FileBody, FileResponse
 from progressd.http.routes import batch, health, jobs, ping, report, sse, stats, submission, tokens
 from progressd.http.routes import log as log_of_job
 from progressd.net.request import require_known
-from progressd.system.transient import is_transient
+from progressd.system.transient_errors import is_transient
 
 WEBUI: Final = Path(__file__).parent.parent / "webui"
 MAX_INLINE_BYTES: Final = 65536  # compressed in the event loop, in a millisecond; a larger body in a thread

@@ -11,17 +11,17 @@ import trio
 from quart import Response, request
 
 from progressd.auth.authenticator import Authenticator, Client
-from progressd.auth.limits import RateLimiter, counted_as
+from progressd.auth.limits import RateLimiter, address_group
 from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits, Settings
 from progressd.core.errors import RequestTimeout, TooManyUploads
-from progressd.engine.access import Engine, View
-from progressd.engine.forecasts import Queue
+from progressd.engine.forecasts import QueueEstimates
+from progressd.engine.view import ClientView, Engine
 from progressd.files.job_files import JobFiles
 from progressd.http.body import BodyChunks
 from progressd.http.job_cache import JobResponseCache
 from progressd.http.metrics import MetricsCollector
-from progressd.http.streams import StreamRegistry
+from progressd.http.streams import HTTPStreams
 from progressd.net.request import BasePath
 from progressd.producers.ndjson import MAX_ANSWERS
 
@@ -105,10 +105,10 @@ class AppContext:
     rate_limits: RateLimiter
     engine: Engine
     files: JobFiles
-    streams: StreamRegistry
+    streams: HTTPStreams
     metrics: MetricsCollector
     answers: JobResponseCache
-    queue: Queue
+    queue_estimates: QueueEstimates
     base: BasePath
     ready: bool = False  # whether the daemon accepts work
     transfers: Transfers = field(default_factory=Transfers)
@@ -128,13 +128,13 @@ class RequestContext:
 
     app: AppContext
     client: Client
-    view: View
+    view: ClientView
 
     @property
     def owner(self) -> str:
         """Return the name of the request's key, or the client's address."""
         name = self.client.identity.name
-        return f"address:{counted_as(self.client.address)}" if name is None else f"key:{name}"
+        return f"address:{address_group(self.client.address)}" if name is None else f"key:{name}"
 
 
 def request_context() -> RequestContext:

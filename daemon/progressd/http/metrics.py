@@ -13,9 +13,9 @@ from prometheus_client.registry import Collector
 
 from progressd.core.batch import BatchStatus
 from progressd.core.messages import JobStatus
-from progressd.engine.access import Engine
+from progressd.engine.view import Engine
 from progressd.files.quota import DiskUsage
-from progressd.http.streams import StreamRegistry
+from progressd.http.streams import HTTPStreams
 from progressd.net.connection_log import ConnectionLog
 from progressd.ws.server import WebSocketServer
 
@@ -28,8 +28,8 @@ class MetricsCollector(Collector):
 
     engine: Engine
     job_files: DiskUsage
-    watchers: WebSocketServer
-    streams: StreamRegistry
+    websockets: WebSocketServer
+    streams: HTTPStreams
     connection_log: ConnectionLog
     workers: int
     rejected: Counter[str] = field(default_factory=Counter)  # rejected requests, by status
@@ -106,15 +106,15 @@ class MetricsCollector(Collector):
         yield _counter(
             "progressd_messages_coalesced",
             "Progress messages that newer progress replaced.",
-            self.watchers.budget.coalesced,
+            self.websockets.budget.coalesced,
         )
         yield _gauge(
-            "progressd_send_buffer_bytes", "Bytes that wait to be sent to watchers.", self.watchers.budget.used
+            "progressd_send_buffer_bytes", "Bytes that wait to be sent to watchers.", self.websockets.budget.used
         )
 
     def _connection_metrics(self) -> Iterator[Metric]:
         connection_log = self.connection_log
-        yield _gauge("superbook_websocket_connections", "Open WebSockets.", len(self.watchers))
+        yield _gauge("superbook_websocket_connections", "Open WebSockets.", len(self.websockets))
         yield _gauge("progressd_http_streams", "Open event streams and long polls.", len(self.streams))
         yield _gauge("progressd_connections", "Open connections of every kind.", connection_log.open)
         yield _counter("progressd_connections_accepted", "Connections since the start.", connection_log.accepted)

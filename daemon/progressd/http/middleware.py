@@ -20,7 +20,7 @@ from progressd.auth.authenticator import Client, Identity, admit, require
 from progressd.auth.limits import RateLimitState, client_address
 from progressd.core.errors import Forbidden, OutOfScope, ProgressdError, RateLimited, Unauthorized
 from progressd.core.messages import ALL_JOBS, encode
-from progressd.engine.access import View
+from progressd.engine.view import ClientView
 from progressd.http.body import SAFE
 from progressd.http.context import CONTEXT, AppContext, RequestContext
 from progressd.http.job_cache import MIN_GZIP_BYTES, CachedResponse, Headers
@@ -148,7 +148,9 @@ class AccessMiddleware:
             _authorize(sender.identity, scope)
             if not sender.identity.may_see(job):
                 return None
-            answer = self._context.answers.answer(job, fields.get(b"if-none-match"), self._context.queue.place(job))
+            answer = self._context.answers.answer(
+                job, fields.get(b"if-none-match"), self._context.queue_estimates.place(job)
+            )
             if len(answer.body) >= MIN_GZIP_BYTES and b"accept-encoding" in fields:  # the application compresses it
                 return None
             return answer.with_headers([*self._count(path, sender), *self._cors(None)])
@@ -226,7 +228,7 @@ class AccessMiddleware:
     async def _pass_on(
         self, scope: HTTPScope, client: Client, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        context = RequestContext(self._context, client, View(self._context.engine, client.identity))
+        context = RequestContext(self._context, client, ClientView(self._context.engine, client.identity))
         cast("dict[str, Any]", scope)[CONTEXT] = context
         if DOWNLOAD.fullmatch(scope["path"]):
             with self._context.transfers.active():

@@ -11,7 +11,7 @@ from progressd.core.errors import Stopping, Unavailable
 from progressd.core.messages import Notice
 
 
-class StreamRegistry:
+class HTTPStreams:
     """The open event streams and long polls, and the producers that report NDJSON."""
 
     def __init__(self, connection_limiter: ConnectionLimiter) -> None:

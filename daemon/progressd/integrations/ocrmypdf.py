@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from progressd.client.errors import JobCancelled
 from progressd.client.job import Job
-from progressd.detect.presets import Presets
+from progressd.detect.preset_loader import Presets
 from progressd.detect.reading import Reading
 from progressd.detect.track import Track
 from progressd.integrations import required

@@ -15,7 +15,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from progressd.auth.limits import counted_as, within
+from progressd.auth.limits import address_group, within
 from progressd.config.settings import Limits, Settings
 from progressd.net.connection import PREFIX, Connection, SocketTransport, close_socket
 from progressd.net.connection_log import (
@@ -28,7 +28,7 @@ from progressd.net.connection_log import (
 )
 from progressd.net.request import AT_ROOT, BasePath
 from progressd.net.tls import TLSTransport
-from progressd.system.pass_limiter import PassLimiter
+from progressd.system.event_loop_limiter import EventLoopLimiter
 
 BACKLOG: Final = 4096  # connections waiting to be accepted; the kernel limits them to net.core.somaxconn
 RETRY_INTERVAL: Final = 0.1  # seconds
@@ -129,8 +129,8 @@ class Listener:
         self._tls = tls
         self._base = base
         self._trusted_proxies = trusted_proxies
-        self._websocket_handshakes = PassLimiter(WEBSOCKET_HANDSHAKES, WEBSOCKET_HANDSHAKES_AFTER_LONG_PASS)
-        self._tls_handshakes = PassLimiter(TLS_HANDSHAKES)
+        self._websocket_handshakes = EventLoopLimiter(WEBSOCKET_HANDSHAKES, WEBSOCKET_HANDSHAKES_AFTER_LONG_PASS)
+        self._tls_handshakes = EventLoopLimiter(TLS_HANDSHAKES)
         self._sockets: Counter[str] = Counter()  # open sockets by address
         self._draining = False
         self._heads: dict[Connection, trio.CancelScope] = {}  # connections without a whole head, oldest first
@@ -172,7 +172,7 @@ class Listener:
     async def _accepted(self, sock: socket.socket, address: str) -> None:
         """Serve one connection. A failure is logged, and ends no other connection."""
         entry = self._connection_log.add(address)
-        counted = counted_as(address)
+        counted = address_group(address)
         self._sockets[counted] += 1
         failure: BaseException | None = None
         try:
@@ -212,7 +212,7 @@ class Listener:
         # A proxy has many clients. Their connections, uploads and requests are counted per client.
         exempt = limits.exempt_addresses + self._trusted_proxies
         address = connection.address
-        if self._sockets[counted_as(address)] > limits.max_sockets_per_address and not within(address, exempt):
+        if self._sockets[address_group(address)] > limits.max_sockets_per_address and not within(address, exempt):
             connection.log_entry.outcome = TOO_MANY_SOCKETS
             return False
         while len(self._heads) >= limits.max_handshakes:  # idle connections must not block active clients

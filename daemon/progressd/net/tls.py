@@ -19,8 +19,8 @@ from progressd.core.messages import encode
 from progressd.net.connection import MAX_RECEIVE, SocketTransport, require_open
 from progressd.net.request import ALWAYS
 from progressd.system.condition import Condition
+from progressd.system.event_loop_limiter import EventLoopLimiter
 from progressd.system.fs import read_regular
-from progressd.system.pass_limiter import PassLimiter
 
 PLAIN_TEXT_ERROR: Final = encode({"error": "this port uses TLS: use https:// or wss://"})
 PLAIN_TEXT_RESPONSE: Final = (  # response to a request without TLS
@@ -57,7 +57,7 @@ class TLSTransport:
         sock: socket.socket,
         context: ssl.SSLContext,
         start: Callable[[Callable[[], Awaitable[None]]], None],
-        handshakes: PassLimiter,
+        handshakes: EventLoopLimiter,
     ) -> None:
         self.socket = sock
         self._socket = SocketTransport(sock)

@@ -24,7 +24,7 @@ from progressd.files.log_file import Record, rfc3339
 from progressd.producers.ndjson import read_event
 from progressd.runner.process import MAX_LINE
 from progressd.system.condition import Condition
-from progressd.system.log_queue import LogEntry, LogQueue
+from progressd.system.output_buffer import OutputBuffer, OutputChunk
 
 RETRY: Final = 0.1  # seconds until more can be taken after a gap
 STREAMS: Final = {STDOUT: LogStream.STDOUT, STDERR: LogStream.STDERR}
@@ -37,14 +37,14 @@ class _Event(Struct):
 _is_event = msgspec.json.Decoder(_Event).decode
 
 
-class OutputQueue(LogQueue):
-    """A queue that handles the events on standard output."""
+class PipelineOutputBuffer(OutputBuffer):
+    """A buffer that handles the events on standard output."""
 
     def __init__(self, on_put: Callable[[], object], job_id: str) -> None:
         super().__init__(on_put, max_pending=MAX_LINE)
         self._job_id = job_id
 
-    def _add(self, entries: list[LogEntry], at: float, stream: LogStream, text: bytes) -> None:
+    def _add(self, entries: list[OutputChunk], at: float, stream: LogStream, text: bytes) -> None:
         parts = without_events(text, self._job_id) if stream is LogStream.STDOUT else [(stream, text)]
         for of_part, part in parts:
             super()._add(entries, at, of_part, part)
@@ -59,7 +59,7 @@ class PipelineLog:
         self._job_id = job_id
         self._attempt = attempt
         self._changed = Condition()
-        self._queue = OutputQueue(self._changed.notify, job_id)
+        self._buffer = PipelineOutputBuffer(self._changed.notify, job_id)
 
     def put(self, stream: int, chunk: bytes) -> None:
         """Add output; an empty chunk if the stream is silent. An unfinished line of stdout may become an event.
@@ -67,11 +67,11 @@ class PipelineLog:
         Other descriptors, which presets add, have only progress.
         """
         if stream in STREAMS and (chunk or stream == STDERR):
-            self._queue.put(STREAMS[stream], chunk)
+            self._buffer.put(STREAMS[stream], chunk)
 
     def close(self) -> None:
         """Note that the program has exited."""
-        self._queue.close()
+        self._buffer.close()
 
     async def run(self) -> None:
         """Write the output until the program has exited, or the job is deleted."""
@@ -79,18 +79,18 @@ class PipelineLog:
             if self._attempt > 1:
                 await self._logs.append(self._job_id, [note(f"attempt {self._attempt}")], self._opened)
             while True:
-                await self._changed.wait_for(lambda: self._queue.ended or not self._queue.empty)
-                while entries := self._queue.take():
+                await self._changed.wait_for(lambda: self._buffer.ended or not self._buffer.empty)
+                while entries := self._buffer.take():
                     await self._logs.append(self._job_id, [_record(entry) for entry in entries], self._opened)
-                if self._queue.ended:
+                if self._buffer.ended:
                     return
-                if not self._queue.empty:
+                if not self._buffer.empty:
                     await trio.sleep(RETRY)
         except NotFound:  # the job was deleted
             return
 
 
-def _record(entry: LogEntry) -> Record:
+def _record(entry: OutputChunk) -> Record:
     text = entry.text.decode("utf-8", "replace").encode()  # watchers receive it as JSON
     return Record(rfc3339(datetime.fromtimestamp(entry.time, UTC)), entry.stream, text)
 

@@ -28,7 +28,7 @@ from progressd.runner.output import summary
 from progressd.system.cgroup import Cgroup
 from progressd.system.process_tree import Process, Tree, environment_of, running
 from progressd.system.reaper import reaper
-from progressd.system.transient import is_transient
+from progressd.system.transient_errors import is_transient
 
 MAX_STDERR: Final = 65536  # last bytes of standard error to keep
 MAX_LINE: Final = 1024 * 1024  # bytes of a line of output

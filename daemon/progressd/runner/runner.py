@@ -25,7 +25,7 @@ from progressd.core.pipeline import Pipeline
 from progressd.core.progress_pattern import ProgressPattern
 from progressd.detect.detector import Detector
 from progressd.detect.plan import NONE, Plan, plan
-from progressd.detect.presets import SYSTEM, Presets
+from progressd.detect.preset_loader import SYSTEM, Presets
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
 from progressd.files.job_files import JobFiles
@@ -35,7 +35,7 @@ from progressd.runner.orphans import JOB, MARK, ProcessRecords
 from progressd.runner.output import OutputParser
 from progressd.runner.process import ChildProcess, ResourceLimits
 from progressd.system.notify_socket import NotifySocket
-from progressd.system.transient import is_transient
+from progressd.system.transient_errors import is_transient
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
 ESTIMATE_INTERVAL: Final = 1.0  # seconds between two looks at how far a program has read its input

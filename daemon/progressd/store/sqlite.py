@@ -48,7 +48,7 @@ from progressd.store.rows import (
     write,
 )
 from progressd.store.schema import read_meta
-from progressd.system.transient import is_transient
+from progressd.system.transient_errors import is_transient
 
 DELETE_BATCH: Final = 16  # jobs in a delete transaction
 

@@ -17,7 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from progressd.core.errors import leaves
 from progressd.core.messages import Error, JobCreated, StateChange, StatusChange
-from progressd.system.log_output import JOURNAL, KNOWN, Descriptor, Journal, LogQueue, datagram, stderr_is_journal
+from progressd.system.log_sinks import JOURNAL, KNOWN, Descriptor, Journal, LogWriter, datagram, stderr_is_journal
 
 _LEVELS: Final = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
 _min_level = logging.INFO
@@ -54,14 +54,14 @@ def configure(
     def notice(dropped: int) -> bytes:
         return _rendered({"event": "log lines dropped", "lines": dropped}, "warning", processors)
 
-    queue = LogQueue(Journal(journal) if chosen == "journal" else Descriptor(stream.fileno()), notice)
+    writer = LogWriter(Journal(journal) if chosen == "journal" else Descriptor(stream.fileno()), notice)
     structlog.configure(
         processors=[_filter_level, *processors],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=lambda *_: queue,
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )
-    logging.getLogger().handlers = [_StandardHandler(queue, processors)]
+    logging.getLogger().handlers = [_StandardHandler(writer, processors)]
     set_level(level)
     for name in ("hypercorn.error", "hypercorn.access", "quart.app", "quart.serving", "trio-websocket"):
         library = logging.getLogger(name)
@@ -84,21 +84,21 @@ def _format(configured: str, stream: TextIO) -> str:
 
 
 class _StandardHandler(logging.Handler):
-    """Pass log records of libraries to the queue."""
+    """Pass log records of libraries to the writer."""
 
-    def __init__(self, queue: LogQueue, processors: Sequence[Processor]) -> None:
+    def __init__(self, writer: LogWriter, processors: Sequence[Processor]) -> None:
         super().__init__()
-        self._queue = queue
+        self._writer = writer
         self._processors = processors
 
     def close(self) -> None:
-        self._queue.close()
+        self._writer.close()
         super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             event = {"event": record.getMessage(), "logger": record.name, "exc_info": record.exc_info}
-            self._queue.msg(_rendered(event, record.levelname.lower(), self._processors))
+            self._writer.msg(_rendered(event, record.levelname.lower(), self._processors))
         except Exception:
             self.handleError(record)
 

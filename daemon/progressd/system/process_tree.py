@@ -16,7 +16,7 @@ import trio
 
 from progressd.system.cgroup import Cgroup
 from progressd.system.fs import user
-from progressd.system.transient import is_transient
+from progressd.system.transient_errors import is_transient
 
 MIN_PAUSE: Final = 0.005  # seconds between two searches, doubled each time
 MAX_PAUSE: Final = 0.1  # seconds

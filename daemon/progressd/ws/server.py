@@ -12,15 +12,15 @@ from wsproto.utilities import LocalProtocolError
 from progressd.auth.api_keys import Scope
 from progressd.auth.authenticator import ANONYMOUS, Authenticator, Client, Identity, admit, require
 from progressd.auth.limits import ConnectionLimiter, RateLimiter, client_address
+from progressd.broadcast.filters import filtered_outbox
 from progressd.broadcast.outbox import MemoryBudget, Outbox
-from progressd.broadcast.throttle import filtered_outbox
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
 from progressd.core.errors import NotFound, ProgressdError, Stopping, TokenExpired
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, Hello, Notice, Resync, batch_topic, job_topic
-from progressd.engine.access import Engine, View
 from progressd.engine.log_reader import LogStart, parsed_start, require_log
+from progressd.engine.view import ClientView, Engine
 from progressd.net.connection import Connection
 from progressd.net.connection_log import LEFT_HANDSHAKE, rejected
 from progressd.net.request import StreamQuery, StreamRequest, check_host, check_origin, require_known, stream_request
@@ -154,13 +154,13 @@ class WebSocketServer:
 
     async def _server_for(self, websocket: WebSocket, identity: Identity) -> Callable[[], Awaitable[None]]:
         """Return the function that serves the client once accepted. Raises a ProgressdError to reject the client."""
-        view, target = View(self._engine, identity), websocket.target
+        view, target = ClientView(self._engine, identity), websocket.target
         if publishes(target):
             require(identity, Scope.WRITE)
             require_known(_parameters(target))
             return PublishHandler(websocket, NDJSONReader(self._settings.ingest.max_line_bytes, view)).serve
         require(identity, Scope.READ)
-        if (job_id := log_of(target)) is not None:
+        if (job_id := logged_job(target)) is not None:
             start = parsed_start(_parameters(target))
             job = await view.job(checked_job_id(job_id))
             require_log(identity)
@@ -172,7 +172,7 @@ class WebSocketServer:
         websocket.connection.cork(True)  # `replay` sends the answer to the handshake with the first messages
         return partial(self._serve_topic, websocket, view, request, request.topic)
 
-    async def _serve_topic(self, websocket: WebSocket, view: View, request: StreamRequest, topic: str) -> None:
+    async def _serve_topic(self, websocket: WebSocket, view: ClientView, request: StreamRequest, topic: str) -> None:
         history, broadcaster = self._engine.history, self._engine.broadcaster
         after = None if request.since is None else history.offset(request.since, broadcaster.offset)
         if request.since is not None and after is None:
@@ -189,7 +189,7 @@ class WebSocketServer:
             entry.outcome = websocket.outcome
 
     async def _serve_session(
-        self, websocket: WebSocket, identity: Identity, view: View, request: StreamRequest
+        self, websocket: WebSocket, identity: Identity, view: ClientView, request: StreamRequest
     ) -> None:
         session = self._engine.broadcaster.open_session(_filtered_outbox(websocket, view, request))
         try:
@@ -204,7 +204,7 @@ class WebSocketServer:
             session.leave()
 
 
-def _filtered_outbox(websocket: WebSocket, view: View, request: StreamRequest) -> Outbox:
+def _filtered_outbox(websocket: WebSocket, view: ClientView, request: StreamRequest) -> Outbox:
     """Return the outbox behind filters that drop unwanted and hidden messages."""
     return filtered_outbox(websocket.outbox, request.types, request.interval, view.labels, websocket.nursery.start_soon)
 
@@ -213,7 +213,7 @@ def _parameters(target: str) -> dict[str, str]:
     return dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
 
 
-def log_of(target: str) -> str | None:
+def logged_job(target: str) -> str | None:
     """Return the id in a path such as `/ws/jobs/ID/log`, and check its query; None for other paths."""
     match target.partition("?")[0].split("/")[2:]:
         case ["jobs", text, "log"]:

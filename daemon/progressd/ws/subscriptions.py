@@ -23,9 +23,9 @@ from progressd.core.messages import (
     job_topic,
     log_topic,
 )
-from progressd.engine.access import View
 from progressd.engine.history import History
 from progressd.engine.log_reader import LogStart
+from progressd.engine.view import ClientView
 from progressd.ws.logs import LogSubscriptions
 from progressd.ws.websocket import WebSocket
 
@@ -72,7 +72,7 @@ class SubscriptionCommands:
         self,
         websocket: WebSocket,
         session: Session,
-        view: View,
+        view: ClientView,
         history: History,
         lock: trio.Lock,
         logs: LogSubscriptions | None,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from progressd.core.events import ReportedProgress
     from progressd.detect.detector import Detector
     from progressd.detect.preset import Preset
-    from progressd.detect.presets import Presets
+    from progressd.detect.preset_loader import Presets
 
 STREAMS: Final = {"O": 1, "E": 2, "P": 3}  # in the timing of a transcript
 QUIET: Final = 0.2  # seconds without output after which an unfinished line is searched
@@ -76,7 +76,7 @@ def test(transcript: Path, name: str | None) -> None:
 def _presets() -> "Presets":
     import os
 
-    from progressd.detect.presets import Presets
+    from progressd.detect.preset_loader import Presets
 
     return Presets.of_user(os.environ)
 

@@ -20,7 +20,7 @@ from progressd.core.events import LogStream, ReportedProgress
 
 if TYPE_CHECKING:
     from progressd.detect.output_filter import OutputFilter
-    from progressd.system.log_queue import LogQueue
+    from progressd.system.output_buffer import OutputBuffer
 
 PIPE_TIMEOUT: Final = 1.0  # seconds to wait for other processes with the stream, after the exit of the command
 MAX_PIPE_BYTES: Final = 1024 * 1024  # bytes to read after the exit: the capacity of a pipe
@@ -185,7 +185,7 @@ class Outputs:
         command: Command,
         detection: Detection,
         on_error: Callable[[OSError], None],
-        log: "LogQueue | None" = None,
+        log: "OutputBuffer | None" = None,
     ) -> None:
         self.on_progress: Callable[[], None] = _nothing  # called in a thread
         self._detector = detection.detector

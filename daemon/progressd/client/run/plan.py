@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FIRST_PROGRESS_FD = 3
 STDERR = 2
 NONE = "none"  # the preset with which the output is not read
-BUILT_IN = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "detect", "presets")
+BUILT_IN_PRESETS = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "detect", "presets")
 SYSTEM = "/etc/progressd/presets"
 
 
@@ -83,7 +83,7 @@ def _compiled(pattern: str) -> "ProgressPattern":
 
 def _plan(command: Sequence[str], preset: str | None, *, adapt: bool) -> "Plan":
     from progressd.detect.plan import plan
-    from progressd.detect.presets import Presets
+    from progressd.detect.preset_loader import Presets
 
     terminal = os.isatty(STDERR)
     return plan(command, Presets.of_user(os.environ), adapt=adapt, name=preset, terminal=terminal)
@@ -97,13 +97,13 @@ def _may_adapt(command: Sequence[str]) -> bool:
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.environ.get("HOME") or "/", ".config")
     words = {os.path.basename(word) for word in command}
     names = {word for word in words | {word.rstrip("0123456789.-") for word in words} if word}
-    for directory in (os.path.join(home, "progressd", "presets"), SYSTEM, BUILT_IN):
+    for directory in (os.path.join(home, "progressd", "presets"), SYSTEM, BUILT_IN_PRESETS):
         try:
             found = names.intersection(os.path.splitext(name)[0] for name in os.listdir(directory))
             for name in found:
                 with open(os.path.join(directory, f"{name}.toml"), "rb") as file:
                     text = file.read()
-                if directory != BUILT_IN or b"[[adapt]]" in text or b"same_as" in text:
+                if directory != BUILT_IN_PRESETS or b"[[adapt]]" in text or b"same_as" in text:
                     return True
         except OSError:
             continue

@@ -23,7 +23,7 @@ from progressd.http.body import BodyChunks, whole_body
 from progressd.http.context import json_response, request_context
 from progressd.http.openapi import described
 from progressd.http.schemas import JSON, NDJSON
-from progressd.http.streams import StreamRegistry
+from progressd.http.streams import HTTPStreams
 from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, Ack, NDJSONReader, read_event, rejection
 from progressd.system.condition import Condition
 
@@ -72,7 +72,7 @@ async def _submit(job_id: str | None) -> Response:
 class NDJSONResponse(ResponseBody):
     """The body of the response. Await `begin` first, while the request can still be rejected as a whole."""
 
-    def __init__(self, pieces: BodyChunks, lines: NDJSONReader, streams: StreamRegistry, budget: MemoryBudget) -> None:
+    def __init__(self, pieces: BodyChunks, lines: NDJSONReader, streams: HTTPStreams, budget: MemoryBudget) -> None:
         self._pieces = pieces
         self._lines = lines
         self._streams = streams

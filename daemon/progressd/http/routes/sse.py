@@ -16,7 +16,7 @@ from quart.wrappers.response import ResponseBody
 
 from progressd.broadcast.broadcaster import Reader, ReaderOutbox
 from progressd.broadcast.envelope import NoticeEnvelope
-from progressd.broadcast.throttle import filtered_outbox
+from progressd.broadcast.filters import filtered_outbox
 from progressd.core.errors import NotFound, SlowConsumer, StoreFailed
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.job import Job

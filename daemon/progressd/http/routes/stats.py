@@ -155,5 +155,5 @@ def _system() -> SystemStats:
     return SystemStats(
         memory_used_mb=round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
         worker_count=metrics.workers,
-        websocket_connections=len(metrics.watchers),
+        websocket_connections=len(metrics.websockets),
     )

@@ -18,7 +18,7 @@ import trio
 from msgspec import Struct
 from quart import Blueprint, Response, request
 
-from progressd.auth.limits import counted_as
+from progressd.auth.limits import address_group
 from progressd.core.errors import (
     Conflict,
     IdempotencyKeyReused,
@@ -152,7 +152,7 @@ class Submission(NamedTuple):
         context = request_context()
         limits, client = context.app.settings.limits, context.client
         body = form_body(request, limits, self.max_files)
-        owner = client.identity.key or counted_as(client.address)
+        owner = client.identity.key or address_group(client.address)
         exempt = context.app.rate_limits.exempts(client.address)
         with context.app.transfers.uploading(owner, body, limits, exempt=exempt):
             yield body

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from progressd.system.pass_limiter import PassLimiter
+from progressd.system.event_loop_limiter import EventLoopLimiter
 from support.passes import counted
 from trio.testing import MockClock
 
@@ -18,7 +18,7 @@ def work() -> None:
 async def test_weights_and_long_passes_limit_the_tasks(
     mock_clock: MockClock, weight: int, pass_seconds: float, per_pass: int
 ) -> None:
-    limiter, through = PassLimiter(10, 50), list[int]()
+    limiter, through = EventLoopLimiter(10, 50), list[int]()
 
     async def go(number: int) -> None:
         await limiter.pass_through(weight)
@@ -37,7 +37,7 @@ async def test_weights_and_long_passes_limit_the_tasks(
 
 
 async def test_cancelled_tasks_delay_no_other_task() -> None:
-    limiter, through, passes = PassLimiter(1), list[int](), 0
+    limiter, through, passes = EventLoopLimiter(1), list[int](), 0
 
     async def go(number: int) -> None:
         with trio.CancelScope() as scope:

@@ -34,7 +34,7 @@ from progressd.core.messages import (
 ALWAYS: Final = (StatusChange, Completed, Error, BatchCompleted)
 
 
-class TypeFilteredOutbox:
+class FilteredOutbox:
     """An outbox that receives only the messages for which `wanted` returns true."""
 
     def __init__(self, outbox: Outbox, wanted: Callable[[Envelope], bool]) -> None:
@@ -87,9 +87,9 @@ def filtered_outbox(
     if interval:
         outbox = ThrottledOutbox(outbox, interval, start)
     if types is not None:
-        outbox = TypeFilteredOutbox(outbox, partial(of_types, types))
+        outbox = FilteredOutbox(outbox, partial(of_types, types))
     if labels:
-        outbox = TypeFilteredOutbox(outbox, partial(of_jobs_with, labels))
+        outbox = FilteredOutbox(outbox, partial(of_jobs_with, labels))
     return outbox
 
 

@@ -48,7 +48,7 @@ def emit(arguments: "Sequence[str]", environ: "Mapping[str, str]") -> None:
         if report(arguments, environ):
             sys.exit()
     except _TimedOut as error:
-        from progressd.system.log_output import stderr_is_journal
+        from progressd.system.log_sinks import stderr_is_journal
 
         sys.exit(f"{'<3>' if stderr_is_journal() else ''}Error: {error}")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from msgspec.structs import replace
 from progressd.broadcast.envelope import Envelope, FrameBatch, ReplayedEnvelope
-from progressd.broadcast.throttle import Delivery, ProgressThrottle, ThrottledOutbox, TypeFilteredOutbox, of_types
+from progressd.broadcast.filters import Delivery, FilteredOutbox, ProgressThrottle, ThrottledOutbox, of_types
 from progressd.core.close_codes import JOB_FINISHED
 from progressd.core.messages import JobMessage, Progress, ends_job
 from support.outboxes import Collected
@@ -186,7 +186,7 @@ async def test_held_progress_goes_out_before_the_end(nursery: trio.Nursery) -> N
 @pytest.mark.parametrize("types", [set(), {"progress"}, {"job_created", "page_preview"}])
 def test_filters_never_drop_status_changes_and_ends(types: set[str]) -> None:
     outbox = Collected()
-    selected = TypeFilteredOutbox(outbox, partial(of_types, types))
+    selected = FilteredOutbox(outbox, partial(of_types, types))
     told = [created(), started(), moved(1), *succeeded(), started(OTHER), cancelled(OTHER)]
     selected.put(FrameBatch(numbered(told)))
     selected.end(JOB_FINISHED)

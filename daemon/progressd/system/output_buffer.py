@@ -1,6 +1,6 @@
 """The output of a program that is not in its log yet, within bounds.
 
-If the log is slower than the program, the queue keeps the oldest and the newest output. Of the rest, it keeps only the
+If the log is slower than the program, the buffer keeps the oldest and the newest output. Of the rest, it keeps only the
 number of bytes. The output is not split into lines here, because a fast program would have to wait for that.
 """
 
@@ -23,7 +23,7 @@ MAX_TAKEN: Final = 1 << 18  # bytes of output taken at once
 GAP_INTERVAL: Final = 1.0  # seconds between two gaps, so that long pieces of a fast output are kept
 
 
-class LogEntry(NamedTuple):
+class OutputChunk(NamedTuple):
     """Text for a log. `time`: seconds since 1970. Text without a line feed at its end is the beginning of a line."""
 
     time: float
@@ -35,7 +35,7 @@ def _all(text: bytes) -> bytes:
     return text
 
 
-class LogQueue:
+class OutputBuffer:
     """One thread takes; `put` may be called in any, and never waits.
 
     `on_put` is called for output that can be taken. `select` removes lines that do not belong in the log.
@@ -51,8 +51,8 @@ class LogQueue:
         self._select = select
         self._max_pending = max_pending
         self._lock = threading.Lock()
-        self._head = deque[LogEntry]()  # with empty text, the stream is silent
-        self._tail = deque[LogEntry]()
+        self._head = deque[OutputChunk]()  # with empty text, the stream is silent
+        self._tail = deque[OutputChunk]()
         self._head_size = 0
         self._tail_size = 0
         self._lost = 0  # bytes between head and tail
@@ -62,7 +62,7 @@ class LogQueue:
 
     def put(self, stream: LogStream, chunk: bytes) -> None:
         """Add output; an empty chunk if the stream is silent, so its incomplete line may be a question."""
-        entry = LogEntry(time.time(), stream, chunk)
+        entry = OutputChunk(time.time(), stream, chunk)
         with self._lock:
             if not self._tail and self._head_size + len(chunk) + OVERHEAD <= MAX_HEAD:
                 self._head_size += _append(self._head, entry)
@@ -89,7 +89,7 @@ class LogQueue:
         """Return whether nothing more will come."""
         return self._closed and self.empty
 
-    def take(self) -> list[LogEntry]:
+    def take(self) -> list[OutputChunk]:
         """Return the next entries. After a gap, there may be none for a moment. The last call is after `close`."""
         with self._lock:
             lost = 0
@@ -97,16 +97,16 @@ class LogQueue:
                 self._head, self._tail = self._tail, self._head
                 self._head_size, self._tail_size = self._tail_size, 0
                 lost, self._lost = self._lost, 0
-            taken, size = list[LogEntry](), 0
+            taken, size = list[OutputChunk](), 0
             while self._head and size < MAX_TAKEN:
                 taken.append(self._head.popleft())
                 size += len(taken[-1].text) + OVERHEAD
             self._head_size -= size
-        entries = list[LogEntry]()
+        entries = list[OutputChunk]()
         if lost:
             self._end_lines(entries)
             text = f"{lost} bytes of output are missing here: they were written faster than they were kept\n"
-            entries.append(LogEntry(time.time(), LogStream.NOTE, text.encode()))
+            entries.append(OutputChunk(time.time(), LogStream.NOTE, text.encode()))
         for at, stream, chunk in taken:
             lines = self._lines.setdefault(stream, OutputLines(self._max_pending))
             self._add(entries, at, stream, lines.feed(chunk) if chunk else lines.quiet())
@@ -122,21 +122,21 @@ class LogQueue:
             self._gap_at = now
         return True
 
-    def _end_lines(self, entries: list[LogEntry]) -> None:
+    def _end_lines(self, entries: list[OutputChunk]) -> None:
         for stream, lines in self._lines.items():
             self._add(entries, time.time(), stream, lines.end())
 
-    def _add(self, entries: list[LogEntry], at: float, stream: LogStream, text: bytes) -> None:
+    def _add(self, entries: list[OutputChunk], at: float, stream: LogStream, text: bytes) -> None:
         text = self._select(text)
         while text:
             cut = len(text) if len(text) <= MAX_TEXT else _cut(text)
-            entries.append(LogEntry(at, stream, text[:cut]))
+            entries.append(OutputChunk(at, stream, text[:cut]))
             text = text[cut:]
 
 
-def _append(queue: deque[LogEntry], entry: LogEntry) -> int:
+def _append(chunks: deque[OutputChunk], entry: OutputChunk) -> int:
     """Append an entry, or add its text to the last one if both are small. Return the bytes that this needs."""
-    last = queue[-1] if queue else None
+    last = chunks[-1] if chunks else None
     if (
         last is not None
         and last.stream is entry.stream
@@ -144,9 +144,9 @@ def _append(queue: deque[LogEntry], entry: LogEntry) -> int:
         and len(last.text) + len(entry.text) <= MAX_MERGED
         and 0 <= entry.time - last.time < MERGE_INTERVAL
     ):
-        queue[-1] = last._replace(text=last.text + entry.text)
+        chunks[-1] = last._replace(text=last.text + entry.text)
         return len(entry.text)
-    queue.append(entry)
+    chunks.append(entry)
     return len(entry.text) + OVERHEAD
 
 

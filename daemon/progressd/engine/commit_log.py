@@ -1,4 +1,4 @@
-"""The log: makes decided changes durable, in one order, before they become visible."""
+"""The commit log: makes decided changes durable, in one order, before they become visible."""
 
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -18,7 +18,7 @@ from progressd.system.condition import Condition
 RESERVE_AHEAD: Final = 100_000  # offsets reserved in the store at a time; a restart skips the unused ones
 WRITE_BEHIND_INTERVAL: Final = 0.9  # seconds until the newest progress is written; it is at most 1 s late
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class StoreHealth:
@@ -42,7 +42,7 @@ class StoreHealth:
     def recovered(self) -> None:
         """Record that the store accepted a change."""
         if self.failure is not None:
-            logger.info("the database accepts changes again")
+            log.info("the database accepts changes again")
             self._set(None)
 
     async def wait_changed(self, known: StoreFailed | None) -> StoreFailed | None:
@@ -55,7 +55,7 @@ class StoreHealth:
         self._changed.notify()
 
 
-class Log(Protocol):
+class CommitLog(Protocol):
     """The log to which ingest appends. If a method raises StoreFailed, the change must not become visible."""
 
     health: StoreHealth
@@ -105,8 +105,8 @@ class Offsets:
         self._reserved = max(self._reserved, offset)  # ingest and the write-behind may call this at the same time
 
 
-class LocalLog:
-    """A log that uses the SQLite store directly: an append is a commit."""
+class LocalCommitLog:
+    """A commit log that uses the SQLite store directly: an append is a commit."""
 
     def __init__(
         self,
@@ -125,11 +125,11 @@ class LocalLog:
         self._write_behind_interval = write_behind_interval
 
     async def reserve(self, count: int) -> int:
-        """See Log."""
+        """See CommitLog."""
         return await self._offsets.reserve(count)
 
     async def append(self, transaction: Transaction) -> None:
-        """See Log."""
+        """See CommitLog."""
         self._offsets.next = transaction.offset  # even if the commit fails: no offset is assigned twice
         if transaction.changes:
             await self._commit(transaction)
@@ -141,7 +141,7 @@ class LocalLog:
             self._due.set()
 
     async def delete(self, job: Job) -> Deletion | None:
-        """See Log."""
+        """See CommitLog."""
         offset = await self._offsets.reserve(1)
         self._offsets.next = offset + 1
         deletion = Deletion(offset, deletion_message(job, Cursor(self._store.id, offset), datetime.now(UTC)))
@@ -151,12 +151,12 @@ class LocalLog:
         return deletion if await self._store.delete([job.id], deletion) else None
 
     def failed(self, error: StoreFailed) -> None:
-        """See Log."""
+        """See CommitLog."""
         self.health.failed(error)
         self._due.set()
 
     async def run(self) -> None:
-        """See Log. Events are decided while progress is written, so that no event waits for this write."""
+        """See CommitLog. Events are decided while progress is written, so that no event waits for this write."""
         while True:
             await self._due.wait()
             await trio.sleep(self._write_behind_interval)  # collects further progress
@@ -165,11 +165,11 @@ class LocalLog:
                 await self.flush()
 
     async def flush(self) -> None:
-        """See Log."""
+        """See CommitLog."""
         try:
             await self._commit()
         except StoreFailed as error:
-            logger.error("cannot write progress", error=str(error))
+            log.error("cannot write progress", error=str(error))
             self.failed(error)
 
     async def _commit(self, transaction: Transaction | None = None) -> None:

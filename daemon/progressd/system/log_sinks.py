@@ -1,4 +1,4 @@
-"""The outputs of the log: a file, pipe or terminal, or the journal of systemd; and the queue before each.
+"""The sinks of the log: a file, pipe or terminal, or the journal of systemd; and the writer in front of them.
 
 Logging never blocks: a thread writes, and a stuck reader blocks only this thread. `logging.handlers.QueueListener` is
 bounded in lines instead of bytes, and does not count the lines it drops. O_NONBLOCK is no alternative: other processes
@@ -26,7 +26,7 @@ KNOWN: Final = {"message", "level", "timestamp"}  # the journal has its own fiel
 SEALED: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
-class Output(Protocol):
+class Sink(Protocol):
     """The destination of the lines."""
 
     def write(self, line: bytes) -> None:
@@ -36,14 +36,14 @@ class Output(Protocol):
         """Close the destination."""
 
 
-class LogQueue:
-    """Write lines to `output` in order. If `output` raises OSError, the line is dropped.
+class LogWriter:
+    """Write lines to `sink` in order. If `sink` raises OSError, the line is dropped.
 
     `notice` makes a line with the number of dropped lines. It is written once the queue is empty.
     """
 
-    def __init__(self, output: Output, notice: Callable[[int], bytes]) -> None:
-        self._output = output
+    def __init__(self, sink: Sink, notice: Callable[[int], bytes]) -> None:
+        self._sink = sink
         self._notice = notice
         self._lines = deque[bytes]()
         self._size = 0
@@ -76,7 +76,7 @@ class LogQueue:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines or self._closed)
                 if self._closed:
-                    self._output.close()
+                    self._sink.close()
                     return
                 line = self._lines[0]
             written = self._write(line)
@@ -92,7 +92,7 @@ class LogQueue:
 
     def _write(self, line: bytes) -> bool:
         try:
-            self._output.write(line)
+            self._sink.write(line)
         except OSError:
             return False
         return True

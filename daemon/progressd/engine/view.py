@@ -34,7 +34,7 @@ class Engine(NamedTuple):
     logs: LogReaders
 
 
-class View(EventSink):
+class ClientView(EventSink):
     """The jobs, batches and topics that a client may see. `labels`: the labels that all these jobs have."""
 
     def __init__(self, engine: Engine, identity: Identity) -> None:

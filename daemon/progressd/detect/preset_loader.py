@@ -14,7 +14,7 @@ from typing import Any, Final
 from progressd.core.errors import InvalidInput
 from progressd.detect.preset import Adaptation, Preset
 
-BUILT_IN: Final = Path(__file__).with_name("presets")
+BUILT_IN_PRESETS: Final = Path(__file__).with_name("presets")
 SYSTEM: Final = Path("/etc/progressd/presets")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -36,7 +36,7 @@ class Presets:
     """The presets of some directories. The first directory that contains a name wins. The built-in presets are last."""
 
     def __init__(self, directories: Sequence[Path] = ()) -> None:
-        self._directories = (*directories, BUILT_IN)
+        self._directories = (*directories, BUILT_IN_PRESETS)
         self._read = dict[str, Preset | None]()
 
     @classmethod
@@ -70,7 +70,7 @@ class Presets:
             path = directory / f"{name}.toml"
             try:
                 table = tomllib.loads(path.read_text(encoding="utf-8"))
-                if directory != BUILT_IN:
+                if directory != BUILT_IN_PRESETS:
                     _check(table)
                 preset = _preset_of(table)
             except (FileNotFoundError, NotADirectoryError):

@@ -7,7 +7,7 @@ import trio
 USUAL_PASS: Final = 0.008  # seconds
 
 
-class PassLimiter:
+class EventLoopLimiter:
     """Release tasks in order of arrival, until their weights add up to `most` in one pass.
 
     Each pass releases at least one task, whatever its weight. After a pass that took longer than USUAL_PASS, the
