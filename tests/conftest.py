@@ -2,6 +2,7 @@ import asyncio
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
@@ -41,6 +42,19 @@ class Scheduling(LoadFileScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give programs their own directory for temporary files, and delete what killed ones leave there."""
+    tmp_path_factory.getbasetemp()  # stays outside
+    with (
+        tempfile.TemporaryDirectory(prefix="progressd-tests-", ignore_cleanup_errors=True) as directory,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        os.chmod(directory, 0o1777)  # some programs run as another user
+        patch.setenv("TMPDIR", directory)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -57,7 +57,11 @@ def test_the_log_has_what_the_user_sees(daemon: ServedDaemon) -> None:
 
 
 def test_the_log_has_both_streams_and_times(daemon: ServedDaemon) -> None:
-    run(daemon.url, "--", "sh", "-c", "echo out; sleep 0.1; echo err >&2")
+    script = command(daemon.url, "--", "sh", "-c", "echo out; read go; echo err >&2")
+    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"out\n"  # it is in the log now
+        process.communicate(b"\n", PATIENCE)
     job = newest(daemon)["id"]
     printed = subprocess.run(logs(daemon.url, "-t", "-n", "1", job[:8]), capture_output=True, check=True, text=True)
     time, line = printed.stdout.split(maxsplit=1)

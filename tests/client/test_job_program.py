@@ -201,7 +201,9 @@ def test_an_interrupt_at_the_start_cancels_the_job(daemon: ServedDaemon) -> None
 
 def test_a_signal_ends_the_wait_for_the_daemon(daemon: ServedDaemon) -> None:
     def leave(*_: object) -> None:
-        raise SystemExit(3)
+        if job._ended:  # otherwise the block is still running
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise SystemExit(3)
 
     before = signal.signal(signal.SIGALRM, leave)
     begun = time.monotonic()
@@ -209,9 +211,10 @@ def test_a_signal_ends_the_wait_for_the_daemon(daemon: ServedDaemon) -> None:
         with contextlib.suppress(SystemExit), Job("scan", patience=1000, **to(daemon)) as job:
             until(lambda: status(daemon, job) == "processing")
             daemon.process.send_signal(signal.SIGSTOP)
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
         assert time.monotonic() - begun < PATIENCE
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         daemon.process.send_signal(signal.SIGCONT)
         signal.signal(signal.SIGALRM, before)
 

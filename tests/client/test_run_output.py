@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from progressd.client.run.output import CHUNK, MAX_TAIL, OutputPump
 from progressd.core.last_lines import RULES, last_lines
 
+COUNT = 256  # chunks of a flood; to search all of them would take half a minute
+
 
 class Pumped:
     """A pump between two pipes."""
@@ -50,17 +52,17 @@ def test_a_flood_is_passed_on_but_only_sampled() -> None:
     flood = b"x" * CHUNK
     total = 0
     with open(pumped.output, "rb", closefd=False, buffering=0) as output:
-        for _ in range(32):
+        for _ in range(COUNT):
             os.write(pumped.writing, flood[: CHUNK // 2])
             size = 0
             while size < CHUNK // 2:
                 size += len(output.read(CHUNK))
             total += size
     assert pumped.end() == b""
-    assert total == 32 * CHUNK // 2
+    assert total == COUNT * CHUNK // 2
     assert max(map(len, pumped.searched)) <= CHUNK
     whole, sampled = (sum(1 for one in pumped.searched if one.startswith(first)) for first in (b"x", b"\n"))
-    assert whole + sampled < 32 or sampled
+    assert whole + sampled < COUNT or sampled
 
 
 def test_a_lost_reader_closes_the_commands_pipe() -> None:

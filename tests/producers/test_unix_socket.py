@@ -338,7 +338,7 @@ async def test_an_idle_producer_is_disconnected(store: SQLiteStore, mock_clock: 
 async def test_a_waiting_producer_is_not_idle(tmp_path: Path) -> None:
     gate = CommitGate()
     async with (
-        running_daemon(tmp_path, ingest={"idle_timeout": 0.1}, open_store=gate.open_store) as daemon,
+        running_daemon(tmp_path, ingest={"idle_timeout": 1.0}, open_store=gate.open_store) as daemon,
         producer(daemon) as program,
     ):
         await program.send({"ref": 1, **registered(ID)})

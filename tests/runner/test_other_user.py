@@ -28,7 +28,7 @@ accept = ["*/*"]
 [pipelines.limited]
 command = ["bash", "-c", "{other} & wait", "{{input}}"]
 accept = ["*/*"]
-timeout = "1s"
+timeout = "3s"
 [pipelines.leaves]
 command = ["bash", "-c", "{other} & until [ -s $0.pid ]; do sleep 0.01; done", "{{input}}"]
 accept = ["*/*"]
@@ -91,7 +91,7 @@ def test_remaining_processes_are_reported_and_free_the_slot(jobs: Jobs) -> None:
         assert job["status"] == status
         if pipeline == "limited":
             assert job["error"] == (
-                "Pipeline error: stopped after 1 s, the time limit of the pipeline limited; "
+                "Pipeline error: stopped after 3 s, the time limit of the pipeline limited; "
                 f"cannot end its processes {described(pid)}"
             )
         [error] = jobs.errors(job_id)

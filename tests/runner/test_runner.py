@@ -370,7 +370,7 @@ async def test_a_slot_is_free_once_the_tree_has_ended(leave: str, end: str, tmp_
     pids = tmp_path / "pids"
     program = f"{leave} sh -c 'trap \"sleep 0.2; exit\" TERM; echo $$ > {pids}; while :; do sleep 0.01; done' & wait"
     pipelines = {
-        "pdf": shell(program, timeout=1.0 if end == "too long" else None),
+        "pdf": shell(program, timeout=3.0 if end == "too long" else None),
         "next": shell(f"! grep 'State:.[^Z]' /proc/$(cat {pids})/status"),
     }
     async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon:

@@ -15,8 +15,15 @@ from support.serving import ServedDaemon
 from support.waiting import PATIENCE
 
 WAYS = ["socket", "url"]
-SOON = Timing(report_interval=0.02, slow_interval=0.2, poll_interval=0.2, max_delay=0.1, max_closing_delay=0.1)
-"""A tenth of the usual waits."""
+SOON = Timing(
+    report_interval=0.02,
+    slow_interval=0.2,
+    poll_interval=0.2,
+    max_delay=0.1,
+    max_closing_delay=0.1,
+    unconnected_timeout=10.0,
+)
+"""A tenth of the usual intervals, and a connection may take long on a busy machine."""
 
 
 def place(daemon: ServedDaemon, way: str) -> str:

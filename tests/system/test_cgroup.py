@@ -66,6 +66,9 @@ async def main():
     plan = Plan((sys.executable, "-c", sys.argv[1]))
     child = await ChildProcess.start(plan, Path("/"), environment, 60, LIMITS)
     assert await child.run(nothing, nothing) == 0  # the first process exits at once
+    with trio.move_on_after(10):  # a killed process may still have to run once to end
+        while any(one.session == child.pid for one in running()):
+            await trio.sleep(0.01)
     print([str(one) for one in running() if one.session == child.pid])
 
 trio.run(main)

@@ -85,7 +85,7 @@ async def test_descendants_in_other_sessions_are_ended() -> None:
 async def test_a_process_is_ended_after_its_parent() -> None:
     """The parent ends at SIGTERM, and the child in its own session does not."""
     program = "trap '' TERM; echo $$; while :; do sleep 1000; done"
-    with started("bash", "-c", 'setsid sh -c "$0" & trap "exit 7" TERM; wait', program) as process:
+    with started("bash", "-c", 'trap "exit 7" TERM; setsid sh -c "$0" & wait', program) as process:
         [pid] = lines_of(process, 1)
         assert await end(below(process), 0.2) == []
         assert process.wait(PATIENCE) == 7

@@ -5,7 +5,7 @@ from support.samples import job_id
 from support.serving import ServedDaemon
 
 COLLECT = """id => new Promise(done => {
-    const messages = [], source = new EventSource(`/api/jobs/${id}/events`)
+    const messages = window.messages = [], source = new EventSource(`/api/jobs/${id}/events`)
     source.onmessage = event => messages.push([event.lastEventId, JSON.parse(event.data)])
     source.onerror = () => source.readyState === EventSource.CLOSED && done(messages)
 })"""
@@ -28,6 +28,7 @@ def registered(served: ServedDaemon, number: int) -> str:
 def test_an_event_source_receives_each_message_once(page: Page, served: ServedDaemon) -> None:
     id_ = registered(served, 71)
     page.evaluate(f"void (window.received = ({COLLECT})('{id_}'))")
+    page.wait_for_function("window.messages.length")  # otherwise `hello` may come later, or not at all
     for step in (1, 2, 3):
         report(served, id_, type="progress", data={"current_step": step, "total_steps": 3})
     report(served, id_, type="completed")
