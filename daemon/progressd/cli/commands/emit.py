@@ -6,6 +6,7 @@ import shlex
 import signal
 import uuid
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,6 @@ from progressd.client.errors import APIError
 # A script waits for each report, so an unreachable daemon must not delay it for long.
 CONNECT_TIMEOUT: Final = 3.0  # seconds
 ANSWER_TIMEOUT: Final = 10.0  # seconds
-CONFLICT: Final = 409  # HTTP status: the job has ended
 KILLED: Final = 128  # a shell adds the number of the signal
 # The trap for EXIT alone would not run in dash and busybox after a signal.
 SHELL: Final = """\
@@ -110,7 +110,8 @@ def emit(
       progressd emit --job 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c --failed "no space left"
       eval "$(progressd emit --new backup --shell)"
     """
-    here = ctx.get_parameter_source("url") is ParameterSource.DEFAULT
+    if ctx.get_parameter_source("url") is not ParameterSource.DEFAULT:
+        socket = None
     details = _details(unit, phase)
     if task is not None:
         if percent is not None or status is not None or new is not None:
@@ -127,8 +128,10 @@ def emit(
         if ctx.get_parameter_source("job_id") is ParameterSource.COMMANDLINE:
             raise click.UsageError("--new chooses the id of the job: leave out --job")
         registration = {**event["data"], "total_steps": total or 0, "lease_seconds": lease}
-        job_id = _register(registration, remote, socket if here else None)
-        click.echo(_commands(job_id, ctx, remote, socket if here else None) if shell else job_id)
+        job_id = str(uuid.uuid4())
+        started = {"type": "status_change", "data": {"new_status": "processing"}}
+        _send(job_id, [{"type": "job_created", "data": registration}, started], remote, socket)
+        click.echo(_commands(job_id, ctx, remote, socket) if shell else job_id)
         return
     if shell or lease is not None:
         raise click.UsageError(f"{'--shell' if shell else '--lease'} needs --new")
@@ -136,37 +139,31 @@ def emit(
         raise click.UsageError("no job given: use --job, or set PROGRESSD_JOB_ID")
     job_id = values.encodable(job_id)
     try:
-        if socket is not None and here:
-            from progressd.client.transport import report
-
-            report(socket, job_id, event, ANSWER_TIMEOUT)
+        if socket is not None:
+            _send(job_id, [event], remote, socket)
         else:
             from progressd.cli.remote import whole_id
 
             with remote.client(timeout=ANSWER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT) as client:
                 client.report(whole_id(client, job_id), event)
     except APIError as error:
-        if status is None or error.status != CONFLICT:
+        if status is None or error.status != HTTPStatus.CONFLICT:
             raise
 
 
-def _register(registration: Mapping[str, Any], remote: Remote, socket: Path | None) -> str:
-    """Register and start a job, and return its id."""
-    job_id = str(uuid.uuid4())
-    started = {"type": "status_change", "job_id": job_id, "data": {"new_status": "processing"}}
-    events = [{"type": "job_created", "job_id": job_id, "data": registration}, started]
-    if socket is not None:
-        from progressd.client.transport import UnixSocketTransport
+def _send(job_id: str, events: list[dict[str, Any]], remote: Remote, socket: Path | None) -> None:
+    """Report events over the socket, if there is one. Raises APIError for the first that is rejected."""
+    from progressd.client.transport import EventTransport, UnixSocketTransport
 
-        with contextlib.closing(UnixSocketTransport(socket, ANSWER_TIMEOUT)) as daemon:
-            answers = daemon.exchange(events)
-    else:
-        with remote.client(timeout=ANSWER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT) as client:
-            answers = client.exchange(events)
-    for answer in answers:
-        if not answer.ok:
-            raise APIError(answer.status, answer.error)
-    return job_id
+    daemon: EventTransport = (
+        remote.client(timeout=ANSWER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT)
+        if socket is None
+        else UnixSocketTransport(socket, ANSWER_TIMEOUT)
+    )
+    with contextlib.closing(daemon):
+        for answer in daemon.exchange([{**event, "job_id": job_id} for event in events]):
+            if not answer.ok:
+                raise APIError(answer.status, answer.error)
 
 
 def _commands(job_id: str, ctx: click.Context, remote: Remote, socket: Path | None) -> str:
