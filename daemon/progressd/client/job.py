@@ -25,7 +25,7 @@ from progressd.client.pending import PendingEvents
 from progressd.client.reporter import DEFAULT_TIMING, ReporterThread, Timing
 from progressd.client.task import Task, Tasks
 from progressd.client.transport import transport_to
-from progressd.core.events import LogStream
+from progressd.core.events import MAX_COUNT, LogStream
 
 if TYPE_CHECKING:
     import anyio
@@ -136,7 +136,7 @@ class Job:
         named = self._values("step_name", values.step_name, name, "")
 
         def change(pending: PendingEvents) -> None:
-            self._step = min(self._step + self._in_step, values.MAX_COUNT)
+            self._step = min(self._step + self._in_step, MAX_COUNT)
             self._step_name, self._in_step = named, True
             pending.set_progress(self._progress())
 
