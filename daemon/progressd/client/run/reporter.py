@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from http import HTTPStatus
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 POLL_INTERVAL: Final = 5.0  # seconds between reports without progress, and between attempts to watch the job
 WATCH_DELAY: Final = 1.0  # seconds until the job is watched; many commands take less, and the import takes long
 END_TIMEOUT: Final = 60.0  # seconds to report the end to an unreachable daemon, such as during a restart
-UNKNOWN: Final = 404  # HTTP status: the job does not exist
-CONFLICT: Final = 409  # HTTP status: the job's status does not allow it
 
 
 class JobReporter:
@@ -86,7 +85,7 @@ class JobReporter:
         except ClientError as error:
             self._maybe_known = self._maybe_known or isinstance(error, ResponseTimeout)
             final = isinstance(error, APIError) and not error.temporary
-            self.over = isinstance(error, APIError) and error.status == CONFLICT
+            self.over = isinstance(error, APIError) and error.status == HTTPStatus.CONFLICT
             if str(error) != self._complaint and not self.over:
                 self._complaint = str(error)
                 self._say(error)
@@ -102,7 +101,7 @@ class JobReporter:
             try:
                 self._client.report(self.job_id, event)
             except APIError as error:
-                if error.status not in (UNKNOWN, CONFLICT):
+                if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                     raise
             else:
                 return {"status": JobStatus.PROCESSING}
