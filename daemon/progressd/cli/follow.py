@@ -11,8 +11,8 @@ import trio
 from progressd.cli.display import Display, display_for
 from progressd.cli.remote import Remote
 from progressd.client.errors import APIError, StreamClosed
+from progressd.client.exception_groups import unwrapped
 from progressd.client.watcher import watch_texts
-from progressd.client.websocket import unwrapped
 from progressd.core.close_codes import JOB_DELETED
 from progressd.core.messages import Completed, Error, JobStatus, Message, StatusChange
 

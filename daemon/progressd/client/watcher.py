@@ -20,9 +20,10 @@ from trio_websocket import ConnectionRejected
 from progressd.client import event_loop
 from progressd.client.endpoint import MAX_DELAY, backoff, checked_url, log_url, no_daemon, request_headers, stream_url
 from progressd.client.errors import APIError, ClientError, ConnectError, StreamClosed
+from progressd.client.exception_groups import unwrapped
 from progressd.client.http import tls_error
 from progressd.client.threaded import ThreadedStream
-from progressd.client.websocket import CONNECTION_ERRORS, receive_texts, unwrapped
+from progressd.client.websocket import CONNECTION_ERRORS, receive_texts
 from progressd.core.close_codes import CloseCode
 from progressd.core.json import UNDECODABLE
 from progressd.core.messages import Hello, JobLog, Message, decode

@@ -45,7 +45,7 @@ def attach(
 
     from progressd.client.attach import Attachment, Target, find, opened
     from progressd.client.errors import ClientError
-    from progressd.client.websocket import unwrapped
+    from progressd.client.exception_groups import unwrapped
 
     def say(what: str | ClientError) -> None:
         click.echo(f"progressd: {what if isinstance(what, str) else error_sentence(what, remote)}", err=True)

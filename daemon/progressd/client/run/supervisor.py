@@ -6,12 +6,13 @@ The command runs whether or not a daemon answers, and keeps its input, output an
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from progressd.client.errors import ClientError
+from progressd.client.exception_groups import unwrapped
 from progressd.client.run.launch import TYPED, Command, passed_on
 from progressd.client.run.offset import FileOffsets
 from progressd.client.run.output import Outputs
@@ -79,22 +80,23 @@ class CommandJob:
         self._outputs = outputs
         reaper.own(command.pid)
         self._tree = adopt(before, command.cgroup)
-        async with _unwrapped(trio.open_nursery()) as listening:  # until the end: a signal would kill this process
-            listening.start_soon(self._pass_on_signals)
-            if self._session is not None:
-                listening.start_soon(self._session.run)
-            status = await self._follow(outputs)
-            await _signals_are_heard()
-            await self._end_rest(status)
-            if command.terminal is not None:
-                command.terminal.restore()
-                command.terminal.give_back(self._unread)
-            self._say_all()
-            if outputs.has_progress:
-                await self._report_progress()
-            received = await self._reporter.end(self._last(status))
-            await self._finish_log(received=received)
-            listening.cancel_scope.cancel()
+        with unwrapped():
+            async with trio.open_nursery() as listening:  # until the end: a signal would kill this process
+                listening.start_soon(self._pass_on_signals)
+                if self._session is not None:
+                    listening.start_soon(self._session.run)
+                status = await self._follow(outputs)
+                await _signals_are_heard()
+                await self._end_rest(status)
+                if command.terminal is not None:
+                    command.terminal.restore()
+                    command.terminal.give_back(self._unread)
+                self._say_all()
+                if outputs.has_progress:
+                    await self._report_progress()
+                received = await self._reporter.end(self._last(status))
+                await self._finish_log(received=received)
+                listening.cancel_scope.cancel()
         if command.cgroup is not None:
             command.cgroup.remove()
         return status if status >= 0 else 128 - status
@@ -126,11 +128,12 @@ class CommandJob:
     async def run_nothing(self, event: Mapping[str, Any]) -> None:
         """Report the end of a command that was not started."""
         self._gone.set()
-        async with _unwrapped(trio.open_nursery()) as listening:
-            listening.start_soon(self._pass_on_signals)
-            await self._reporter.report(None)
-            await self._reporter.end(event)
-            listening.cancel_scope.cancel()
+        with unwrapped():
+            async with trio.open_nursery() as listening:
+                listening.start_soon(self._pass_on_signals)
+                await self._reporter.report(None)
+                await self._reporter.end(event)
+                listening.cancel_scope.cancel()
 
     async def _follow(self, outputs: Outputs) -> int:
         """Report the command until it exits, and return its exit status."""
@@ -291,18 +294,6 @@ class CommandJob:
             await self._reporter.report(None)
         else:
             await self._reporter.progress(progress)
-
-
-@contextlib.asynccontextmanager
-async def _unwrapped(manager: Any) -> AsyncIterator[trio.Nursery]:
-    """Open a nursery. If only one error leaves it, raise that error alone."""
-    try:
-        async with manager as nursery:
-            yield nursery
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
-            raise
-        raise group.exceptions[0] from None
 
 
 def _run_soon(token: trio.lowlevel.TrioToken, call: Callable[[], None]) -> None:
