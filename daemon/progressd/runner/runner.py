@@ -254,7 +254,7 @@ class Runner:
         if status != 0 and notify is not None and notify.error is not None:
             return self._failed(job, f"{job.pipeline}: {notify.error}")
         if status != 0:
-            return self._failed(job, f"{job.pipeline} {limits.describe_exit(status, child.stderr)}")
+            return self._failed(job, limits.describe_exit(str(job.pipeline), status, child.stderr))
         return await self._succeed(job, pipeline, result, output.result)
 
     async def _keep_stderr(self, job: Job, text: bytes) -> None:

@@ -1,9 +1,8 @@
 """The job of a command at the daemon: its registration, its progress and its end, with retries."""
 
 import contextlib
-import signal
-from http import HTTPStatus
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -165,12 +164,3 @@ def event_of(type_: str, **data: Any) -> dict[str, Any]:
 
 def failure_of(sentence: str) -> dict[str, Any]:
     return event_of("error", message=values.text(sentence, values.MAX_SENTENCE))
-
-
-def describe_exit(program: str, status: int) -> str:
-    if status > 0:
-        return f"{program} failed with exit status {status}"
-    try:
-        return f"{program} was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"{program} was killed by signal {-status}"
