@@ -40,10 +40,6 @@ log = logging.getLogger("progressd.client")
 _LOG_LOCK = threading.Lock()  # for the first lines of a log, in any thread
 
 
-def _nothing() -> None:
-    pass
-
-
 class Job:
     """One job, from the start of its `with` block (in asyncio and Trio: `async with`) to its end.
 
@@ -302,7 +298,7 @@ class Job:
         self._acknowledged = anyio.Event()
         scope = anyio.CancelScope() if self._stop_when_cancelled else None
         self._start(
-            partial(call_soon, scope.cancel) if scope is not None else _nothing,
+            partial(call_soon, scope.cancel) if scope is not None else lambda: None,
             partial(call_soon, self._acknowledged.set),
         )
         if scope is not None:
@@ -333,7 +329,7 @@ class Job:
             raise JobCancelled(f"job {self.id} was cancelled") from None
 
     def _start(
-        self, on_cancelled: Callable[[], object] = _nothing, on_finished: Callable[[], object] = _nothing
+        self, on_cancelled: Callable[[], object] = lambda: None, on_finished: Callable[[], object] = lambda: None
     ) -> None:
         if self._reporter is not None or self._process is None:
             log.warning("%s: this block is not reported: a Job can be used only once (create a new Job)", self.name)
