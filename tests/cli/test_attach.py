@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from progressd.client.attach import exit_status, find, opened, unit_of
 from progressd.client.errors import ClientError
-from progressd.client.run.offset import FileOffsets
+from progressd.system.file_offsets import FileOffsets
 from progressd.system.process_tree import look
 from support.serving import PATIENCE, ServedDaemon
 from support.waiting import until

@@ -54,11 +54,6 @@ class Hostile:
     __index__ = __int__ = __float__ = __len__ = __iter__ = __str__
 
 
-def test_the_limits_are_those_of_the_daemon() -> None:
-    assert (values.MAX_OPTIONS, values.MAX_LEASE) == (events.MAX_OPTIONS_BYTES, events.MAX_LEASE)
-    assert values.MAX_NESTING == events.MAX_NESTING
-
-
 @settings(max_examples=25)
 @given(st.dictionaries(keys, anything))
 def test_the_daemon_accepts_all_converted_options(options: dict[object, object]) -> None:
@@ -105,7 +100,7 @@ def test_only_invalid_options_are_dropped() -> None:
 
 def test_too_many_options_or_labels_are_rejected() -> None:
     with pytest.raises(ValueError, match="larger than 65536 bytes"):
-        values.options({}, {"text": "x" * values.MAX_OPTIONS})
+        values.options({}, {"text": "x" * events.MAX_OPTIONS_BYTES})
     circular: dict[object, object] = {}
     circular.update(a=circular, b=[circular])
     with pytest.raises(ValueError, match="larger than 65536 bytes"):

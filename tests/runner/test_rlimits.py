@@ -33,7 +33,7 @@ EXITS = [
 
 @pytest.mark.parametrize(("status", "stderr", "sentence"), EXITS)
 def test_an_exit_status_names_the_limit(status: int, stderr: bytes, sentence: str) -> None:
-    assert LIMITS.describe_exit(status, stderr) == sentence
+    assert LIMITS.describe_exit("scan", status, stderr) == f"scan {sentence}"
 
 
 ALLOCATE = "x = bytearray(400 << 20)"

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Final
 
 import trio
@@ -10,12 +11,11 @@ import trio
 from progressd.cli.display import Display, display_for
 from progressd.cli.remote import Remote
 from progressd.client.errors import APIError, StreamClosed
+from progressd.client.exception_groups import unwrapped
 from progressd.client.watcher import watch_texts
-from progressd.client.websocket import unwrapped
 from progressd.core.close_codes import JOB_DELETED
 from progressd.core.messages import Completed, Error, JobStatus, Message, StatusChange
 
-NOT_FOUND: Final = 404  # HTTP status
 MAX_CONNECTIONS: Final = 16  # at once; the daemon runs jobs in order, so later jobs can wait
 
 
@@ -98,7 +98,7 @@ def _final_status(message: Message | None) -> JobStatus | None:
 
 
 def _deleted(error: APIError | StreamClosed) -> bool:
-    return error.status == NOT_FOUND if isinstance(error, APIError) else error.code == JOB_DELETED.code
+    return error.status == HTTPStatus.NOT_FOUND if isinstance(error, APIError) else error.code == JOB_DELETED.code
 
 
 def _status(remote: Remote, job_id: str) -> JobStatus:

@@ -9,6 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from progressd.cli.remote import remote_of
+from progressd.client.run.options import DEFAULT_LEASE, MAX_LEASE, MIN_LEASE
 from progressd.client.values import encodable
 from progressd.core.errors import SettingsError
 from progressd.core.messages import JobStatus
@@ -75,9 +76,24 @@ def label(_ctx: click.Context, _option: click.Parameter, given: str | None) -> s
     return None if given is None else encodable(given)
 
 
-def labels(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    """Parse the values of an option that takes several labels."""
-    return dict(text.split("=", 1) for one in given if (text := label(ctx, option, one)))
+def labels_option(meaning: str) -> Callable[[Command], Command]:
+    """Return `--label`, which may be repeated. The command gets a mapping as `labels`."""
+
+    def parsed(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+        return dict(text.split("=", 1) for one in given if (text := label(ctx, option, one)))
+
+    return click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, callback=parsed, help=meaning)
+
+
+def lease_option(jobs: str) -> Callable[[Command], Command]:
+    """Return `--lease` of a command that reports running processes as `jobs`: the job, or a job."""
+    return click.option(
+        "--lease",
+        type=click.FloatRange(MIN_LEASE, MAX_LEASE),
+        default=DEFAULT_LEASE,
+        show_default=True,
+        help=f"Seconds without contact until {jobs} is shown as stalled. After three times as long, it fails.",
+    )
 
 
 def given_settings(parameters: dict[str, Any]) -> dict[str, object]:

@@ -40,7 +40,7 @@ def run(arguments: list[str], environ: Mapping[str, str]) -> None:
 def prepared(options: RunOptions) -> planning.RunPlan:
     """Return the plan for a command. Raises InvalidURL, InvalidKey, InvalidInput."""
     request_headers(checked_url(options.url or DEFAULT_URL), options.key)
-    return planning.plan_run(options.command, options.preset, options.pattern, adapt=options.adapt)
+    return planning.plan_run(options.command, options.preset, options.pattern, adapt=not options.no_adapt)
 
 
 def run_command(options: RunOptions, plan: planning.RunPlan) -> int:
@@ -119,7 +119,7 @@ def _report(
         from progressd.client import log_sender
         from progressd.client.run.output import Outputs
 
-        if options.log and not plan.keeps_streams:
+        if not (options.no_log or plan.keeps_streams):
             log = log_sender.LogSender(job_id, client, lambda text: job.say(text), log_sender.interval_for(url))
         outputs = Outputs(started, plan.detection(), _say_unwritten, log.buffer if log else None)  # passes it on
     import trio

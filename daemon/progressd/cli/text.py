@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -33,6 +34,7 @@ COLORS: Final = {
     JobStatus.CANCELLED: "yellow",
 }
 
+GAP: Final = "  "  # between two columns
 SIZES: Final = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 WIDE: Final = 1.6  # an interval is shown if its end is this many times its beginning
 
@@ -42,6 +44,13 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 def printable(text: object) -> str:
     """Return the text on one line, without control characters."""
     return _CONTROL.sub(" ", str(text)).strip()
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield each row as a line with aligned columns, without the columns that are empty in every row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width).rstrip()
 
 
 def line(message: Message, url: str) -> str:

@@ -18,11 +18,11 @@ from msgspec.structs import replace
 from progressd.client.errors import ClientError
 from progressd.client.rest import RestClient
 from progressd.client.run import registration as registering
-from progressd.client.run.offset import FileOffsets
-from progressd.client.run.reporter import POLL_INTERVAL, JobReporter, describe_exit, event_of, failure_of
+from progressd.client.run.reporter import POLL_INTERVAL, JobReporter, event_of, failure_of
 from progressd.core.events import ReportedProgress
 from progressd.core.messages import JobStatus
-from progressd.system.process_tree import Identity, Process, look, running
+from progressd.system.file_offsets import FileOffsets
+from progressd.system.process_tree import Identity, Process, describe_exit, look, running
 
 INTERVAL: Final = 0.5  # seconds between two looks at the positions, and for new processes
 MIN_SIZE: Final = 1  # bytes of a file

@@ -32,18 +32,10 @@ def job_path(job_id: str) -> str:
     return f"/api/jobs/{_quoted(job_id)}"
 
 
-def stream_url(url: str, job_id: str | None, since: str | None) -> str:
-    """Return the WebSocket URL of one job, or of all jobs, starting at the cursor `since`. Raises InvalidURL."""
+def stream_url(url: str, job_id: str | None, query: "Mapping[str, str]", *, log: bool = False) -> str:
+    """Return the WebSocket URL of one job, of its log, or of all jobs. Raises InvalidURL."""
     parts = urlsplit(checked_url(url))
-    path = f"{parts.path}/ws/jobs" + (f"/{_quoted(job_id)}" if job_id is not None else "")
-    query = urlencode({"since": since}) if since is not None else ""
-    return urlunsplit(("wss" if parts.scheme == "https" else "ws", parts.netloc, path, query, ""))
-
-
-def log_url(url: str, job_id: str, query: "Mapping[str, str]") -> str:
-    """Return the WebSocket URL of the log of a job. Raises InvalidURL."""
-    parts = urlsplit(checked_url(url))
-    path = f"{parts.path}/ws/jobs/{_quoted(job_id)}/log"
+    path = f"{parts.path}/ws/jobs" + (f"/{_quoted(job_id)}" if job_id is not None else "") + ("/log" if log else "")
     return urlunsplit(("wss" if parts.scheme == "https" else "ws", parts.netloc, path, urlencode(query), ""))
 
 

@@ -1,23 +1,11 @@
-"""The errors of a client. `str(error)` is a sentence for its user.
+"""The errors of a client. `str(error)` is a sentence for its user."""
 
-ClientError
-├── InvalidURL        not the address of a daemon
-├── InvalidKey        not a key
-├── ConnectError      no daemon answers, or TLS failed
-├── ResponseTimeout   the response did not arrive; the daemon may have accepted the request
-├── APIError          the daemon rejected the request, with an HTTP status
-├── StreamClosed      the daemon closed the stream for good, with a close code
-└── JobCancelled      the job that the program reports was cancelled
-"""
-
-from typing import Any, Final
-
-TOO_MANY_REQUESTS: Final = 429  # RFC 6585 §4
+from typing import Any
 
 
 def is_temporary(status: int) -> bool:
     """Return whether a request that was rejected with this HTTP status may succeed later."""
-    return status >= 500 or status == TOO_MANY_REQUESTS
+    return status >= 500 or status == 429  # RFC 6585 §4
 
 
 class ClientError(Exception):

@@ -25,7 +25,7 @@ from progressd.client.pending import PendingEvents
 from progressd.client.reporter import DEFAULT_TIMING, ReporterThread, Timing
 from progressd.client.task import Task, Tasks
 from progressd.client.transport import transport_to
-from progressd.core.events import LogStream
+from progressd.core.events import MAX_COUNT, LogStream
 
 if TYPE_CHECKING:
     import anyio
@@ -38,10 +38,6 @@ INTERRUPTED_FLUSH_TIMEOUT: Final = 5.0  # seconds, after an interrupt
 log = logging.getLogger("progressd.client")
 
 _LOG_LOCK = threading.Lock()  # for the first lines of a log, in any thread
-
-
-def _nothing() -> None:
-    pass
 
 
 class Job:
@@ -136,7 +132,7 @@ class Job:
         named = self._values("step_name", values.step_name, name, "")
 
         def change(pending: PendingEvents) -> None:
-            self._step = min(self._step + self._in_step, values.MAX_COUNT)
+            self._step = min(self._step + self._in_step, MAX_COUNT)
             self._step_name, self._in_step = named, True
             pending.set_progress(self._progress())
 
@@ -302,7 +298,7 @@ class Job:
         self._acknowledged = anyio.Event()
         scope = anyio.CancelScope() if self._stop_when_cancelled else None
         self._start(
-            partial(call_soon, scope.cancel) if scope is not None else _nothing,
+            partial(call_soon, scope.cancel) if scope is not None else lambda: None,
             partial(call_soon, self._acknowledged.set),
         )
         if scope is not None:
@@ -333,7 +329,7 @@ class Job:
             raise JobCancelled(f"job {self.id} was cancelled") from None
 
     def _start(
-        self, on_cancelled: Callable[[], object] = _nothing, on_finished: Callable[[], object] = _nothing
+        self, on_cancelled: Callable[[], object] = lambda: None, on_finished: Callable[[], object] = lambda: None
     ) -> None:
         if self._reporter is not None or self._process is None:
             log.warning("%s: this block is not reported: a Job can be used only once (create a new Job)", self.name)

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -21,8 +22,6 @@ REMOTE_INTERVAL: Final = 2.0  # seconds, for a daemon that may limit the request
 SLOW_INTERVAL: Final = 5.0  # seconds, if the daemon limits the requests
 HURRIED_DELAY: Final = 0.2  # seconds between two attempts after the end of the program
 MAX_DELAY: Final = 5.0  # seconds between two attempts while no daemon answers
-NOT_FOUND: Final = 404  # HTTP status: the job is not registered yet
-TOO_MANY: Final = 429  # HTTP status
 
 
 def interval_for(url: str) -> float:
@@ -84,7 +83,7 @@ class LogSender(threading.Thread):
                     if isinstance(error, APIError) and not error.temporary:
                         self._say(f"the log of the job is not kept: {error}")
                         break
-                    limited = isinstance(error, APIError) and error.status == TOO_MANY
+                    limited = isinstance(error, APIError) and error.status == HTTPStatus.TOO_MANY_REQUESTS
                     interval = SLOW_INTERVAL if limited else interval
                     failures += 1
                     self._pause(SLOW_INTERVAL if limited else backoff(failures, MAX_DELAY))
@@ -131,7 +130,7 @@ class LogSender(threading.Thread):
         self._entries = [*rejected, *self._entries[len(batch) :]]
         self._seq += len(batch)
         self._doubtful = bool(rejected)
-        final = [one.error for one in answers if not (one.ok or one.temporary or one.status == NOT_FOUND)]
+        final = [one.error for one in answers if not (one.ok or one.temporary or one.status == HTTPStatus.NOT_FOUND)]
         return final[0] if final else ""
 
     def hurry(self) -> None:

@@ -5,6 +5,7 @@ once. Only the newest progress is kept, so at most three events are pending.
 """
 
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
@@ -13,9 +14,6 @@ from progressd.client.errors import is_temporary
 
 Event: TypeAlias = Mapping[str, Any]
 
-_INVALID: Final = 400
-_CONFLICT: Final = 409
-_UNKNOWN: Final = 404
 MAX_UNKNOWN: Final = 100  # reports of an unknown job that another program may register again; 20 s at 5 a second
 _MINIMAL: Final = ("kind", "total_steps", "lease_seconds")  # fields kept when a rejected registration is sent again
 
@@ -25,7 +23,7 @@ class EventAnswer(Struct, frozen=True):
 
     ok: bool
     error: str = ""
-    status: int = _CONFLICT
+    status: int = HTTPStatus.CONFLICT
     cursor: str = ""
 
     @property
@@ -92,7 +90,7 @@ class PendingEvents:
             if answer.ok:
                 self._cursor, self._unknown = answer.cursor or self._cursor, 0
                 self._accepted(event)
-            elif answer.status == _UNKNOWN and event is not self._registration and self._register_again():
+            elif answer.status == HTTPStatus.NOT_FOUND and event is not self._registration and self._register_again():
                 break
             elif error := self._rejected(event, answer):
                 return error
@@ -127,23 +125,32 @@ class PendingEvents:
 
     def _rejected(self, event: Event, answer: EventAnswer) -> str:
         asked = event["type"] == "status_change" and event is not self._end
-        if asked and answer.status == _CONFLICT:
+        if asked and answer.status == HTTPStatus.CONFLICT:
             self.over = bool(self._rejection)
             return self._rejection
-        if answer.status == _CONFLICT and event is not self._registration:
+        if answer.status == HTTPStatus.CONFLICT and event is not self._registration:
             # the job has finished; the next batch checks whether it was cancelled
             self._rejection = self._rejection or answer.error
             return ""
-        if event["type"] == "progress" and answer.status != _UNKNOWN:
+        if event["type"] == "progress" and answer.status != HTTPStatus.NOT_FOUND:
             self._accepted(event)
-        elif event is self._end and event["data"] and event["type"] == "completed" and answer.status != _UNKNOWN:
+        elif (
+            event is self._end
+            and event["data"]
+            and event["type"] == "completed"
+            and answer.status != HTTPStatus.NOT_FOUND
+        ):
             self._end = self._event("completed", {})  # the job can still end without its result
-        elif event is self._registration and answer.status == _INVALID and not event["data"].keys() <= set(_MINIMAL):
+        elif (
+            event is self._registration
+            and answer.status == HTTPStatus.BAD_REQUEST
+            and not event["data"].keys() <= set(_MINIMAL)
+        ):
             data = {name: value for name, value in event["data"].items() if name in _MINIMAL}
             self._registration = self._event("job_created", data)  # the job is still visible without its options
         else:
             self.over = True
-            if answer.status == _UNKNOWN:
+            if answer.status == HTTPStatus.NOT_FOUND:
                 return f"{answer.error}: nothing more of it is reported"
         return answer.error
 

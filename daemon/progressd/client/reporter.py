@@ -8,12 +8,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Final
 
 from msgspec import Struct
 
 from progressd.client.endpoint import backoff
-from progressd.client.errors import TOO_MANY_REQUESTS, APIError, ClientError, ConnectError, ResponseTimeout
+from progressd.client.errors import APIError, ClientError, ConnectError, ResponseTimeout
 from progressd.client.pending import Event, EventAnswer, PendingEvents
 from progressd.client.transport import EventTransport
 
@@ -226,7 +227,7 @@ class ReporterThread:
             self._answered = self._answered or bool(error.code)
             foreign = not (error.code or error.temporary)
             delay = max(delay, min(error.retry_after or 0, MAX_RETRY_AFTER))
-        if isinstance(error, APIError) and error.status == TOO_MANY_REQUESTS:
+        if isinstance(error, APIError) and error.status == HTTPStatus.TOO_MANY_REQUESTS:
             self._interval = self._timing.slow_interval
         elif not self._failures:
             log.warning("%s: %s; the work continues", self._name, error, exc_info=defect)

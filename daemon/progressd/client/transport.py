@@ -5,12 +5,12 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from progressd.client.endpoint import DEFAULT_URL, read_key
-from progressd.client.errors import APIError, ClientError, ConnectError, ResponseTimeout
+from progressd.client.errors import ClientError, ConnectError, ResponseTimeout
 from progressd.client.pending import Event, EventAnswer
 from progressd.core.json import UNDECODABLE
 
@@ -107,11 +107,3 @@ class UnixSocketTransport:
             return msgspec.json.decode(line, type=EventAnswer)
         except UNDECODABLE:
             raise ClientError(f"{self._path} is not the socket of progressd") from None
-
-
-def report(path: Path, job_id: str, event: Mapping[str, Any], timeout: float = ANSWER_TIMEOUT) -> None:
-    """Report an event of a job, and wait until it is durable. Raises ConnectError, APIError or another ClientError."""
-    with contextlib.closing(UnixSocketTransport(path, timeout)) as daemon:
-        [answer] = daemon.exchange([{**event, "job_id": job_id}])
-    if not answer.ok:
-        raise APIError(answer.status, answer.error)

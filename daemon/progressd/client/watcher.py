@@ -18,11 +18,12 @@ from msgspec import UNSET
 from trio_websocket import ConnectionRejected
 
 from progressd.client import event_loop
-from progressd.client.endpoint import MAX_DELAY, backoff, checked_url, log_url, no_daemon, request_headers, stream_url
+from progressd.client.endpoint import MAX_DELAY, backoff, checked_url, no_daemon, request_headers, stream_url
 from progressd.client.errors import APIError, ClientError, ConnectError, StreamClosed
+from progressd.client.exception_groups import unwrapped
 from progressd.client.http import tls_error
 from progressd.client.threaded import ThreadedStream
-from progressd.client.websocket import CONNECTION_ERRORS, receive_texts, unwrapped
+from progressd.client.websocket import CONNECTION_ERRORS, receive_texts
 from progressd.core.close_codes import CloseCode
 from progressd.core.json import UNDECODABLE
 from progressd.core.messages import Hello, JobLog, Message, decode
@@ -134,16 +135,14 @@ def watch_texts(
     backoff: Backoff = backoff,
 ) -> Watch[Received]:
     """Return messages as `watch` does, with the text of each, including messages of unknown types."""
-    return Watch(lambda on_lost: _stream(_Watcher(url, job_id, key, on_lost, backoff), _all), on_lost)
+    return Watch(
+        lambda on_lost: _stream(_Watcher(url, job_id, key, on_lost, backoff), lambda received: received), on_lost
+    )
 
 
 def _call_in(call_soon: Callable[..., object], on_lost: OnLost, lost: Disconnected) -> None:
     with suppress(RuntimeError):  # the event loop is closed
         call_soon(on_lost, lost)
-
-
-def _all(received: Received) -> Received:
-    return received
 
 
 def _known(received: Received) -> Message | None:
@@ -157,35 +156,39 @@ def watch_log(
     *,
     key: str | None = None,
     on_lost: OnLost = lambda _: None,
-    backoff: Backoff = backoff,
 ) -> AbstractAsyncContextManager["Stream[JobLog]"]:
     """Return the lines of a log until its job has finished, as `watch` does. No line is missing or comes twice.
 
     `start`: where to begin, as {"tail": "20"}, {"since": "10m"} or {"offset": "81920"}; by default at the beginning.
     """
-    watcher = _LogWatcher(url, job_id, key, on_lost, backoff)
-    watcher.start = start or {"offset": "0"}
+    watcher = _Watcher(url, job_id, key, on_lost, backoff, start or {"offset": "0"})
     return _stream(watcher, lambda received: received.message if isinstance(received.message, JobLog) else None)
 
 
 class _Watcher:
-    """Receive the messages of one job, or of all, over as many connections as necessary."""
+    """Receive the messages of one job, or of all, over as many connections as necessary.
 
-    def __init__(self, url: str, job_id: str | None, key: str | None, on_lost: OnLost, backoff: Backoff) -> None:
+    `log_start`: where the log of the job begins; None: receive no log, but the messages.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        job_id: str | None,
+        key: str | None,
+        on_lost: OnLost,
+        backoff: Backoff,
+        log_start: Mapping[str, str] | None = None,
+    ) -> None:
         self._url = url
         self._job_id = job_id
         self._key = key
         self._on_lost = on_lost
         self._backoff = backoff
-        self._cursor: str | None = None
+        self._log = log_start is not None
+        self._query = log_start or {}  # where to begin or to resume
         self._failures = 0
         self._reached = False  # a daemon has answered
-
-    def _stream_url(self, url: str) -> str:
-        return stream_url(url, self._job_id, self._cursor)
-
-    def _passed_on(self, message: Message | None) -> None:
-        self._cursor = _cursor(message) or self._cursor
 
     async def run(self, send: Callable[[Received], Awaitable[None]]) -> None:
         """Pass each message to `send`, until the daemon closes the stream for good."""
@@ -196,12 +199,13 @@ class _Watcher:
             received = Received(text, _decoded(text))
             self._reached, self._failures = True, 0
             await send(received)
-            self._passed_on(received.message)
+            self._query = self._resume_after(received.message) or self._query
 
         while True:
             started = trio.current_time()
             try:
-                await receive_texts(self._stream_url(url), headers, HEARTBEAT, take)
+                address = stream_url(url, self._job_id, self._query, log=self._log)
+                await receive_texts(address, headers, HEARTBEAT, take)
                 return
             except CONNECTION_ERRORS as error:
                 if trio.current_time() - started >= MAX_DELAY:
@@ -214,18 +218,12 @@ class _Watcher:
             self._on_lost(lost)
             await trio.sleep(lost.delay)
 
-
-class _LogWatcher(_Watcher):
-    """Receive the log of one job. `start`: where to begin or to resume."""
-
-    start: Mapping[str, str]
-
-    def _stream_url(self, url: str) -> str:
-        return log_url(url, str(self._job_id), self.start)
-
-    def _passed_on(self, message: Message | None) -> None:
-        if isinstance(message, JobLog):
-            self.start = {"offset": str(message.data.offset)}
+    def _resume_after(self, message: Message | None) -> Mapping[str, str] | None:
+        """Return the query with which the stream continues after a message; None: as before."""
+        if self._log:
+            return {"offset": str(message.data.offset)} if isinstance(message, JobLog) else None
+        cursor = getattr(message, "cursor", UNSET)
+        return {"since": cursor} if isinstance(cursor, str) else None
 
 
 def _lost(error: Exception, url: str, failures: int, reached: bool, delay: float) -> Disconnected:
@@ -262,11 +260,6 @@ def _decoded(text: str) -> Message | None:
     except UNDECODABLE:
         raise ClientError(f"the daemon sent a message that is not JSON: {text[:60]!r}") from None
     return message
-
-
-def _cursor(message: Message | None) -> str | None:
-    cursor = getattr(message, "cursor", UNSET)
-    return cursor if isinstance(cursor, str) else None
 
 
 class Stream(Generic[T]):

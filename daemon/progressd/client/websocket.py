@@ -3,8 +3,7 @@
 This module opens and closes the stream: trio-websocket's client leaves its socket open if the server closes first.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -13,8 +12,8 @@ from trio_websocket import CloseReason, ConnectionClosed, HandshakeError, WebSoc
 from wsproto.utilities import ProtocolError
 
 from progressd.client.errors import StreamClosed
+from progressd.client.exception_groups import unwrapped
 from progressd.client.http import tls_context
-from progressd.core.errors import leaves
 
 ANSWER_TIMEOUT: Final = 10.0  # seconds to connect, to answer the handshake, and to answer a ping
 CLOSE_TIMEOUT: Final = 0.1  # seconds to send the close frame; after a cancellation nothing reads the answer
@@ -155,15 +154,3 @@ class KeepAlive:
             # a pong waits behind messages that the client has not read
             if answer.cancelled_caught and self._waiting and self._messages == messages:
                 connection.cancel()
-
-
-@contextmanager
-def unwrapped() -> Iterator[None]:
-    """If the block raises an exception group with only one error, such as from a nursery, raise that error alone."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        errors = [error for error in leaves(group) if not isinstance(error, trio.Cancelled)]
-        if len(errors) > 1:
-            raise
-        raise next(iter(errors), next(leaves(group))) from None

@@ -1,6 +1,5 @@
 """Load the settings from flags, environment and file into one frozen object."""
 
-import difflib
 import ipaddress
 import os
 import tomllib
@@ -13,7 +12,7 @@ from msgspec import Struct
 
 from progressd.config.fields import Setting, declared
 from progressd.config.settings import BUILT_IN_PIPELINES, NETWORKS, Settings
-from progressd.core.errors import SettingsError
+from progressd.core.errors import SettingsError, meant
 from progressd.core.pipeline import Option, Pipeline
 from progressd.system.fs import read_regular
 
@@ -98,7 +97,7 @@ def _from_file(settings: Iterable[Setting], table: Mapping[str, Any], origin: st
         inner = {f"{name}.{key}": item for key, item in value.items()} if name in sections else {name: value}
         for key, item in inner.items():
             if key not in known:
-                raise SettingsError(f"unknown setting {key}, from {origin}{_meant(key, known | sections)}")
+                raise SettingsError(f"unknown setting {key}, from {origin}{meant(key, known | sections)}")
             yield key, _Given(item, origin)
 
 
@@ -110,21 +109,16 @@ def _from_environment(settings: Iterable[Setting], environ: Mapping[str, str]) -
         elif variable.startswith("PROGRESSD_PIPELINES_"):
             raise SettingsError(f"unknown setting {variable} in the environment: pipelines are set in the config file")
         elif variable.startswith("PROGRESSD_") and variable not in OTHER_VARIABLES:
-            raise SettingsError(f"unknown setting {variable} in the environment{_meant(variable, keys)}")
+            raise SettingsError(f"unknown setting {variable} in the environment{meant(variable, keys)}")
 
 
 def _from_flags(settings: Iterable[Setting], flags: Mapping[str, object]) -> Iterator[tuple[str, _Given]]:
     names = {setting.key: setting.extra.get("flag", setting.key) for setting in settings}
     for key, value in flags.items():
         if key not in names:
-            raise SettingsError(f"unknown setting {key}{_meant(key, names)}")
+            raise SettingsError(f"unknown setting {key}{meant(key, names)}")
         if value is not None:
             yield key, _Given(value, f"flag {names[key]}", text=isinstance(value, str))
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _value(setting: Setting, given: _Given) -> object:

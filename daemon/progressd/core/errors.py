@@ -1,6 +1,6 @@
 """All errors of progressd, each with its HTTP status, and the text for sizes in their sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 
@@ -210,3 +210,11 @@ def readable_size(size: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown name: the known name that is most similar, if any."""
+    import difflib  # few errors need it
+
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,6 +1,5 @@
 """Pipelines: the command of a job, the accepted file types, and the options. This module runs no programs."""
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -9,7 +8,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from progressd.core.errors import InvalidOption
+from progressd.core.errors import InvalidOption, meant
 from progressd.core.progress_pattern import ProgressPattern
 
 Value: TypeAlias = bool | int | float | str
@@ -229,6 +228,4 @@ def _unknown(name: str, pipeline: Pipeline) -> str:
     if not pipeline.options:
         return f"there is no option {shown(name)}: this pipeline has none"
     known = ", ".join(pipeline.options)
-    close = difflib.get_close_matches(name, pipeline.options, 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"there is no option {shown(name)}: choose from {known}{hint}"
+    return f"there is no option {shown(name)}: choose from {known}{meant(name, pipeline.options)}"

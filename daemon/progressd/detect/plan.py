@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import PurePath
 from typing import Final, NamedTuple
 
-from progressd.core.errors import InvalidInput
+from progressd.core.errors import InvalidInput, meant
 from progressd.detect.preset import Adaptation, Preset, any_match
 from progressd.detect.preset_loader import Presets
 
@@ -102,7 +102,9 @@ def plan(
     if name is not None:
         preset = presets.find(name)
         if preset is None:
-            raise InvalidInput(f"there is no preset {name!r}{_meant(name, presets)} (progressd presets lists them)")
+            raise InvalidInput(
+                f"there is no preset {name!r}{meant(name, list(presets))} (progressd presets lists them)"
+            )
     if preset is None:
         return Plan(command)
     adapt = adapt and preset == own and not _is_busybox(command[at])
@@ -173,13 +175,6 @@ def _program(command: tuple[str, ...]) -> tuple[int, bool]:
             return at, plain
         at = inner
     return 0, plain
-
-
-def _meant(name: str, presets: Presets) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, list(presets), 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _items(preset: Preset, arguments: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from progressd.core.errors import InvalidInput
 from progressd.detect.preset import Adaptation, Preset
@@ -18,18 +18,6 @@ BUILT_IN_PRESETS: Final = Path(__file__).with_name("presets")
 SYSTEM: Final = Path("/etc/progressd/presets")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-
-
-def _preset_of(table: Mapping[str, Any]) -> Preset:
-    """Return the preset of a valid table."""
-    adaptations = tuple(Adaptation(**one) for one in table.get("adapt", ()))
-    return Preset(**{**table, "adapt": adaptations})
-
-
-def _check(table: Mapping[str, Any]) -> None:
-    from progressd.detect.rules import check  # only for presets of users: the import takes long
-
-    check(table)
 
 
 class Presets:
@@ -71,8 +59,10 @@ class Presets:
             try:
                 table = tomllib.loads(path.read_text(encoding="utf-8"))
                 if directory != BUILT_IN_PRESETS:
-                    _check(table)
-                preset = _preset_of(table)
+                    from progressd.detect.rules import check  # only for presets of users: the import takes long
+
+                    check(table)
+                preset = Preset(**{**table, "adapt": tuple(Adaptation(**one) for one in table.get("adapt", ()))})
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:

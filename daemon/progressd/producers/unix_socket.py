@@ -177,9 +177,14 @@ class ProducerConnection:
 
         There is one timer for many reads, because changing a deadline takes 4 µs.
         """
-        while (left := self._active_at + self._idle_timeout - trio.current_time()) > 0 or self._undecided:
-            await trio.sleep(left if left > 0 else self._idle_timeout)
-        self._idle.cancel()
+        due = trio.current_time() + self._idle_timeout
+        while True:
+            await trio.sleep_until(due)
+            now = trio.current_time()
+            due = (now if self._undecided else self._active_at) + self._idle_timeout
+            if due <= now:
+                self._idle.cancel()
+                return
 
     def fileno(self) -> int:
         """Return the descriptor, for the poller."""

@@ -7,7 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,8 @@ from progressd.producers.ndjson import LineSplitter, NumberedLine
 from progressd.runner.orphans import JOB, MARK, cgroup_prefix
 from progressd.runner.output import summary
 from progressd.system.cgroup import Cgroup
-from progressd.system.process_tree import Process, Tree, environment_of, running
+from progressd.system.file_offsets import open_files
+from progressd.system.process_tree import Process, Tree, describe_exit, environment_of, running
 from progressd.system.reaper import reaper
 from progressd.system.transient_errors import is_transient
 
@@ -85,14 +86,14 @@ class ResourceLimits(NamedTuple):
         }
         return [f"--{name}={_within(name, soft)}:{_within(name, hard)}" for name, (soft, hard) in limits.items()]
 
-    def describe_exit(self, status: int, stderr: bytes) -> str:
-        """Return a description of a failure, to follow the name of the program. A negative status is a signal."""
+    def describe_exit(self, program: str, status: int, stderr: bytes) -> str:
+        """Return a description of a failure, and its cause if it is known. A negative status is a signal."""
         number = -status if status < 0 else status - 128  # a shell adds 128 to the signal of its command
         if number == signal.SIGXCPU:
-            return f"used more than {seconds_text(self.cpu)} of processor time, its limit"
+            return f"{program} used more than {seconds_text(self.cpu)} of processor time, its limit"
         if number == signal.SIGXFSZ:
-            return f"wrote a file larger than {size_text(self.file)}, its limit"
-        end = f"was killed by {_signal_name(-status)}" if status < 0 else f"failed with exit status {status}"
+            return f"{program} wrote a file larger than {size_text(self.file)}, its limit"
+        end = describe_exit(program, status)
         if number in _FATAL or _OUT_OF_MEMORY.search(stderr):
             return f"{end}, perhaps because it exceeded its memory limit of {size_text(self.memory)}"
         reason = summary(stderr)
@@ -250,11 +251,11 @@ class ChildProcess:
     def position_in(self, path: Path) -> tuple[int, int] | None:
         """Return how far the program has read a file, and the size of the file. None if it does not read it. Blocks."""
         try:
-            file = path.stat()
-            positions = [found for one in running() if one.session == self.pid for found in _positions(one.pid, file)]
+            real, pids = os.path.realpath(path), [one.pid for one in running() if one.session == self.pid]
         except OSError:
             return None
-        return (min(max(positions), file.st_size), file.st_size) if positions else None
+        found = [file for pid in pids for _, file in open_files(pid, 1) if file.path == real]
+        return max(((min(file.offset, file.size), file.size) for file in found), default=None)
 
     async def _read_stdout(self, output: ProgramOutput, on_lines: OnLines, on_chunk: OnChunk) -> None:
         splitter = LineSplitter(MAX_LINE)
@@ -335,15 +336,6 @@ def _known(session: int, marks: Set[bytes], processes: Sequence[Process]) -> Map
     }
 
 
-def _positions(pid: int, file: os.stat_result) -> Iterator[int]:
-    """Yield the positions of the descriptors with which a process reads a file."""
-    with suppress(OSError):
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):  # the descriptor was closed meanwhile
-                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), file):
-                    yield int(Path(f"/proc/{pid}/fdinfo/{name}").read_text().split()[1])
-
-
 def _is_program(path: str) -> bool:
     with suppress(PermissionError), open(path, "rb") as file:  # a program may be executable but not readable
         return file.read(4).startswith((b"#!", b"\x7fELF"))
@@ -358,10 +350,3 @@ def _raise_oom_score(pid: int) -> None:
 def _within(name: str, limit: int) -> int:
     maximum = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
     return limit if maximum == resource.RLIM_INFINITY else min(limit, maximum)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most real-time signals have no name
-        return f"signal {number}"

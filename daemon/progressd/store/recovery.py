@@ -31,8 +31,6 @@ SHELL: Final = "sqlite3"  # the program, and the Debian package that contains it
 KEPT: Final = ".damaged"  # suffix of the kept file, followed by a number
 OF_BATCHES: Final = set(JobBatch.__struct_encode_fields__)
 FIELDS: Final = 3  # number of fields in a row of jobs, changes or batches
-OF_RUNS: Final = b"INSERT OR IGNORE INTO 'runs'"
-OF_TIMELINES: Final = b"INSERT OR IGNORE INTO 'timelines'"
 DERIVED_ROW: Final = re.compile(rb"INSERT OR IGNORE INTO '(?:meta|labels|counts)'")
 ROW: Final = re.compile(rb"INSERT .*? VALUES ?(\(.*\));", re.DOTALL)
 
@@ -134,12 +132,6 @@ def _read(db: sqlite3.Connection, path: Path, shell: str) -> str:
                 if not DERIVED_ROW.match(line) and (found := ROW.match(line)):
                     values = found[1].decode(errors="backslashreplace")  # invalid JSON, so the row is reported as lost
                     [row] = db.execute(f"VALUES {values}")
-                    if line.startswith(OF_TIMELINES):
-                        _keep_timeline(db, row)
-                        continue
-                    if line.startswith(OF_RUNS):
-                        _keep_run(db, row)
-                        continue
                     # columns of lost_and_found: the root, the page, the number of fields, the rowid, and the fields
                     _keep(db, (row[3], *row[5:7]) if len(row) > FIELDS and row[2] == FIELDS else row)
         complaint.seek(0)
@@ -147,10 +139,12 @@ def _read(db: sqlite3.Connection, path: Path, shell: str) -> str:
 
 
 def _keep(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
-    """Insert a job, a change, a batch or a run, or the name of an unreadable job, change or batch."""
+    """Insert a readable row, or the name of an unreadable job, change or batch."""
     match row:
+        case (int(), str()):
+            _keep_if_readable(db, "timelines", row, tuple[Step, ...])
         case (int(), str(), str(body)) if body.startswith("["):  # the others are JSON objects
-            _keep_run(db, row)
+            _keep_if_readable(db, "runs", row, Run)
         case (int(place), str(name), str(body)):
             change = '"type"' in body[:9]
             try:
@@ -160,18 +154,11 @@ def _keep(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
                 db.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES (?, ?)", (name, place))
 
 
-def _keep_timeline(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
-    """Insert a timeline if it can be read. Without it, its job is still whole."""
+def _keep_if_readable(db: sqlite3.Connection, table: str, row: tuple[Any, ...], type_: Any) -> None:
+    """Insert a timeline or an earlier run if it can be read. Without it, all jobs are still whole."""
     with suppress(*UNDECODABLE):
-        msgspec.json.decode(row[1], type=tuple[Step, ...])
-        db.execute("INSERT OR IGNORE INTO timelines VALUES (?, ?)", row)
-
-
-def _keep_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
-    """Insert an earlier run if it can be read. Without it, estimates are less exact."""
-    with suppress(*UNDECODABLE):
-        msgspec.json.decode(row[2], type=Run)
-        db.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?)", row)
+        msgspec.json.decode(row[-1], type=type_)
+        db.execute(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
 
 
 def _insertion(place: int, name: str, body: str, *, change: bool) -> tuple[str, tuple[int, str, str]]:

@@ -57,7 +57,7 @@ log = structlog.get_logger(__name__)
 
 
 class SQLiteStore:
-    """The SQLite store; see `store.base.Store`. Open it with `SQLiteStore.open`."""
+    """The SQLite store. `store.base.Store` describes its methods. Open it with `SQLiteStore.open`."""
 
     def __init__(
         self,
@@ -115,14 +115,11 @@ class SQLiteStore:
             connection.close()
 
     async def run(self) -> None:
-        """See Store."""
         await self._checkpointer.run(
             partial(self._in_thread, limiter=self._checkpointing), partial(self._in_thread, limiter=self._writing)
         )
 
     async def reserve(self, offset: int) -> None:
-        """See Store."""
-
         def write(db: sqlite3.Connection) -> None:  # no cursor: after a failed commit it would keep the file open
             db.execute("UPDATE meta SET value = max(value, ?) WHERE key = 'reserved'", (offset,))
 
@@ -137,22 +134,18 @@ class SQLiteStore:
         batches: Iterable[JobBatch] = (),
         runs: Sequence[KeyedRun] = (),
     ) -> None:
-        """See Store."""
         jobs, batches = list(jobs), list(batches)
         await self._transaction(lambda db: write(db, jobs, changes, batches, runs))
 
     async def runs(self) -> list[KeyedRun]:
-        """See Store."""
         return await self._readable(run_of, f"SELECT {RUN} FROM runs ORDER BY id")
 
     async def last_seen(self) -> datetime | None:
-        """See Store."""
         which = "created_offset < ? ORDER BY created_offset DESC"
         jobs = await self._readable_jobs(which, self.first_offset, limit=1)
         return jobs[0].created_at if jobs else None
 
     async def delete_finished(self, before: datetime, limit: int) -> list[str]:
-        """See Store."""
         limit = min(limit, DELETE_BATCH)  # reading jobs that are not deleted would delay other readers
         # Without a fraction: a time is compared as text, and any fraction or suffix sorts after this prefix.
         second = before.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
@@ -160,7 +153,6 @@ class SQLiteStore:
         return await self._delete(await self._readable_jobs(which, second, limit=limit))
 
     async def delete(self, ids: Collection[str], deletion: Deletion | None = None) -> list[str]:
-        """See Store."""
         return await self._delete([job for job in (await self.jobs(ids)).values() if job.status.finished], deletion)
 
     async def _delete(self, jobs: Sequence[Job], deletion: Deletion | None = None) -> list[str]:
@@ -173,45 +165,36 @@ class SQLiteStore:
         return [job.id for job in gone]
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
-        """See Store."""
         query = f"SELECT {JOB_AND_STEPS} FROM jobs WHERE id {AMONG}"
         found = await self._documents(job_with_steps_of, query, in_json(ids))
         return {job.id: job for job in found}
 
     async def readable_jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
-        """See Store."""
         found = await self._readable_jobs(f"id {AMONG}", in_json(ids))
         return {job.id: job for job in found}
 
     async def known(self, ids: Collection[str]) -> Collection[str]:
-        """See Store."""
         return {job_id for (job_id,) in await self._read(f"SELECT id FROM jobs WHERE id {AMONG}", in_json(ids))}
 
     async def batches(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
-        """See Store."""
         found = await self._documents(batch_of, f"SELECT {BATCH} FROM batches WHERE id {AMONG}", in_json(ids))
         return {batch.id: batch for batch in found}
 
     async def unfinished_batches(self) -> list[JobBatch]:
-        """See Store."""
         return await self._documents(
             batch_of, f"SELECT {BATCH} FROM batches WHERE status IN ('queued', 'processing') ORDER BY created_offset"
         )
 
     async def jobs_of_batch(self, batch_id: str) -> list[Job]:
-        """See Store."""
         return await self._documents(
             job_of, f"SELECT {JOB} FROM jobs WHERE batch_id = ? ORDER BY created_offset", batch_id
         )
 
     async def unfinished(self) -> list[Job]:
-        """See Store."""
         which = "status IN ('queued', 'processing') ORDER BY created_offset"
         return await self._documents(job_with_steps_of, f"SELECT {JOB_AND_STEPS} FROM jobs WHERE {which}")
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
-        """See Store."""
-
         def read() -> tuple[list[Job], int]:
             self._lister.execute("BEGIN")  # so that the page and the counts are consistent
             try:
@@ -223,16 +206,13 @@ class SQLiteStore:
         return await self._in_thread(read, self._listing)
 
     async def counts(self) -> Mapping[JobStatus, int]:
-        """See Store."""
         return await self._in_thread(lambda: listing.counts(self._reader), self._reading)
 
     async def batch_counts(self) -> Mapping[BatchStatus, int]:
-        """See Store."""
         rows = await self._read("SELECT status, count(*) FROM batches GROUP BY status")
         return {BatchStatus(status): count for status, count in rows}
 
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
-        """See Store."""
         query = f"SELECT {CHANGE} FROM changes WHERE offset > ? AND offset <= ?"
         if job_id is None:
             return await self._readable(change_of, f"{query} ORDER BY offset", after, upto, limit=limit)
@@ -240,12 +220,10 @@ class SQLiteStore:
         return await self._documents(change_of, query, after, upto, job_id, limit)
 
     async def deletions(self, after: int, upto: int, limit: int) -> list[Deletion]:
-        """See Store."""
         query = f"SELECT {DELETION} FROM deletions WHERE offset > ? AND offset <= ? ORDER BY offset LIMIT ?"
         return await self._documents(deletion_of, query, after, upto, limit)
 
     async def changes_of_unfinished(self, upto: int) -> list[Change]:
-        """See Store."""
         return await self._documents(
             change_of,
             f"SELECT {CHANGE} FROM changes WHERE offset <= ?1 AND job_id IN ("
@@ -256,7 +234,6 @@ class SQLiteStore:
         )
 
     async def moved(self, after: int, upto: int, limit: int) -> list[Job]:
-        """See Store."""
         which = "progress_offset > ? AND progress_offset <= ? ORDER BY progress_offset"
         return await self._readable_jobs(which, after, upto, limit=limit)
 

@@ -200,6 +200,16 @@ def look(pid: int) -> Process | None:
     return Process(pid, name.decode(errors="replace"), parent, group, session, int(fields[19]))
 
 
+def describe_exit(program: str, status: int) -> str:
+    """Return a description of a failure. A negative status is a signal."""
+    if status > 0:
+        return f"{program} failed with exit status {status}"
+    try:
+        return f"{program} was killed by {Signals(-status).name}"
+    except ValueError:  # most real-time signals have no name
+        return f"{program} was killed by signal {-status}"
+
+
 def environment_of(pid: int) -> list[bytes]:
     """Return the initial environment of a process; [] if it has ended or access is denied."""
     return _read(pid, "environ").split(b"\0")

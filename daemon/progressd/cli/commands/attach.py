@@ -4,9 +4,8 @@ import contextlib
 
 import click
 
-from progressd.cli.options import labels as labels_given
+from progressd.cli.options import labels_option, lease_option
 from progressd.cli.remote import Remote, error_sentence, remote_options
-from progressd.client.run.options import DEFAULT_LEASE, MAX_LEASE, MIN_LEASE
 
 
 @click.command()
@@ -14,21 +13,8 @@ from progressd.client.run.options import DEFAULT_LEASE, MAX_LEASE, MIN_LEASE
 @click.option("--follow", "-f", is_flag=True, help="Also attach to processes that start later.")
 @click.option("--watch", "-w", is_flag=True, help="Watch the jobs.")
 @click.option("--name", metavar="NAME", help="The name of the jobs.  [default: the command, without secrets]")
-@click.option(
-    "--label",
-    "labels",
-    metavar="NAME=VALUE",
-    multiple=True,
-    callback=labels_given,
-    help="A label of the jobs, in addition to host, user, pid and unit.",
-)
-@click.option(
-    "--lease",
-    type=click.FloatRange(MIN_LEASE, MAX_LEASE),
-    default=DEFAULT_LEASE,
-    show_default=True,
-    help="Seconds without contact until a job is shown as stalled. After three times as long, it fails.",
-)
+@labels_option("A label of the jobs, in addition to host, user, pid and unit.")
+@lease_option("a job")
 @remote_options
 @click.pass_context
 def attach(
@@ -59,7 +45,7 @@ def attach(
 
     from progressd.client.attach import Attachment, Target, find, opened
     from progressd.client.errors import ClientError
-    from progressd.client.websocket import unwrapped
+    from progressd.client.exception_groups import unwrapped
 
     def say(what: str | ClientError) -> None:
         click.echo(f"progressd: {what if isinstance(what, str) else error_sentence(what, remote)}", err=True)

@@ -6,6 +6,7 @@ import shlex
 import signal
 import uuid
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,11 +17,11 @@ from progressd.cli.options import complete_unfinished
 from progressd.cli.remote import Remote, remote_options
 from progressd.client import values
 from progressd.client.errors import APIError
+from progressd.core.events import MAX_COUNT, MAX_LEASE, MAX_NAME, MAX_PHASE, MAX_TASK_ID, MAX_UNIT
 
 # A script waits for each report, so an unreachable daemon must not delay it for long.
 CONNECT_TIMEOUT: Final = 3.0  # seconds
 ANSWER_TIMEOUT: Final = 10.0  # seconds
-CONFLICT: Final = 409  # HTTP status: the job has ended
 KILLED: Final = 128  # a shell adds the number of the signal
 # The trap for EXIT alone would not run in dash and busybox after a signal.
 SHELL: Final = """\
@@ -43,9 +44,9 @@ trap 'exit 143' TERM
     help="The job to report on.",
 )
 @click.option(
-    "--step", "--current", "-n", "step", type=click.IntRange(0, 2**53), help="The number of steps that are done."
+    "--step", "--current", "-n", "step", type=click.IntRange(0, MAX_COUNT), help="The number of steps that are done."
 )
-@click.option("--total", "-t", type=click.IntRange(0, 2**53), help="The total number of steps.")
+@click.option("--total", "-t", type=click.IntRange(0, MAX_COUNT), help="The total number of steps.")
 @click.option("--percent", type=click.FloatRange(0, 100), help="The progress, if steps do not express it.")
 @click.option("--unit", metavar="UNIT", help="What the steps count: B for bytes, pages, or any short word.")
 @click.option("--phase", metavar="PHASE", help="The part of the job. The steps may begin again with each.")
@@ -67,7 +68,7 @@ trap 'exit 143' TERM
 @click.option(
     "--lease",
     metavar="SECONDS",
-    type=click.FloatRange(1, values.MAX_LEASE),
+    type=click.FloatRange(1, MAX_LEASE),
     help="With --new: the job stalls after this time without a report, and fails after three times as long.",
 )
 @click.option("--shell", is_flag=True, help="With --new: print shell commands that make the script the job.")
@@ -110,12 +111,13 @@ def emit(
       progressd emit --job 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c --failed "no space left"
       eval "$(progressd emit --new backup --shell)"
     """
-    here = ctx.get_parameter_source("url") is ParameterSource.DEFAULT
+    if ctx.get_parameter_source("url") is not ParameterSource.DEFAULT:
+        socket = None
     details = _details(unit, phase)
     if task is not None:
         if percent is not None or status is not None or new is not None:
             raise click.UsageError("--task does not combine with --percent, --exit and --new")
-        event = _task_event(values.text(task, values.MAX_TASK), step_name, step, total, completed, failed, details)
+        event = _task_event(values.text(task, MAX_TASK_ID), step_name, step, total, completed, failed, details)
     elif details and not (step_name or completed) and {step, total, percent, failed, status, new} == {None}:
         event = {"type": "progress", "data": details}
     else:
@@ -127,8 +129,10 @@ def emit(
         if ctx.get_parameter_source("job_id") is ParameterSource.COMMANDLINE:
             raise click.UsageError("--new chooses the id of the job: leave out --job")
         registration = {**event["data"], "total_steps": total or 0, "lease_seconds": lease}
-        job_id = _register(registration, remote, socket if here else None)
-        click.echo(_commands(job_id, ctx, remote, socket if here else None) if shell else job_id)
+        job_id = str(uuid.uuid4())
+        started = {"type": "status_change", "data": {"new_status": "processing"}}
+        _send(job_id, [{"type": "job_created", "data": registration}, started], remote, socket)
+        click.echo(_commands(job_id, ctx, remote, socket) if shell else job_id)
         return
     if shell or lease is not None:
         raise click.UsageError(f"{'--shell' if shell else '--lease'} needs --new")
@@ -136,37 +140,31 @@ def emit(
         raise click.UsageError("no job given: use --job, or set PROGRESSD_JOB_ID")
     job_id = values.encodable(job_id)
     try:
-        if socket is not None and here:
-            from progressd.client.transport import report
-
-            report(socket, job_id, event, ANSWER_TIMEOUT)
+        if socket is not None:
+            _send(job_id, [event], remote, socket)
         else:
             from progressd.cli.remote import whole_id
 
             with remote.client(timeout=ANSWER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT) as client:
                 client.report(whole_id(client, job_id), event)
     except APIError as error:
-        if status is None or error.status != CONFLICT:
+        if status is None or error.status != HTTPStatus.CONFLICT:
             raise
 
 
-def _register(registration: Mapping[str, Any], remote: Remote, socket: Path | None) -> str:
-    """Register and start a job, and return its id."""
-    job_id = str(uuid.uuid4())
-    started = {"type": "status_change", "job_id": job_id, "data": {"new_status": "processing"}}
-    events = [{"type": "job_created", "job_id": job_id, "data": registration}, started]
-    if socket is not None:
-        from progressd.client.transport import UnixSocketTransport
+def _send(job_id: str, events: list[dict[str, Any]], remote: Remote, socket: Path | None) -> None:
+    """Report events over the socket, if there is one. Raises APIError for the first that is rejected."""
+    from progressd.client.transport import EventTransport, UnixSocketTransport
 
-        with contextlib.closing(UnixSocketTransport(socket, ANSWER_TIMEOUT)) as daemon:
-            answers = daemon.exchange(events)
-    else:
-        with remote.client(timeout=ANSWER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT) as client:
-            answers = client.exchange(events)
-    for answer in answers:
-        if not answer.ok:
-            raise APIError(answer.status, answer.error)
-    return job_id
+    daemon: EventTransport = (
+        remote.client(timeout=ANSWER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT)
+        if socket is None
+        else UnixSocketTransport(socket, ANSWER_TIMEOUT)
+    )
+    with contextlib.closing(daemon):
+        for answer in daemon.exchange([{**event, "job_id": job_id} for event in events]):
+            if not answer.ok:
+                raise APIError(answer.status, answer.error)
 
 
 def _commands(job_id: str, ctx: click.Context, remote: Remote, socket: Path | None) -> str:
@@ -202,7 +200,7 @@ def _event(
     if percent is not None and math.isnan(percent):
         raise click.BadParameter("nan is not in the range 0<=x<=100.", param_hint="--percent")
     if new is not None:
-        return {"type": "job_created", "data": {"kind": values.text(new, values.MAX_NAME) or "job"}}
+        return {"type": "job_created", "data": {"kind": values.text(new, values.MAX_KIND) or "job"}}
     if completed or status == 0:
         return {"type": "completed", "data": {}}
     if status == KILLED + signal.SIGINT:
@@ -210,15 +208,15 @@ def _event(
     if failed is not None or status is not None:
         sentence = _exit_sentence(status) if status is not None else values.text(failed, values.MAX_SENTENCE)
         return {"type": "error", "data": {"message": sentence}}
-    name = values.text(step_name, values.MAX_STEP)
+    name = values.text(step_name, MAX_NAME)
     data = {"current_step": step or 0, "total_steps": total or 0, "step_name": name}
     return {"type": "progress", "data": data if percent is None else {**data, "percent": percent}}
 
 
 def _details(unit: str | None, phase: str | None) -> dict[str, Any]:
     given = {
-        "unit": values.text(unit, values.MAX_UNIT) if unit else None,
-        "phase": None if phase is None else values.text(phase, values.MAX_PHASE),
+        "unit": values.text(unit, MAX_UNIT) if unit else None,
+        "phase": None if phase is None else values.text(phase, MAX_PHASE),
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -238,7 +236,7 @@ def _task_event(
     state = "completed" if completed else "failed" if failed is not None else None
     given = {
         "id": task,
-        "name": values.text(name, values.MAX_PHASE) or None,
+        "name": values.text(name, MAX_PHASE) or None,
         "current": step,
         "total": total,
         "unit": details.get("unit"),
@@ -248,7 +246,7 @@ def _task_event(
     if "phase" in details:
         data["phase"] = details["phase"]
     if failed:
-        data["step_name"] = values.text(failed, values.MAX_STEP)
+        data["step_name"] = values.text(failed, MAX_NAME)
     return {"type": "progress", "data": data}
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 
+from progressd.cli import text
 from progressd.cli.options import label, state_dir, state_dir_options
 from progressd.cli.remote import Remote, remote_options
-from progressd.core.messages import JobStatus
+from progressd.core.messages import JobStatus, ProgressData
 
 COLUMNS: Final = ("JOB", "STATUS", "DONE", "CREATED", "NAME")
 MIN_WIDTHS: Final = (0, 60, 100, 100, 60)  # of the terminal, to show each column
 STATUS, NAME = 1, 4  # indexes in COLUMNS
-
-GAP: Final = "  "
 
 
 @click.group(invoke_without_command=True)
@@ -40,8 +40,6 @@ def jobs(ctx: click.Context, /, limit: int, as_json: bool, remote: Remote, **fil
     """
     if ctx.invoked_subcommand is not None:
         return
-    import msgspec
-
     with remote.client() as client:
         found = client.jobs(limit=limit, **filters)
     if as_json:
@@ -54,7 +52,8 @@ def jobs(ctx: click.Context, /, limit: int, as_json: bool, remote: Remote, **fil
     elif sys.stdout.isatty():
         _print_table(found)
     else:
-        _print_columns([COLUMNS, *(_with_outcome(_cells(job), job) for job in found)])
+        for line in text.columns([COLUMNS, *(_with_outcome(_cells(job), job) for job in found)]):
+            click.echo(line)
 
 
 @jobs.command()
@@ -77,8 +76,6 @@ def export(statuses: Sequence[str], config_path: Path | None, **given: Path | No
       progressd jobs export > jobs.ndjson
       progressd jobs export --status failed --state-dir /var/lib/progressd | jq -r .error | sort | uniq -c
     """
-    import msgspec
-
     from progressd.admin import maintenance
 
     wanted = {JobStatus(status) for status in statuses} or set(JobStatus)
@@ -89,8 +86,6 @@ def export(statuses: Sequence[str], config_path: Path | None, **given: Path | No
 
 
 def _cells(job: dict[str, Any]) -> tuple[str, ...]:
-    from progressd.cli import text
-
     status = JobStatus(job["status"])
     progress = job["progress"]
     moved = text.percent(progress["percent"], progress["total_steps"])
@@ -100,10 +95,8 @@ def _cells(job: dict[str, Any]) -> tuple[str, ...]:
 
 def _with_outcome(cells: tuple[str, ...], job: dict[str, Any]) -> tuple[str, ...]:
     """Append the outcome: in a pipe, every job is one line."""
-    from progressd.cli.text import outcome
-
     *most, name = cells
-    return (*most, ": ".join(filter(None, [name, outcome(job)])))
+    return (*most, ": ".join(filter(None, [name, text.outcome(job)])))
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:
@@ -111,16 +104,14 @@ def _print_table(found: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from progressd.cli.text import COLORS, outcome, short_time
-
     rows: list[tuple[str, ...]] = [COLUMNS]
     for job in found:
         *most, _, name = _cells(job)
-        rows.append((*most, short_time(job["created_at"]), name))
+        rows.append((*most, text.short_time(job["created_at"]), name))
     console = Console()
-    *widths, _ = _widths(rows)
+    *widths, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     shown = [column for column, width in enumerate(MIN_WIDTHS) if console.width >= width]
-    room = console.width - sum(widths[column] + len(GAP) for column in shown if column != NAME)
+    room = console.width - sum(widths[column] + len(text.GAP) for column in shown if column != NAME)
     for number, row in enumerate(rows):
         line = Text(style="bold" if number == 0 else "")
         for column in shown:
@@ -129,23 +120,18 @@ def _print_table(found: list[dict[str, Any]]) -> None:
                 cell.truncate(room, overflow="ellipsis")
             else:
                 if column == STATUS and number > 0:
-                    cell.stylize(COLORS[JobStatus(row[STATUS])])
+                    cell.stylize(text.COLORS[JobStatus(row[STATUS])])
                 cell.pad_right(widths[column] - len(cell))
-            line.append_text(cell).append(GAP)
+            line.append_text(cell).append(text.GAP)
         line.rstrip()
         console.print(line, soft_wrap=True)  # rich would shorten ids, which users copy
         if number:
-            for below in [*_moving(found[number - 1]), *filter(None, [outcome(found[number - 1])])]:
+            for below in [*_moving(found[number - 1]), *filter(None, [text.outcome(found[number - 1])])]:
                 console.print(Text(f"  {below}", style="dim"), soft_wrap=True)
 
 
 def _moving(job: dict[str, Any]) -> list[str]:
     """Return the rate of a running job, and a line for each of its unfinished tasks."""
-    import msgspec
-
-    from progressd.cli import text
-    from progressd.core.messages import ProgressData
-
     data = msgspec.convert(job["progress"], ProgressData)
     if JobStatus(job["status"]) is not JobStatus.PROCESSING:
         return []
@@ -156,13 +142,3 @@ def _moving(job: dict[str, Any]) -> list[str]:
         if not task.state.finished
     ]
     return [*filter(None, [text.printable(line)]), *tasks]
-
-
-def _print_columns(rows: list[tuple[str, ...]]) -> None:
-    widths = _widths(rows)
-    for row in rows:
-        click.echo(GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _widths(rows: list[tuple[str, ...]]) -> list[int]:
-    return [max(map(len, column)) for column in zip(*rows, strict=True)]

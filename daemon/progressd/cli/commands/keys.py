@@ -6,8 +6,7 @@ from typing import Final
 
 import click
 
-from progressd.cli.options import daemon_here, state_dir_options
-from progressd.cli.options import labels as labels_given
+from progressd.cli.options import daemon_here, labels_option, state_dir_options
 
 SCOPES: Final = ("read", "write", "admin")
 
@@ -70,14 +69,7 @@ def _duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -
     callback=_duration,
     help="How long the key is valid, such as 12h or 30d.  [default: never]",
 )
-@click.option(
-    "--label",
-    "labels",
-    multiple=True,
-    metavar="NAME=VALUE",
-    callback=labels_given,
-    help="Limit the key to jobs with this label; repeat it to require several labels.",
-)
+@labels_option("Limit the key to jobs with this label; repeat it to require several labels.")
 @state_dir_options
 def add(
     name: str,

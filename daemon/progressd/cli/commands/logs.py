@@ -1,13 +1,13 @@
 """`progressd logs`: print what a job has written."""
 
 import sys
+from collections.abc import Mapping
+from urllib.parse import urlencode
 
 import click
 
 from progressd.cli.options import complete_job
-from progressd.cli.remote import Remote, remote_options
-
-DEFAULT_TAIL = 1000
+from progressd.cli.remote import Remote, remote_options, whole_id
 
 
 @click.command()
@@ -33,13 +33,46 @@ def logs(
       progressd logs -f -n 20 6e4d1c9e
       progressd logs --since 10m 6e4d1c9e | grep -i error
     """
-    from progressd.cli.log_output import print_log
-    from progressd.cli.remote import whole_id
-
     if lines is not None and since is not None:
         raise click.UsageError("give only one of --lines and --since")
     with remote.client() as client:
         job_id = whole_id(client, job_id)
         client.job(job_id)  # the error for an unknown job
     query = {"since": since} if since is not None else {"tail": str(lines)} if lines is not None else {}
-    ctx.exit(print_log(remote, job_id, query, follow=follow, times=times, colours=sys.stdout.isatty()))
+    if follow:
+        ctx.exit(_follow(remote, job_id, query, times=times))
+    given = {**query, **({"times": "true"} if times else {}), **({"ansi": "true"} if sys.stdout.isatty() else {})}
+    with remote.client() as client:
+        sys.stdout.buffer.write(client.log(job_id, f"?{urlencode(given)}" if given else ""))
+        sys.stdout.buffer.flush()
+
+
+def _follow(remote: Remote, job_id: str, query: Mapping[str, str], *, times: bool) -> int:
+    """Print a log until the job has finished."""
+    import trio
+
+    from progressd.cli.follow import until_interrupted
+    from progressd.client.watcher import Disconnected, watch_log
+    from progressd.core.log_text import LogText
+
+    text = LogText(ansi=sys.stdout.isatty(), times=times)
+
+    def lost(disconnected: Disconnected) -> None:
+        if not disconnected.failures:
+            print(f"connection lost ({disconnected.reason}), reconnecting", file=sys.stderr)
+
+    async def run() -> int:
+        async with watch_log(remote.url, job_id, query, key=remote.key, on_lost=lost) as messages:
+            async for message in messages:
+                data = message.data
+                shown = [text.gap(data.missed)] if data.missed else []
+                for line in data.lines:
+                    if line.s == "n":
+                        shown.append(text.note(line.text))
+                    else:
+                        shown.append(text.lines(line.t, line.text.encode() + b"\n" * (not line.partial)))
+                sys.stdout.buffer.write(b"".join(shown))
+                sys.stdout.buffer.flush()
+        return 0
+
+    return trio.run(until_interrupted, run)

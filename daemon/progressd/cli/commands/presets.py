@@ -34,10 +34,10 @@ def presets(ctx: click.Context) -> None:
       script -O typescript -c 'my-tool'; progressd presets test typescript --as my-tool
     """
     if ctx.invoked_subcommand is None:
-        rows = [HEAD, *_rows(_presets())]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-        for row in rows:
-            click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        from progressd.cli.text import columns
+
+        for line in columns([HEAD, *_rows(_presets())]):
+            click.echo(line)
 
 
 @presets.command()

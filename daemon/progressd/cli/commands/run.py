@@ -1,23 +1,18 @@
 """`progressd run`: run a command as a job."""
 
+from typing import Any
+
 import click
 
-from progressd.cli.options import labels as labels_given
+from progressd.cli.options import labels_option, lease_option
 from progressd.cli.remote import Remote, remote_options
-from progressd.client.run.options import DEFAULT_LEASE, MAX_LEASE, MIN_LEASE, RunOptions
+from progressd.client.run.options import RunOptions
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--name", metavar="NAME", help="The name of the job.  [default: the command, without secrets]")
-@click.option(
-    "--label",
-    "labels",
-    metavar="NAME=VALUE",
-    multiple=True,
-    callback=labels_given,
-    help="A label of the job, in addition to host and user.",
-)
+@labels_option("A label of the job, in addition to host and user.")
 @click.option(
     "--progress-pattern",
     "-p",
@@ -36,29 +31,10 @@ from progressd.client.run.options import DEFAULT_LEASE, MAX_LEASE, MIN_LEASE, Ru
 @click.option("--no-log", is_flag=True, help="Do not send what the command writes to the log of the job.")
 @click.option("--explain", is_flag=True, help="Print where the progress would be found, and run nothing.")
 @click.option("--verbose", "-v", is_flag=True, help="At the end, print where the progress was found.")
-@click.option(
-    "--lease",
-    type=click.FloatRange(MIN_LEASE, MAX_LEASE),
-    default=DEFAULT_LEASE,
-    show_default=True,
-    help="Seconds without contact until the job is shown as stalled. After three times as long, it fails.",
-)
+@lease_option("the job")
 @remote_options
 @click.pass_context
-def run(
-    ctx: click.Context,
-    command: tuple[str, ...],
-    name: str | None,
-    labels: dict[str, str],
-    pattern: str | None,
-    preset: str | None,
-    no_adapt: bool,
-    no_log: bool,
-    explain: bool,
-    verbose: bool,
-    lease: float,
-    remote: Remote,
-) -> None:
+def run(ctx: click.Context, /, remote: Remote, **given: Any) -> None:
     """Run a command, and report it as a job, with the progress that its output shows.
 
     The command keeps its terminal, its input and output, and its exit status. It runs even if no daemon answers. What
@@ -74,20 +50,7 @@ def run(
     from progressd.cli.run_command import prepared, run_command
     from progressd.core.errors import InvalidInput
 
-    options = RunOptions(
-        command,
-        name,
-        labels,
-        pattern,
-        preset,
-        not no_adapt,
-        explain,
-        verbose,
-        lease,
-        remote.url,
-        remote.key,
-        not no_log,
-    )
+    options = RunOptions(url=remote.url, key=remote.key, **given)
     try:
         plan = prepared(options)
     except InvalidInput as error:  # an unknown preset, or an invalid pattern

@@ -6,15 +6,18 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
+from msgspec import UNSET
 
+from progressd.cli import text
 from progressd.cli.options import complete_job
 from progressd.cli.remote import Remote, remote_options, whole_id
-from progressd.core.messages import JobStatus
+from progressd.client.errors import APIError
+from progressd.core.messages import JobStatus, ProgressData
 
 if TYPE_CHECKING:
     from progressd.client.rest import RestClient
 
-INDENT: Final = "  "
 LOG_LINES: Final = 10
 
 
@@ -30,28 +33,21 @@ def show(job_id: str, as_json: bool, remote: Remote) -> None:
       progressd show 6e4d1c9e
       progressd show 6e4d1c9e --json | jq '.steps[] | {step_name, rate}'
     """
-    import msgspec
-
     with remote.client() as client:
         job = client.job(whole_id(client, job_id))
         lines = [] if as_json else _log(client, job["id"])
     if as_json:
         click.echo(msgspec.json.encode(job))
         return
-    from progressd.cli import text
-
     click.echo(text.name(job))
-    _print_columns([(f"{name}:", value) for name, value in _facts(job, remote.url)])
+    click.echo("\n".join(text.columns([(f"{name}:", value) for name, value in _facts(job, remote.url)])))
     for title, rows in (("Tasks", _tasks(job)), ("Steps", _steps(job)), ("Log", lines)):
         if rows:
-            click.echo(f"\n{title}")
-            _print_columns(rows, INDENT)
+            click.echo("\n".join([f"\n{title}", *(f"{text.GAP}{line}".rstrip() for line in text.columns(rows))]))
 
 
 def _facts(job: dict[str, Any], url: str) -> Iterator[tuple[str, str]]:
     """Yield the names and values to print, as far as they are known."""
-    from progressd.cli import text
-
     progress = _progress(job)
     yield "Job", job["id"]
     yield "Kind", text.printable(job["kind"])
@@ -93,8 +89,6 @@ def _facts(job: dict[str, Any], url: str) -> Iterator[tuple[str, str]]:
 
 def _after(job: dict[str, Any], name: str) -> str:
     """Return how long a job waited before its start, or how long it ran."""
-    from progressd.cli import text
-
     if name == "started":
         return f", after {text.seconds(_seconds(job['created_at'], job['started_at']))}"
     if name == "completed" and "started_at" in job:
@@ -104,8 +98,6 @@ def _after(job: dict[str, Any], name: str) -> str:
 
 
 def _tasks(job: dict[str, Any]) -> list[tuple[str, ...]]:
-    from progressd.cli import text
-
     rows = list[tuple[str, ...]]()
     for task in _progress(job).tasks:
         percent = text.task_percent(task)
@@ -115,10 +107,6 @@ def _tasks(job: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _steps(job: dict[str, Any]) -> list[tuple[str, ...]]:
-    from msgspec import UNSET
-
-    from progressd.cli import text
-
     rows = list[tuple[str, ...]]()
     for step in job.get("steps", ()):
         name = text.phase_and_step(step.get("phase", ""), step["step_name"])
@@ -131,9 +119,6 @@ def _steps(job: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def _log(client: "RestClient", job_id: str) -> list[tuple[str, ...]]:
     """Return the last lines of the log; none for a watch token, which may not read logs."""
-    from progressd.cli import text
-    from progressd.client.errors import APIError
-
     try:
         lines = client.log(job_id, f"?tail={LOG_LINES}").decode().splitlines()
     except APIError as error:
@@ -144,20 +129,8 @@ def _log(client: "RestClient", job_id: str) -> list[tuple[str, ...]]:
 
 
 def _progress(job: dict[str, Any]) -> Any:
-    import msgspec
-
-    from progressd.core.messages import ProgressData
-
     return msgspec.convert(job["progress"], ProgressData)
 
 
 def _seconds(begin: str, end: str) -> float:
     return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds())
-
-
-def _print_columns(rows: list[tuple[str, ...]], indent: str = "") -> None:
-    """Print rows in columns, without those that are empty in every row."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width]
-        click.echo((indent + INDENT.join(cells)).rstrip())

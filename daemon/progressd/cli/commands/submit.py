@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from progressd.cli.options import labels as labels_given
+from progressd.cli.options import labels_option
 from progressd.cli.remote import Remote, remote_options
 from progressd.client.values import encodable
 from progressd.core.events import Priority
@@ -40,14 +40,7 @@ def _assignments(_ctx: click.Context, _option: click.Parameter, given: tuple[str
     help="An option of the pipeline; repeatable.",
 )
 @click.option("--pipeline", metavar="NAME", help="The pipeline to run.  [default: pdf]")
-@click.option(
-    "--label",
-    "labels",
-    metavar="NAME=VALUE",
-    multiple=True,
-    callback=labels_given,
-    help="A label for the jobs; repeatable.",
-)
+@labels_option("A label for the jobs; repeatable.")
 @click.option(
     "--priority",
     type=click.Choice([str(priority) for priority in Priority]),

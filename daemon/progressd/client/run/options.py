@@ -19,13 +19,13 @@ class RunOptions(NamedTuple):
     labels: Mapping[str, str] = {}
     pattern: str | None = None
     preset: str | None = None
-    adapt: bool = True
+    no_adapt: bool = False
+    no_log: bool = False
     explain: bool = False
     verbose: bool = False
     lease: float = DEFAULT_LEASE
     url: str | None = None
     key: str | None = None
-    log: bool = True
 
 
 def parsed(arguments: Sequence[str], environ: Mapping[str, str]) -> RunOptions | None:
@@ -62,11 +62,11 @@ def parsed(arguments: Sequence[str], environ: Mapping[str, str]) -> RunOptions |
         labels,
         given.get("--progress-pattern"),
         given.get("--as"),
-        "--no-adapt" not in given,
+        "--no-adapt" in given,
+        "--no-log" in given,
         "--explain" in given,
         "--verbose" in given,
         lease,
         given.get("--url"),
         given.get("--key"),
-        "--no-log" not in given,
     )

@@ -1,8 +1,8 @@
 """The job of a command at the daemon: its registration, its progress and its end, with retries."""
 
 import contextlib
-import signal
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 POLL_INTERVAL: Final = 5.0  # seconds between reports without progress, and between attempts to watch the job
 WATCH_DELAY: Final = 1.0  # seconds until the job is watched; many commands take less, and the import takes long
 END_TIMEOUT: Final = 60.0  # seconds to report the end to an unreachable daemon, such as during a restart
-UNKNOWN: Final = 404  # HTTP status: the job does not exist
-CONFLICT: Final = 409  # HTTP status: the job's status does not allow it
 
 
 class JobReporter:
@@ -86,7 +84,7 @@ class JobReporter:
         except ClientError as error:
             self._maybe_known = self._maybe_known or isinstance(error, ResponseTimeout)
             final = isinstance(error, APIError) and not error.temporary
-            self.over = isinstance(error, APIError) and error.status == CONFLICT
+            self.over = isinstance(error, APIError) and error.status == HTTPStatus.CONFLICT
             if str(error) != self._complaint and not self.over:
                 self._complaint = str(error)
                 self._say(error)
@@ -102,7 +100,7 @@ class JobReporter:
             try:
                 self._client.report(self.job_id, event)
             except APIError as error:
-                if error.status not in (UNKNOWN, CONFLICT):
+                if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                     raise
             else:
                 return {"status": JobStatus.PROCESSING}
@@ -166,12 +164,3 @@ def event_of(type_: str, **data: Any) -> dict[str, Any]:
 
 def failure_of(sentence: str) -> dict[str, Any]:
     return event_of("error", message=values.text(sentence, values.MAX_SENTENCE))
-
-
-def describe_exit(program: str, status: int) -> str:
-    if status > 0:
-        return f"{program} failed with exit status {status}"
-    try:
-        return f"{program} was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"{program} was killed by signal {-status}"

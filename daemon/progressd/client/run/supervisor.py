@@ -6,21 +6,23 @@ The command runs whether or not a daemon answers, and keeps its input, output an
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from progressd.client.errors import ClientError
+from progressd.client.exception_groups import unwrapped
 from progressd.client.run.launch import TYPED, Command, passed_on
-from progressd.client.run.offset import FileOffsets
 from progressd.client.run.output import Outputs
-from progressd.client.run.reporter import POLL_INTERVAL, JobReporter, describe_exit, event_of, failure_of
+from progressd.client.run.reporter import POLL_INTERVAL, JobReporter, event_of, failure_of
 from progressd.client.run.session import TerminalSession
 from progressd.core.last_lines import last_lines
 from progressd.core.messages import JobStatus
+from progressd.system.condition import Condition
+from progressd.system.file_offsets import FileOffsets
 from progressd.system.notify_socket import NotifySocket
-from progressd.system.process_tree import Process
+from progressd.system.process_tree import Process, describe_exit
 from progressd.system.reaper import adopt, reaper
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class CommandJob:
         self._ending = trio.Lock()
         self._ended = False  # every process was stopped, as far as possible
         self._notify = None if notify is None else NotifySocket(notify)
-        self._moved = trio.Event()
+        self._moved = Condition()  # `outputs` may have progress
 
     async def run(self, command: Command, outputs: Outputs, before: Sequence[int]) -> int:
         """Report the command until its end, and return a shell's exit status. `before`: our older children."""
@@ -79,22 +81,23 @@ class CommandJob:
         self._outputs = outputs
         reaper.own(command.pid)
         self._tree = adopt(before, command.cgroup)
-        async with _unwrapped(trio.open_nursery()) as listening:  # until the end: a signal would kill this process
-            listening.start_soon(self._pass_on_signals)
-            if self._session is not None:
-                listening.start_soon(self._session.run)
-            status = await self._follow(outputs)
-            await _signals_are_heard()
-            await self._end_rest(status)
-            if command.terminal is not None:
-                command.terminal.restore()
-                command.terminal.give_back(self._unread)
-            self._say_all()
-            if outputs.has_progress:
-                await self._report_progress()
-            received = await self._reporter.end(self._last(status))
-            await self._finish_log(received=received)
-            listening.cancel_scope.cancel()
+        with unwrapped():
+            async with trio.open_nursery() as listening:  # until the end: a signal would kill this process
+                listening.start_soon(self._pass_on_signals)
+                if self._session is not None:
+                    listening.start_soon(self._session.run)
+                status = await self._follow(outputs)
+                await _signals_are_heard()
+                await self._end_rest(status)
+                if command.terminal is not None:
+                    command.terminal.restore()
+                    command.terminal.give_back(self._unread)
+                self._say_all()
+                if outputs.has_progress:
+                    await self._report_progress()
+                received = await self._reporter.end(self._last(status))
+                await self._finish_log(received=received)
+                listening.cancel_scope.cancel()
         if command.cgroup is not None:
             command.cgroup.remove()
         return status if status >= 0 else 128 - status
@@ -126,24 +129,25 @@ class CommandJob:
     async def run_nothing(self, event: Mapping[str, Any]) -> None:
         """Report the end of a command that was not started."""
         self._gone.set()
-        async with _unwrapped(trio.open_nursery()) as listening:
-            listening.start_soon(self._pass_on_signals)
-            await self._reporter.report(None)
-            await self._reporter.end(event)
-            listening.cancel_scope.cancel()
+        with unwrapped():
+            async with trio.open_nursery() as listening:
+                listening.start_soon(self._pass_on_signals)
+                await self._reporter.report(None)
+                await self._reporter.end(event)
+                listening.cancel_scope.cancel()
 
     async def _follow(self, outputs: Outputs) -> int:
         """Report the command until it exits, and return its exit status."""
         token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_reporting)
+            nursery.start_soon(self._keep_reporting, outputs)
             nursery.start_soon(self._reporter.watch_for_cancellation)
             nursery.start_soon(self._stop_when_cancelled)
             if self._notify is not None:
                 nursery.start_soon(self._read_notifications, self._notify, outputs)
             if outputs.estimates:
                 nursery.start_soon(self._estimate, outputs)
-            outputs.on_progress = lambda: _run_soon(token, self._progress_moved)
+            outputs.on_progress = lambda: _run_soon(token, self._moved.notify)
             status = await self._exit_status(outputs)
             self._gone.set()
             await self._end_rest(status)
@@ -238,13 +242,10 @@ class CommandJob:
                 outputs.note_estimate(found.progress(" (estimate)"))
             await trio.sleep(ESTIMATE_INTERVAL)
 
-    def _progress_moved(self) -> None:
-        self._moved.set()
-
-    async def _keep_reporting(self) -> None:
+    async def _keep_reporting(self, outputs: Outputs) -> None:
         while not self._reporter.over:
             with trio.move_on_after(POLL_INTERVAL):
-                await self._moved.wait()
+                await self._moved.wait_for(lambda: outputs.has_progress)
             await self._report_progress()
             await trio.sleep(REPORT_INTERVAL)
 
@@ -285,24 +286,11 @@ class CommandJob:
         return f"ended {count} process{'' if count == 1 else 'es'} of the command"
 
     async def _report_progress(self) -> None:
-        self._moved = trio.Event()
         progress = None if self._outputs is None else self._outputs.take_progress()
         if progress is None:
             await self._reporter.report(None)
         else:
             await self._reporter.progress(progress)
-
-
-@contextlib.asynccontextmanager
-async def _unwrapped(manager: Any) -> AsyncIterator[trio.Nursery]:
-    """Open a nursery. If only one error leaves it, raise that error alone."""
-    try:
-        async with manager as nursery:
-            yield nursery
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
-            raise
-        raise group.exceptions[0] from None
 
 
 def _run_soon(token: trio.lowlevel.TrioToken, call: Callable[[], None]) -> None:

@@ -66,7 +66,7 @@ class FileOffsets:
         now = dict[_Key, FilePosition]()
         self.seen = list(_tree(self.pids))
         for pid in self.seen:
-            for descriptor, found in _files(pid, self._min_size):
+            for descriptor, found in open_files(pid, self._min_size):
                 now[pid, descriptor, found.path] = found
         moved = {key for key, found in now.items() if self._moved(key, found)}
         self._still = 0 if self._current in moved else self._still + 1
@@ -121,7 +121,7 @@ def _tree(roots: Sequence[int]) -> Iterator[int]:
             continue
 
 
-def _files(pid: int, min_size: int) -> Iterator[tuple[str, FilePosition]]:
+def open_files(pid: int, min_size: int) -> Iterator[tuple[str, FilePosition]]:
     """Yield the files and block devices in which a process may have a position, each with its descriptor."""
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")
