@@ -65,8 +65,8 @@ class EventSink(Protocol):
         return _job_of(*await self.submit(event))
 
 
-class Barrier:
-    """A command in the queue. A barrier itself is answered once all commands before it are answered."""
+class _Answered:
+    """What all commands in the queue have in common: their sender waits for the outcomes."""
 
     __slots__ = ("_answered", "_outcomes")
 
@@ -85,7 +85,7 @@ class Barrier:
         return self._outcomes
 
 
-class Submit(Barrier):
+class Submit(_Answered):
     """Decide the events of one producer. Jobs that the producer may not see do not exist for it."""
 
     __slots__ = ("events", "may_see")
@@ -96,7 +96,7 @@ class Submit(Barrier):
         self.may_see = may_see
 
 
-class Delete(Barrier):
+class Delete(_Answered):
     """Delete a finished job."""
 
     __slots__ = ("job",)
@@ -104,6 +104,12 @@ class Delete(Barrier):
     def __init__(self, job: Job) -> None:
         super().__init__()
         self.job = job
+
+
+class Barrier(_Answered):
+    """Do nothing. The outcomes, which are empty, arrive after those of all earlier commands."""
+
+    __slots__ = ()
 
 
 Command: TypeAlias = Submit | Delete | Barrier
@@ -326,10 +332,13 @@ class Ingest(EventSink):
             self._log.failed(error)
         decided = iter(outcomes)
         for command in commands:
-            if isinstance(command, Delete):
-                command.answer([await self._delete(command.job)])
-            else:
-                command.answer([next(decided) for _ in range(_count(command))])
+            match command:
+                case Submit():
+                    command.answer([next(decided) for _ in command.events])
+                case Delete():
+                    command.answer([await self._delete(command.job)])
+                case Barrier():
+                    command.answer([])
 
     async def _decide(self, events: Sequence[tuple[Event, MaySee]]) -> list[Outcome]:
         """Decide all events in one transaction, append it to the log, and apply its changes. Raises StoreFailed."""
