@@ -19,10 +19,10 @@ from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.envelope import Envelope
 from progressd.core.batch import JobBatch
 from progressd.core.errors import CorruptRecord, NotFound, ProgressdError, StoreFailed, Unavailable
+from progressd.core.eta import Forecasts
 from progressd.core.events import Event, LeaseEvent, LogEvent
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import Completed, JobCreated, StatusChange
-from progressd.engine.forecasts import Forecasts
 from progressd.engine.leases import LeaseTimer
 from progressd.engine.log import Log
 from progressd.engine.registry import Batches, Registry
