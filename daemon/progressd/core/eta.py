@@ -359,8 +359,7 @@ class Forecasts:
     def finish(self, jobs: Iterable[Job], runs: Iterable[KeyedRun]) -> None:
         """Forget the estimates of finished jobs, and keep the runs, which are durable."""
         for job in jobs:
-            if job.status is not JobStatus.PROCESSING:
-                self._running.pop(job.id, None)
+            self._running.pop(job.id, None)
         self.add(runs)
 
     def add(self, runs: Iterable[KeyedRun]) -> None:

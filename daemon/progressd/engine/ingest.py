@@ -181,8 +181,11 @@ class Follower:
                 await trio.lowlevel.checkpoint()  # let other tasks run
         if transaction.changes:
             self._counters.count(transaction.changes, transaction.batches_with_new_status())
-            self._forecasts.finish(transaction.jobs.values(), transaction.runs)
-            self._leases.begin(transaction.jobs.values(), trio.current_time())
+            jobs = transaction.jobs.values()
+            if finished := [job for job in jobs if job.status.finished]:
+                self._forecasts.finish(finished, transaction.runs)
+            if leased := [job for job in jobs if job.lease_seconds is not None]:
+                self._leases.begin(leased, trio.current_time())
         for batch in transaction.batches.values():
             self._batches.keep(batch)
         for envelope in transaction.published:
