@@ -27,7 +27,7 @@ from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.log import LocalLog
 from progressd.engine.log_reader import LogReaders
-from progressd.engine.queue import Queue
+from progressd.engine.queue_estimates import QueueEstimates
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.retention import run_retention
 from progressd.files.job_files import JobFiles
@@ -136,7 +136,7 @@ class Daemon:
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.send_buffer_bytes
         )
         self.forecasts = Forecasts()
-        self.queue = Queue(self.registry, self.forecasts, settings.runner.concurrency)
+        self.queue_estimates = QueueEstimates(self.registry, self.forecasts, settings.runner.concurrency)
         self.ingest = Ingest(
             self.log, store, self.registry, self.batches, self.broadcaster, self.files.logs, self.forecasts, self.base
         )
@@ -179,7 +179,7 @@ class Daemon:
             streams=self.streams,
             metrics=metrics,
             answers=JobResponseCache(self.store.id, self.base),
-            queue=self.queue,
+            queue_estimates=self.queue_estimates,
             base=self.base,
         )
 

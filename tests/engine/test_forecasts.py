@@ -21,7 +21,7 @@ from progressd.core.events import (
 )
 from progressd.core.job import Job, apply
 from progressd.core.messages import ErrorData, Eta, Progress
-from progressd.engine.queue import Queue, QueuePlace
+from progressd.engine.queue_estimates import QueueEstimates, QueuePlace
 from progressd.engine.registry import RunQueue
 from progressd.store.sqlite import SQLiteStore
 from support.samples import NOW, job, job_id
@@ -131,17 +131,17 @@ async def test_a_restart_keeps_the_history(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def running_with(path: Path, *runs: KeyedRun) -> AsyncIterator[tuple[Spine, Queue]]:
+async def running_with(path: Path, *runs: KeyedRun) -> AsyncIterator[tuple[Spine, QueueEstimates]]:
     """Run with these earlier jobs. The queue has one slot."""
     with closing(SQLiteStore.open(path)) as store:
         async with running(store) as spine:
             forecasts = Forecasts()
             forecasts.finish((), runs)
-            yield spine, Queue(spine.registry, forecasts, 1)
+            yield spine, QueueEstimates(spine.registry, forecasts, 1)
 
 
-def place_of(spine: Spine, queue: Queue, number: int) -> QueuePlace | None:
-    return queue.place(spine.registry.unfinished[job_id(number)])
+def place_of(spine: Spine, estimates: QueueEstimates, number: int) -> QueuePlace | None:
+    return estimates.place(spine.registry.unfinished[job_id(number)])
 
 
 async def test_a_waiting_job_has_a_place_and_a_time_at_which_it_may_start(tmp_path: Path) -> None:

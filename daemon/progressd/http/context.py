@@ -16,7 +16,7 @@ from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits, Settings
 from progressd.core.errors import RequestTimeout, TooManyUploads
 from progressd.engine.access import Engine, View
-from progressd.engine.queue import Queue
+from progressd.engine.queue_estimates import QueueEstimates
 from progressd.files.job_files import JobFiles
 from progressd.http.body import BodyChunks
 from progressd.http.job_cache import JobResponseCache
@@ -108,7 +108,7 @@ class AppContext:
     streams: StreamRegistry
     metrics: MetricsCollector
     answers: JobResponseCache
-    queue: Queue
+    queue_estimates: QueueEstimates
     base: BasePath
     ready: bool = False  # whether the daemon accepts work
     transfers: Transfers = field(default_factory=Transfers)

@@ -148,7 +148,9 @@ class AccessMiddleware:
             _authorize(sender.identity, scope)
             if not sender.identity.may_see(job):
                 return None
-            answer = self._context.answers.answer(job, fields.get(b"if-none-match"), self._context.queue.place(job))
+            answer = self._context.answers.answer(
+                job, fields.get(b"if-none-match"), self._context.queue_estimates.place(job)
+            )
             if len(answer.body) >= MIN_GZIP_BYTES and b"accept-encoding" in fields:  # the application compresses it
                 return None
             return answer.with_headers([*self._count(path, sender), *self._cors(None)])

@@ -143,7 +143,7 @@ async def get_job(job_id: str) -> Response:
     if query.since is not None and query.wait:
         job = await changed_job(request_context(), job, query.since, min(query.wait, MAX_WAIT))
     known = request.headers.get("If-None-Match")
-    place = request_context().app.queue.place(job)
+    place = request_context().app.queue_estimates.place(job)
     answer = request_context().app.answers.answer(job, None if known is None else known.encode("latin-1"), place)
     response = Response(answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers})
     if not answer.body:
@@ -237,7 +237,9 @@ async def _find(text: str) -> Job:
 
 def _job_response(job: Job, status: int = 200) -> Response:
     context = request_context()
-    return json_response(job_view(job, context.view.store_id, context.app.base, context.app.queue.place(job)), status)
+    return json_response(
+        job_view(job, context.view.store_id, context.app.base, context.app.queue_estimates.place(job)), status
+    )
 
 
 async def _page(statuses: frozenset[JobStatus] | None) -> Response:
@@ -252,7 +254,7 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     key, _, value = (query.label or "").partition("=")
     filter_ = Filter(statuses, query.kind, ((key, value),) if key else ())
     found, total = await context.view.list_jobs(filter_, limit, query.offset)
-    place = context.app.queue.place
+    place = context.app.queue_estimates.place
     jobs = [job_view(job, context.view.store_id, context.app.base, place(job)) for job in found]
     if len(jobs) < min(limit, total - query.offset):  # the store cuts a page of large jobs short
         limit = max(1, len(jobs))

@@ -25,7 +25,7 @@ class QueuePlace(Struct, frozen=True, omit_defaults=True):
     expected_start: datetime | UnsetType = UNSET
 
 
-class Queue:
+class QueueEstimates:
     """The places of the jobs that wait for the runner. They are computed at most once a second, if somebody asks."""
 
     def __init__(self, registry: Registry, forecasts: Forecasts, slots: int) -> None:
