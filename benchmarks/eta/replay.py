@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct, convert
 from msgspec.structs import replace
 from progressd.core import eta
+from progressd.core.eta import Forecasts
 from progressd.core.events import ReportedProgress
 from progressd.core.job import Job
 from progressd.core.messages import Eta, JobStatus
-from progressd.engine.forecasts import Forecasts
 
 GLANCES: Final = 20  # evenly spaced times of each run at which somebody looks
 OTHERS: Final = ("tqdm", "ninja", "linear")

@@ -20,12 +20,13 @@ from progressd.config.reload import Reload
 from progressd.config.settings import Settings
 from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
+from progressd.core.eta import Forecasts
 from progressd.core.messages import JobStatus
 from progressd.engine.commit_log import LocalCommitLog
-from progressd.engine.forecasts import Forecasts, QueueEstimates
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.log_reader import LogReaders
+from progressd.engine.queue_estimates import QueueEstimates
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.retention import run_retention
 from progressd.engine.view import Engine
@@ -195,7 +196,7 @@ class Daemon:
         try:
             await self.registry.load()
             await self.batches.load()
-            await self.forecasts.load(self.store)
+            self.forecasts.add(await self.store.runs())
             await self.files.prepare(self.store)
         except StoreFailed as error:
             raise cannot_open(self.settings.state_dir / "progressd.db", error) from error

@@ -6,8 +6,7 @@ import pytest
 import trio
 import trio.testing
 from progressd.broadcast.broadcaster import FANOUT_INTERVAL, FANOUT_THRESHOLD, Broadcaster, Reader
-from progressd.broadcast.envelope import Envelope
-from progressd.broadcast.fanout import CAPACITY
+from progressd.broadcast.envelope import CAPACITY, Envelope
 from progressd.core.errors import SlowConsumer
 from progressd.core.messages import ALL_JOBS, Error, ErrorData, JobMessage, Message, job_topic
 from support.outboxes import Collected

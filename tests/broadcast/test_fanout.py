@@ -9,7 +9,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd.broadcast.envelope import PING, Envelope, FrameBatch
-from progressd.broadcast.fanout import FanOut
+from progressd.broadcast.outbox import FanOut
 from progressd.core.close_codes import JOB_FINISHED
 from progressd.core.messages import Error, ErrorData
 from support.outboxes import Collected, Connection

@@ -11,8 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.envelope import Envelope, FrameBatch
-from progressd.broadcast.fanout import CAPACITY
+from progressd.broadcast.envelope import CAPACITY, Envelope, FrameBatch
 from progressd.broadcast.multiplex import Session
 from progressd.broadcast.subscription import Page
 from progressd.core.close_codes import SLOW_CONSUMER

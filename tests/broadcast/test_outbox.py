@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from progressd.broadcast.envelope import PING, Envelope, FrameBatch
-from progressd.broadcast.fanout import FanOut
-from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, ControlFrame, MemoryBudget
+from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, ControlFrame, FanOut, MemoryBudget
 from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER, CloseCode
 from progressd.core.messages import Error, ErrorData, Message
 from support.outboxes import Connection

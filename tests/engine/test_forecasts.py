@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from progressd.core.eta import Run, hashed
+from progressd.core.eta import RUNS_PER_KEY, Forecasts, KeyedRun, Run, hashed
 from progressd.core.events import (
     CompletedEvent,
     ErrorEvent,
@@ -21,9 +21,8 @@ from progressd.core.events import (
 )
 from progressd.core.job import Job, apply
 from progressd.core.messages import ErrorData, Eta, Progress
-from progressd.engine.forecasts import Forecasts, QueueEstimates, QueuePlace
+from progressd.engine.queue_estimates import QueueEstimates, QueuePlace
 from progressd.engine.registry import RunQueue
-from progressd.store.base import RUNS_PER_KEY, KeyedRun
 from progressd.store.sqlite import SQLiteStore
 from support.samples import NOW, job, job_id
 from support.spine import Spine, register, running, start, submit
@@ -126,7 +125,7 @@ async def test_a_restart_keeps_the_history(tmp_path: Path) -> None:
         await store.commit((), (), (), [run])
     again = Forecasts()
     with closing(SQLiteStore.open(path)) as store:
-        await again.load(store)
+        again.add(await store.runs())
     _, [eta] = begun(again, given)
     assert eta.seconds == pytest.approx(60)
 

@@ -14,7 +14,7 @@ from progressd.detect.detector import STDOUT
 from progressd.files.job_files import JobFiles
 from progressd.files.job_logs import MAX_QUEUED, JobLogs, LogWatcher
 from progressd.files.log_file import Record
-from progressd.runner.log import PipelineLog
+from progressd.runner.output import PipelineLog
 from structlog.testing import capture_logs
 from support.samples import ID, job_id
 from support.waiting import PATIENCE, eventually

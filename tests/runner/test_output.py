@@ -13,8 +13,8 @@ from progressd.detect.detector import STDERR, STDOUT, Detector
 from progressd.detect.frames import MAX_FRAMES
 from progressd.detect.plan import Plan
 from progressd.producers.ndjson import TURN_LINES, NumberedLine
-from progressd.runner.log import PipelineOutputBuffer, without_events
-from progressd.runner.output import MAX_SUMMARY, OutputParser, summary
+from progressd.runner.output import OutputParser, PipelineOutputBuffer, without_events
+from progressd.runner.process import MAX_SUMMARY, summary
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
 from support.samples import ID

@@ -19,9 +19,9 @@ from msgspec.structs import replace
 from progressd.admin import maintenance
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import SettingsError
-from progressd.core.eta import Run
+from progressd.core.eta import KeyedRun, Run
 from progressd.core.progress import Step
-from progressd.store.base import Change, Filter, KeyedRun
+from progressd.store.base import Change, Filter
 from progressd.store.recovery import recover
 from progressd.store.sqlite import SQLiteStore
 from support.daemon import registered, running_daemon

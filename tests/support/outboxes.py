@@ -5,8 +5,7 @@ from collections.abc import Awaitable, Callable
 import trio
 import trio.testing
 from progressd.broadcast.envelope import Envelope, FrameBatch
-from progressd.broadcast.fanout import FanOut
-from progressd.broadcast.outbox import MemoryBudget, SocketOutbox
+from progressd.broadcast.outbox import FanOut, MemoryBudget, SocketOutbox
 from progressd.core.close_codes import CloseCode
 from progressd.core.messages import JobMessage, Message
 from wsproto.frame_protocol import Opcode

@@ -12,10 +12,9 @@ from typing import Final
 
 import trio
 
-from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch, NoticeEnvelope
-from progressd.broadcast.fanout import Channel, FanOut
+from progressd.broadcast.envelope import Channel, DeliveryCounters, Envelope, FrameBatch, NoticeEnvelope
 from progressd.broadcast.multiplex import Session, SessionHub
-from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, Outbox
+from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, FanOut, Outbox
 from progressd.broadcast.subscription import EmptyHistory, History, Subscription
 from progressd.core.close_codes import SLOW_CONSUMER, CloseCode
 from progressd.core.errors import SlowConsumer

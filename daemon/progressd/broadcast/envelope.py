@@ -1,15 +1,24 @@
-"""The envelope: a message with its offset, encoded once for all watchers, for WebSocket and server-sent events."""
+"""Messages on their way to the watchers: the envelope of each, the channel of a topic, and the batch that is sent.
 
+An envelope is a message with its offset. It is encoded once for all watchers, for WebSocket and server-sent events.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Generic, Protocol, TypeVar
 
+import trio
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from progressd.core.messages import BatchProgress, Hello, Notice, PagePreview, Progress, TopicMessage, encode
 
 PING: Final = b"\x89\x00"
+CAPACITY: Final = 1024  # messages in the queue of a topic before publishing blocks
+MAX_TAKE: Final = 128  # messages sent to a watcher at once: 20 kB, about as much as one send accepts
+
+T = TypeVar("T")
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -88,6 +97,39 @@ class NoticeEnvelope:
         payload = encode(notice)
         self.frame = text_frame(payload)
         self.event = server_sent_event(payload, notice.cursor if isinstance(notice, Hello) else "")
+
+
+class Channel(Generic[T]):
+    """A queue for any number of tasks that put items, and one task that takes them."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[T](CAPACITY)
+
+    async def put(self, item: T) -> None:
+        """Queue an item. Waits if the channel is full; otherwise this is no checkpoint."""
+        try:
+            try:
+                self._send.send_nowait(item)
+            except trio.WouldBlock:
+                await self._send.send(item)
+        except trio.BrokenResourceError:  # the last watcher has left and the channel is closed
+            return
+
+    async def take(self, not_before: float = -math.inf) -> list[T]:
+        """Wait for an item, and until `not_before`. Return it and the items queued after it."""
+        items = [await self._receive.receive()]
+        if trio.current_time() < not_before:
+            await trio.sleep_until(not_before)
+        try:
+            while len(items) < MAX_TAKE:
+                items.append(self._receive.receive_nowait())
+        except trio.WouldBlock:
+            pass
+        return items
+
+    def close(self) -> None:
+        """Close the channel: tasks that wait in `put` continue, and their items are dropped."""
+        self._receive.close()
 
 
 class Sendable(Protocol):

@@ -15,8 +15,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from progressd.broadcast.envelope import Envelope, FrameBatch, ReplayedEnvelope
-from progressd.broadcast.fanout import FanOut
-from progressd.broadcast.outbox import Outbox
+from progressd.broadcast.outbox import FanOut, Outbox
 from progressd.core.close_codes import CloseCode
 from progressd.core.job import has_labels
 from progressd.core.messages import (

@@ -12,8 +12,7 @@ from typing import Final
 
 import trio
 
-from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch, ReplayedEnvelope
-from progressd.broadcast.fanout import Channel
+from progressd.broadcast.envelope import Channel, DeliveryCounters, Envelope, FrameBatch, ReplayedEnvelope
 from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.broadcast.subscription import History, Replay
 from progressd.core.close_codes import SLOW_CONSUMER

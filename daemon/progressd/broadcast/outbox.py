@@ -1,23 +1,26 @@
-"""The outbox: the unsent messages of one connection, and the task that writes them to the socket.
+"""The outboxes of the watchers, and the fan-out of a topic, which sends a batch to all of them.
 
-`put` never blocks. Messages that the socket does not accept wait in order. A newer progress replaces a waiting one of
-the same job; state changes are never dropped. Past its limit an outbox closes its connection as a slow consumer. A
-MemoryBudget limits the waiting bytes of all connections together.
+The outbox of a connection holds its unsent messages, and has a task that writes them to the socket. `put` never
+blocks. Messages that the socket does not accept wait in order. A newer progress replaces a waiting one of the same job;
+state changes are never dropped. Past its limit an outbox closes its connection as a slow consumer. A MemoryBudget
+limits the waiting bytes of all connections together.
 """
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, NamedTuple, Protocol
+from itertools import repeat
+from operator import call
+from typing import Final, Generic, NamedTuple, Protocol, TypeAlias
 
 import trio
 
 from progressd.broadcast.envelope import Envelope, F, FrameBatch, Sendable
-from progressd.broadcast.fanout import FanOut
 from progressd.core.close_codes import GONE, SLOW_CONSUMER, CloseCode
 
-_NO_FAN_OUT = FanOut()  # placeholder for an outbox that follows no fan-out
-_CLOSED = CloseCode(1005, "closed")  # closed by the client or after a protocol error, not by `end`
-FLUSH_BYTES = 65536  # bytes taken from the backlog at once; newer progress can still replace the rest
+FLUSH_BYTES: Final = 65536  # bytes taken from the backlog at once; newer progress can still replace the rest
+_CLOSED: Final = CloseCode(1005, "closed")  # closed by the client or after a protocol error, not by `end`
+
+Send: TypeAlias = Callable[[bytes], int]  # `send` of a non-blocking socket
 
 
 class Backlog(Generic[F]):
@@ -115,18 +118,79 @@ class Outbox(Protocol):
     def end(self, code: CloseCode) -> None:
         """Send the messages that were put, and then close."""
 
-    def follow(self, fan_out: FanOut) -> None:
+    def follow(self, fan_out: "FanOut") -> None:
         """Receive all further batches of a fan-out."""
 
     def resume_offset(self, offset: int) -> int:
         """Return the offset from which a client resumes after messages up to `offset`; smaller if any are held back."""
 
 
+class FanOut:
+    """The outboxes that receive every batch of a topic, in order.
+
+    Apart from the kernel's `send`, most of the cost of a delivery is here. A loop that checks each outbox for waiting
+    messages, and then sends, touches five Python objects per watcher. With 500 watchers these objects no longer fit
+    into the CPU cache. So empty outboxes are stored separately, as the bare `send` of their socket, and C code iterates
+    over them.
+    """
+
+    def __init__(self) -> None:
+        self._direct: dict[SocketOutbox, Send] = {}
+        self._others: dict[Outbox, None] = {}
+
+    def add(self, outbox: Outbox) -> None:
+        """Send all further batches to an outbox."""
+        self._others[outbox] = None
+
+    def remove(self, outbox: Outbox) -> None:
+        """Send nothing more to an outbox."""
+        self._others.pop(outbox, None)
+        self._direct.pop(outbox, None)  # type: ignore[call-overload]
+
+    def send_directly(self, outbox: "SocketOutbox", send: Send) -> None:
+        """Write to the socket of an empty outbox, until `stop_direct_sends`."""
+        if outbox in self._others:
+            del self._others[outbox]
+            self._direct[outbox] = send
+
+    def stop_direct_sends(self, outbox: "SocketOutbox") -> None:
+        """Call `put` of an outbox again, because messages wait in it or it is closed."""
+        if self._direct.pop(outbox, None) is not None:
+            self._others[outbox] = None
+
+    def put(self, batch: FrameBatch[Envelope]) -> None:
+        """Send a batch to all outboxes."""
+        others = tuple(self._others)
+        self._send_to_all(batch)
+        for outbox in others:
+            outbox.put(batch)
+
+    def _send_to_all(self, batch: FrameBatch[Envelope]) -> None:
+        frames, whole = batch.frames, len(batch.frames)
+        sends = iter(self._direct.values())
+        sent: list[int] = []
+        while True:
+            try:
+                sent.extend(map(call, sends, repeat(frames)))
+                break
+            except BlockingIOError:  # raised by the socket after the ones in `sent`; `sends` is already past it
+                sent.append(0)
+            except OSError:  # the peer is gone; the reader of the connection notices this and closes the connection
+                sent.append(whole)
+        if sent.count(whole) < len(sent):
+            for outbox, taken in zip(tuple(self._direct), sent, strict=True):
+                if taken != whole:
+                    outbox.keep_unsent(batch.items, taken)
+
+
+_NO_FAN_OUT: Final = FanOut()  # placeholder for an outbox that follows no fan-out
+
+
 class Transport(Protocol):
     """The part of a connection that an outbox uses."""
 
     @property
-    def send(self) -> Callable[[bytes], int]:
+    def send(self) -> Send:
         """Write without blocking; return the number of bytes. Raises BlockingIOError if full, OSError if dead."""
 
     async def wait_writable(self) -> None:
@@ -189,11 +253,7 @@ class SocketOutbox:
         if self._sending:
             self._keep(batch.items)
         elif (sent := self._send(batch.frames)) != len(batch.frames):
-            self._keep_unsent(batch.items, sent)
-
-    def partly_sent(self, batch: FrameBatch[Envelope], sent: int) -> None:
-        """See SocketReceiver."""
-        self._keep_unsent(batch.items, sent)
+            self.keep_unsent(batch.items, sent)
 
     def resume_offset(self, offset: int) -> int:
         """See Outbox. Waiting messages are sent before any data that is put or written later."""
@@ -207,7 +267,7 @@ class SocketOutbox:
         if self._sending:
             self._keep([control])
         elif (sent := self._send(data)) != len(data):
-            self._keep_unsent([control], sent)
+            self.keep_unsent([control], sent)
 
     def write_close(self, data: bytes) -> None:
         """Send a close frame. Nothing follows it (RFC 6455 §5.5.1)."""
@@ -260,7 +320,7 @@ class SocketOutbox:
         if self._code is None and not self._sending:
             self._fan_out.send_directly(self, self._transport.send)
 
-    def _keep_unsent(self, items: Sequence[Sendable], sent: int) -> None:
+    def keep_unsent(self, items: Sequence[Sendable], sent: int) -> None:
         """Keep the rest of some items after `sent` bytes, and start the sender task."""
         self._sending = True
         self._fan_out.stop_direct_sends(self)

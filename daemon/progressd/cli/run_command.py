@@ -6,7 +6,7 @@ Until the command has been started, nothing may be imported that takes long, suc
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from progressd.client.endpoint import DEFAULT_URL, checked_url, request_headers
 from progressd.client.errors import ClientError
@@ -20,6 +20,7 @@ from progressd.system.private_socket import PrivateSocket
 if TYPE_CHECKING:
     from progressd.client.log_sender import LogSender
     from progressd.client.rest import RestClient
+    from progressd.client.run.supervisor import CommandJob
 
 NOT_FOUND: Final = 127  # a shell's exit statuses
 NOT_EXECUTABLE: Final = 126
@@ -75,8 +76,11 @@ def _launch_and_report(options: RunOptions, plan: planning.RunPlan, older: list[
             started = launch(plan.command, environment, plan.progress_fd, keeps_streams=plan.keeps_streams)
         except OSError as error:
             failure = error
+    report = _Report(options, url, job_id, registration, received, known, notify)
     try:
-        return _report(options, url, job_id, registration, received, known, older, plan, started, failure, notify)
+        if started is None:
+            return report.not_started(failure)
+        return report.follow(started, plan, older)
     finally:
         if notify is not None:
             notify.close()
@@ -94,62 +98,71 @@ def _notify_socket() -> PrivateSocket | None:
         return None
 
 
-def _report(
-    options: RunOptions,
-    url: str,
-    job_id: str,
-    registration: dict[str, Any],
-    received: list[int],
-    known: bool | None,
-    older: list[int],
-    plan: planning.RunPlan,
-    started: Command | None,
-    failure: OSError | None,
-    notify: PrivateSocket | None,
-) -> int:
-    """Report a command until its end, and return the exit status. `failure`: why it was not started."""
+class _Report(NamedTuple):
+    """The report of a command to the daemon. `received`: the signals so far. `known`: see `register_quickly`."""
 
-    def client() -> "RestClient":
-        from progressd.client.rest import RestClient
+    options: RunOptions
+    url: str
+    job_id: str
+    registration: dict[str, Any]
+    received: list[int]
+    known: bool | None
+    notify: PrivateSocket | None
 
-        return RestClient(url, options.key, timeout=registering.TIMEOUT)
-
-    log: LogSender | None = None
-    if started is not None:
+    def follow(self, started: Command, plan: planning.RunPlan, older: list[int]) -> int:
+        """Report a command until its end, and return its exit status."""
         from progressd.client import log_sender
         from progressd.client.run.output import Outputs
 
-        if not (options.no_log or plan.keeps_streams):
-            log = log_sender.LogSender(job_id, client, lambda text: job.say(text), log_sender.interval_for(url))
+        log: LogSender | None = None
+        if not (self.options.no_log or plan.keeps_streams):
+            interval = log_sender.interval_for(self.url)
+            log = log_sender.LogSender(self.job_id, self.client, lambda text: job.say(text), interval)
         outputs = Outputs(started, plan.detection(), _say_unwritten, log.buffer if log else None)  # passes it on
-    import trio
+        import trio
 
-    from progressd.client.run.reporter import event_of, failure_of
-    from progressd.client.run.supervisor import CommandJob
-
-    def say(what: str | Exception) -> None:
-        if isinstance(what, Exception):
-            from progressd.cli.remote import Remote, error_sentence
-
-            what = f"{error_sentence(what, Remote(url, options.key))}; the command continues"
-        _print(f"progressd: {what}")
-
-    job = CommandJob(client, job_id, registration, say, received, known, notify)
-    if started is not None:
+        job = self._job()
         if log is not None:
             job.log = log
             log.start()
         status = trio.run(job.run, started, outputs, older)
-        if options.verbose:
+        if self.options.verbose:
             _print(f"progressd: progress from: {outputs.source or 'nowhere'}")
         return status
-    if failure is None:
-        trio.run(job.run_nothing, event_of("status_change", new_status="cancelled"))
-        return 128 + received[0]
-    program = options.command[0]
-    trio.run(job.run_nothing, failure_of(f"{program} cannot be started: {failure.strerror}"))
-    say(f"{program}: {failure.strerror}")
-    return NOT_FOUND if isinstance(failure, FileNotFoundError) else NOT_EXECUTABLE
+
+    def not_started(self, failure: OSError | None) -> int:
+        """Report that the command was not started, and return the exit status. `failure`: None after a signal."""
+        import trio
+
+        from progressd.client.run.reporter import event_of, failure_of
+
+        job = self._job()
+        if failure is None:
+            trio.run(job.run_nothing, event_of("status_change", new_status="cancelled"))
+            return 128 + self.received[0]
+        program = self.options.command[0]
+        trio.run(job.run_nothing, failure_of(f"{program} cannot be started: {failure.strerror}"))
+        self.say(f"{program}: {failure.strerror}")
+        return NOT_FOUND if isinstance(failure, FileNotFoundError) else NOT_EXECUTABLE
+
+    def client(self) -> "RestClient":
+        """Return a client for the daemon."""
+        from progressd.client.rest import RestClient
+
+        return RestClient(self.url, self.options.key, timeout=registering.TIMEOUT)
+
+    def say(self, what: str | Exception) -> None:
+        """Print a message, or the reason why the daemon does not get the report."""
+        if isinstance(what, Exception):
+            from progressd.cli.remote import Remote, error_sentence
+
+            what = f"{error_sentence(what, Remote(self.url, self.options.key))}; the command continues"
+        _print(f"progressd: {what}")
+
+    def _job(self) -> "CommandJob":
+        from progressd.client.run.supervisor import CommandJob
+
+        return CommandJob(self.client, self.job_id, self.registration, self.say, self.received, self.known, self.notify)
 
 
 def _say_unwritten(error: OSError) -> None:

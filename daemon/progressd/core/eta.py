@@ -1,7 +1,8 @@
 """The remaining time of a job, from the speed of the job and from earlier runs of similar jobs.
 
-An `Estimator` belongs to one running job. It gets the progress with its times, and returns an `Eta`. A `Run` is what
-is kept of a finished job: its duration, its size, and the times at which it reached each twentieth.
+`Forecasts` has an `Estimator` for each running job. It gets the progress with its times, and returns an `Eta`. A `Run`
+is what is kept of a finished job: its duration, its size, and the times at which it reached each twentieth. Jobs of the
+same kind, pipeline, host and shape of command share their runs.
 
 The estimate is a weighted mean, in logarithms, of two others. The first extrapolates the speed of the job, where later
 progress counts more. The second is the duration of earlier runs, scaled by size. The curve of earlier runs corrects
@@ -11,14 +12,17 @@ recorded runs, and `low` and `high` follow from these errors.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from hashlib import blake2b
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
 from progressd.core.eta_quantiles import OF_DURATION, OF_RUNS, OF_SPEED
-from progressd.core.messages import Eta
+from progressd.core.events import ReportedProgress
+from progressd.core.job import Job
+from progressd.core.messages import Eta, JobStatus
 
 Source: TypeAlias = Literal["history", "rate", "producer"]
 
@@ -26,6 +30,9 @@ PARTS: Final = 20  # points of a curve, besides its beginning
 MAX_WORDS: Final = 40  # words of a command that are compared
 MAX_WORD: Final = 80  # characters
 MIN_SECONDS: Final = 1.0  # shorter jobs are not kept: they end before anybody asks
+RUNS_PER_KEY: Final = 20  # the newest ones
+MAX_RUNS: Final = 5000  # of all keys, about 700 bytes each
+RESIZED: Final = 0.05  # a larger change of the number of steps begins a new estimate
 FORGET: Final = 0.7  # the weight of a run, compared with that of the next one
 INTERVAL: Final = 0.2  # seconds between two estimates, at least; in between, the last one is valid
 MAX_INTERVAL: Final = 0.5  # seconds
@@ -55,6 +62,13 @@ class Run(Struct, frozen=True, array_like=True):
     seconds: float
     size: int
     curve: tuple[float, ...]
+
+
+class KeyedRun(NamedTuple):
+    """A completed job, for estimates of similar jobs, which have the same key."""
+
+    key: str
+    run: Run
 
 
 class Expected(Struct, frozen=True):
@@ -91,6 +105,11 @@ def shape_of(name: str | None) -> str:
         if part != "*" or shape[-1] != "*":
             shape.append(part[:MAX_WORD])
     return " ".join(shape)
+
+
+def key_of(job: Job) -> str:
+    """Return a hash of what similar jobs have in common: the key of their runs."""
+    return hashed("\n".join((job.kind, job.pipeline or "", job.labels.get("host", ""), shape_of(job.name))))
 
 
 def expected(runs: Sequence[Run], words: tuple[str, ...], size: int) -> Expected | None:
@@ -294,3 +313,68 @@ def _at(curve: Sequence[float], done: float) -> float:
     if below >= PARTS:
         return curve[PARTS]
     return curve[below] + (number - below) * (curve[below + 1] - curve[below])
+
+
+class Forecasts:
+    """Estimate the remaining time of each running job. Only ingest changes it, in its own task."""
+
+    def __init__(self) -> None:
+        self._runs = dict[str, list[Run]]()  # the newest is the last, in each list and of the lists
+        self._count = 0
+        self._running = dict[str, Estimator]()
+
+    def eta(self, job: Job, given: ReportedProgress, now: datetime) -> Eta | None:
+        """Return the remaining time of a job with this progress; None if it is unknown."""
+        assert job.started_at is not None
+        elapsed = (now - job.started_at).total_seconds()
+        estimator = self._running.get(job.id)
+        current, size = given.current_step or 0, given.total_steps or 0
+        if estimator is None or elapsed < estimator.elapsed:  # such as after it was queued again
+            estimator = self._running[job.id] = Estimator(self._expected(job, size), size)
+        elif size != estimator.size and abs(size - estimator.size) > RESIZED * estimator.size:
+            estimator.use(self._expected(job, size), size)
+        if given.percent is not None:
+            done = min(given.percent / 100, 1.0)
+        elif size:
+            done = min(current / size, 1.0)
+        else:
+            done = 0.0
+        return estimator.estimate(max(elapsed, 0.0), done, given.eta_seconds)
+
+    def duration(self, job: Job) -> float | None:
+        """Return the expected duration of a job, in seconds; None if it is unknown."""
+        known = self._expected(job, job.progress.total_steps)
+        return None if known is None else known.seconds
+
+    def run_of(self, job: Job) -> KeyedRun | None:
+        """Return what is kept of a finished job; None if it failed or was too short."""
+        if job.status is not JobStatus.COMPLETED or job.started_at is None or job.completed_at is None:
+            return None
+        seconds = (job.completed_at - job.started_at).total_seconds()
+        if seconds < MIN_SECONDS:
+            return None
+        estimator = self._running.get(job.id) or Estimator(size=job.progress.total_steps)
+        return KeyedRun(key_of(job), estimator.run(words_of(job.name, job.options), seconds))
+
+    def finish(self, jobs: Iterable[Job], runs: Iterable[KeyedRun]) -> None:
+        """Forget the estimates of finished jobs, and keep the runs, which are durable."""
+        for job in jobs:
+            self._running.pop(job.id, None)
+        self.add(runs)
+
+    def add(self, runs: Iterable[KeyedRun]) -> None:
+        """Keep earlier runs, of which the newest is the last."""
+        for key, run in runs:
+            known = self._runs.pop(key, [])
+            known.append(run)
+            self._runs[key] = known
+            self._count += 1
+            if len(known) > RUNS_PER_KEY:
+                del known[0]
+                self._count -= 1
+            if self._count > MAX_RUNS:
+                self._count -= len(self._runs.pop(next(iter(self._runs))))
+
+    def _expected(self, job: Job, size: int) -> Expected | None:
+        runs = self._runs.get(key_of(job)) if self._runs else None
+        return expected(runs, words_of(job.name, job.options), size) if runs else None

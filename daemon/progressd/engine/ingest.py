@@ -19,11 +19,11 @@ from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.envelope import Envelope
 from progressd.core.batch import JobBatch
 from progressd.core.errors import CorruptRecord, NotFound, ProgressdError, StoreFailed, Unavailable
+from progressd.core.eta import Forecasts
 from progressd.core.events import Event, LeaseEvent, LogEvent
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import Completed, JobCreated, StatusChange
 from progressd.engine.commit_log import CommitLog
-from progressd.engine.forecasts import Forecasts
 from progressd.engine.leases import LeaseTimer
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.transaction import MAX_MESSAGES, Transaction
@@ -67,8 +67,8 @@ class EventSink(Protocol):
         return _job_of(*await self.submit(event))
 
 
-class Command:
-    """A command in the queue of ingest."""
+class _Answered:
+    """What all commands in the queue have in common: their sender waits for the outcomes."""
 
     __slots__ = ("_answered", "_outcomes")
 
@@ -87,7 +87,7 @@ class Command:
         return self._outcomes
 
 
-class Submit(Command):
+class Submit(_Answered):
     """Decide the events of one producer. Jobs that the producer may not see do not exist for it."""
 
     __slots__ = ("events", "may_see")
@@ -98,7 +98,7 @@ class Submit(Command):
         self.may_see = may_see
 
 
-class Delete(Command):
+class Delete(_Answered):
     """Delete a finished job."""
 
     __slots__ = ("job",)
@@ -108,10 +108,13 @@ class Delete(Command):
         self.job = job
 
 
-class Barrier(Command):
-    """Do nothing. It is answered once all commands before it are answered."""
+class Barrier(_Answered):
+    """Do nothing. The outcomes, which are empty, arrive after those of all earlier commands."""
 
     __slots__ = ()
+
+
+Command: TypeAlias = Submit | Delete | Barrier
 
 
 class Counters:
@@ -180,8 +183,11 @@ class Follower:
                 await trio.lowlevel.checkpoint()  # let other tasks run
         if transaction.changes:
             self._counters.count(transaction.changes, transaction.batches_with_new_status())
-            self._forecasts.finish(transaction.jobs.values(), transaction.runs)
-            self._leases.begin(transaction.jobs.values(), trio.current_time())
+            jobs = transaction.jobs.values()
+            if finished := [job for job in jobs if job.status.finished]:
+                self._forecasts.finish(finished, transaction.runs)
+            if leased := [job for job in jobs if job.lease_seconds is not None]:
+                self._leases.begin(leased, trio.current_time())
         for batch in transaction.batches.values():
             self._batches.keep(batch)
         for envelope in transaction.published:
@@ -331,10 +337,13 @@ class Ingest(EventSink):
             self._commit_log.failed(error)
         decided = iter(outcomes)
         for command in commands:
-            if isinstance(command, Delete):
-                command.answer([await self._delete(command.job)])
-            else:
-                command.answer([next(decided) for _ in range(_count(command))])
+            match command:
+                case Submit():
+                    command.answer([next(decided) for _ in command.events])
+                case Delete():
+                    command.answer([await self._delete(command.job)])
+                case Barrier():
+                    command.answer([])
 
     async def _decide(self, events: Sequence[tuple[Event, MaySee]]) -> list[Outcome]:
         """Decide all events in one transaction, append it to the log, and apply its changes. Raises StoreFailed."""

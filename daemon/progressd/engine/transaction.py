@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from progressd.broadcast.envelope import Envelope
 from progressd.core.batch import BatchStatus, JobBatch, batch_messages, moved
 from progressd.core.errors import CorruptRecord, NotFound, ProgressdError
+from progressd.core.eta import Forecasts, KeyedRun
 from progressd.core.events import BatchCancelEvent, Event, RegisterEvent, checked_job_id
 from progressd.core.job import Applied, Job, MaySee, apply
 from progressd.core.messages import Cursor, JobDeleted, JobDeletedData, JobStatus, PagePreview, Progress
-from progressd.engine.forecasts import Forecasts
 from progressd.engine.registry import Batches, Registry, placed_messages
 from progressd.net.request import BasePath
-from progressd.store.base import Change, KeyedRun
+from progressd.store.base import Change
 
 MAX_MESSAGES: Final = 5  # upper bound of messages per event: such as a start and a progress, and two about the batch
 

@@ -15,7 +15,7 @@ from progressd.auth.limits import RateLimiter, address_group
 from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits, Settings
 from progressd.core.errors import RequestTimeout, TooManyUploads
-from progressd.engine.forecasts import QueueEstimates
+from progressd.engine.queue_estimates import QueueEstimates
 from progressd.engine.view import ClientView, Engine
 from progressd.files.job_files import JobFiles
 from progressd.http.body import BodyChunks

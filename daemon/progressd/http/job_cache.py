@@ -7,7 +7,7 @@ import msgspec
 
 from progressd import __version__
 from progressd.core.job import Job
-from progressd.engine.forecasts import QueuePlace
+from progressd.engine.queue_estimates import QueuePlace
 from progressd.http.schemas import job_view
 from progressd.net.request import BasePath
 

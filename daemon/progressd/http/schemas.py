@@ -10,7 +10,7 @@ from progressd.core.events import Priority
 from progressd.core.job import Job
 from progressd.core.messages import Cursor, JobStatus, ProgressData
 from progressd.core.progress import Step, renamed_step
-from progressd.engine.forecasts import QueuePlace
+from progressd.engine.queue_estimates import QueuePlace
 from progressd.net.request import BasePath
 
 JSON: Final = "application/json"

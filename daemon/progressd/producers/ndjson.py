@@ -4,7 +4,6 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterable
-from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -14,7 +13,7 @@ from msgspec.structs import replace
 from progressd.core.errors import InvalidInput, ProgressdError, Unavailable
 from progressd.core.events import LogEvent, ProducerEvent, RegisterEvent, checked_options_size, parts_of
 from progressd.core.job import Job
-from progressd.core.json import decode
+from progressd.core.json import UNDECODABLE, decode, reason_of
 from progressd.core.messages import Cursor
 from progressd.engine.ingest import EventSink, Outcome
 
@@ -139,19 +138,17 @@ def read_event(text: bytes, job_id: str | None = None) -> ProducerEvent:
 
     With `job_id`, the event may omit the id, and must not name another job.
     """
-    event: ProducerEvent = decode(partial(_decode_event, job_id), text, "an event")
+    try:
+        text = checked_options_size(text, "data")
+        if job_id is not None:
+            text = _encode({"job_id": job_id, **parts_of(text)})
+        event: ProducerEvent = _decode(text)
+    except UNDECODABLE as error:
+        raise InvalidInput(f"not an event: {reason_of(error)}") from None
     if job_id is not None and event.job_id.lower() != job_id:
         raise InvalidInput(f"the event is about job {event.job_id[:60]!r}, not {job_id}")
     if isinstance(event, RegisterEvent) and not event.job_id:
         return replace(event, job_id=str(uuid.uuid4()))
-    return event
-
-
-def _decode_event(job_id: str | None, text: bytes) -> ProducerEvent:
-    text = checked_options_size(text, "data")
-    if job_id is not None:
-        text = _encode({"job_id": job_id, **parts_of(text)})
-    event: ProducerEvent = _decode(text)
     return event
 
 

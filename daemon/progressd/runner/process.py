@@ -18,13 +18,13 @@ import trio
 
 from progressd.config.settings import RunnerSettings
 from progressd.config.units import seconds_text, size_text
+from progressd.core.last_lines import last_lines
 from progressd.core.pipeline import Pipeline
 from progressd.detect.detector import DESCRIPTOR, STDERR, STDOUT
 from progressd.detect.output_filter import OutputFilter
 from progressd.detect.plan import Plan
 from progressd.producers.ndjson import LineSplitter, NumberedLine
 from progressd.runner.orphans import JOB, MARK, cgroup_prefix
-from progressd.runner.output import summary
 from progressd.system.cgroup import Cgroup
 from progressd.system.file_offsets import open_files
 from progressd.system.process_tree import Process, Tree, describe_exit, environment_of, running
@@ -46,7 +46,9 @@ ENTER: Final = ("/bin/sh", "-c", 'echo 0 >"$0"; exec "$@"')
 OOM_SCORE_ADJ: Final = 500  # the maximum is 1000; the kernel kills the child before the daemon (proc(5))
 
 CPU_GRACE: Final = 5  # seconds of processor time from SIGXCPU to SIGKILL
+MAX_SUMMARY: Final = 300  # characters
 
+_DIRECTORIES: Final = re.compile(r"""(?<![\w:/.])/(?:[^\s/:'"]+/)*(?=[^\s/])""")  # does not match the file name
 _OUT_OF_MEMORY = re.compile(rb"out ?of ?memory|MemoryError|bad_alloc|cannot allocate memory", re.IGNORECASE)
 _FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)  # sent if the kernel or allocator lacks memory
 
@@ -98,6 +100,12 @@ class ResourceLimits(NamedTuple):
             return f"{end}, perhaps because it exceeded its memory limit of {size_text(self.memory)}"
         reason = summary(stderr)
         return f"{end}: {reason}" if reason else end
+
+
+def summary(stderr: bytes) -> str:
+    """Return the last line that contains text, shortened and without directories; "" if there is none."""
+    words = _DIRECTORIES.sub("", "".join(last_lines(stderr)))
+    return words if len(words) <= MAX_SUMMARY else words[: MAX_SUMMARY - 1] + "…"
 
 
 class ProgramOutput:

@@ -30,9 +30,8 @@ from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
 from progressd.files.job_files import JobFiles
 from progressd.net.request import download_path
-from progressd.runner.log import PipelineLog
 from progressd.runner.orphans import JOB, MARK, end_orphans, mark_of
-from progressd.runner.output import OutputParser
+from progressd.runner.output import OutputParser, PipelineLog
 from progressd.runner.process import ChildProcess, ResourceLimits
 from progressd.system.notify_socket import NotifySocket
 from progressd.system.transient_errors import is_transient

@@ -2,18 +2,15 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from prometheus_client import Histogram
 
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import CorruptRecord, StoreFailed
-from progressd.core.eta import Run
+from progressd.core.eta import KeyedRun
 from progressd.core.job import Job
 from progressd.core.messages import JobDeleted, JobStatus, StateChange
-
-RUNS_PER_KEY: Final = 20  # the newest ones
-MAX_RUNS: Final = 5000  # of all keys, about 700 bytes each
 
 
 class Change(NamedTuple):
@@ -28,13 +25,6 @@ class Deletion(NamedTuple):
 
     offset: int
     message: JobDeleted
-
-
-class KeyedRun(NamedTuple):
-    """A completed job, for estimates of similar jobs, which have the same key."""
-
-    key: str
-    run: Run
 
 
 class Filter(NamedTuple):

@@ -13,12 +13,12 @@ import msgspec
 from msgspec.structs import replace
 
 from progressd.core.batch import JobBatch
-from progressd.core.eta import Run
+from progressd.core.eta import MAX_RUNS, RUNS_PER_KEY, KeyedRun, Run
 from progressd.core.job import Job
 from progressd.core.json import UNDECODABLE, reason_of
 from progressd.core.messages import JobDeleted, StateChange
 from progressd.core.progress import Step
-from progressd.store.base import MAX_RUNS, RUNS_PER_KEY, Change, Deletion, KeyedRun
+from progressd.store.base import Change, Deletion
 from progressd.store.errors import UnreadableRow
 
 # As BLOBs: for text that is not UTF-8, Python raises an error that does not name the row.

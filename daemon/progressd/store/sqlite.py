@@ -20,10 +20,11 @@ from prometheus_client import Histogram
 
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import CorruptRecord, StoreFailed, StoreFull
+from progressd.core.eta import KeyedRun
 from progressd.core.job import Job
 from progressd.core.messages import JobStatus
 from progressd.store import listing
-from progressd.store.base import Change, Deletion, Filter, KeyedRun
+from progressd.store.base import Change, Deletion, Filter
 from progressd.store.connection import BUSY_TIMEOUT, Checkpointer, WALLimits, connected
 from progressd.store.errors import UnreadableRow, damaged, shortage, store_error
 from progressd.store.listing import PAGE_BYTES

@@ -1,11 +1,17 @@
 """`progressd attach`: report running processes as jobs."""
 
 import contextlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from progressd.cli.options import labels_option, lease_option
 from progressd.cli.remote import Remote, error_sentence, remote_options
+
+if TYPE_CHECKING:
+    from progressd.client.attach import Target
+    from progressd.client.errors import ClientError
 
 
 @click.command()
@@ -43,25 +49,13 @@ def attach(
     """
     import trio
 
-    from progressd.client.attach import Attachment, Target, find, opened
-    from progressd.client.errors import ClientError
+    from progressd.client.attach import Attachment
     from progressd.client.exception_groups import unwrapped
 
-    def say(what: str | ClientError) -> None:
+    def say(what: "str | ClientError") -> None:
         click.echo(f"progressd: {what if isinstance(what, str) else error_sentence(what, remote)}", err=True)
 
-    targets = list[Target]()
-    for process in processes:
-        found = find(process)
-        if not found and not follow:
-            raise ClientError(f"no process is called {process}")
-        for one in found:
-            try:
-                targets.append(opened(one))
-            except ClientError as error:
-                if len(found) == 1 and not follow:
-                    raise
-                say(error)
+    targets = _targets(processes, say, follow=follow)
     names = [process for process in processes if follow and not process.isdecimal()]
     if not targets and not names:
         ctx.exit(1)
@@ -69,7 +63,7 @@ def attach(
     async def attach_all() -> int:
         async with trio.open_nursery() as watching:
 
-            def begun(target: Target, job_id: str) -> None:
+            def begun(target: "Target", job_id: str) -> None:
                 click.echo(f"{job_id} {target}")
                 if display is not None:
                     from progressd.cli.follow import follow_job
@@ -89,3 +83,26 @@ def attach(
         stack.enter_context(unwrapped())
         status = trio.run(attach_all)
     ctx.exit(status)
+
+
+def _targets(processes: Sequence[str], say: "Callable[[ClientError], None]", *, follow: bool) -> "list[Target]":
+    """Return the processes with these ids, names or units. Raises ClientError if one of them stands for none.
+
+    With `follow`, processes may start later. So `say` gets the errors.
+    """
+    from progressd.client.attach import Target, find, opened
+    from progressd.client.errors import ClientError
+
+    targets = list[Target]()
+    for process in processes:
+        found = find(process)
+        if not found and not follow:
+            raise ClientError(f"no process is called {process}")
+        for one in found:
+            try:
+                targets.append(opened(one))
+            except ClientError as error:
+                if len(found) == 1 and not follow:
+                    raise
+                say(error)
+    return targets

@@ -11,7 +11,7 @@ import os
 import signal
 import termios
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from progressd.client.run.terminal import Terminal, moved_up, unread
 from progressd.system.cgroup import Cgroup
@@ -78,6 +78,13 @@ class Command:
         self.report: int | None = None
 
     @property
+    def descriptors(self) -> set[int]:
+        """Return the descriptors by which this process follows the command."""
+        report = () if self.report is None else (self.report,)
+        terminal = () if self.terminal is None else (self.terminal.descriptor,)
+        return {*self.sources.values(), *report, *terminal}
+
+    @property
     def has_session(self) -> bool:
         """Return whether the command has a session and a controlling terminal of its own."""
         return self.report is not None
@@ -99,23 +106,15 @@ def launch(
     """
     started = Command(command[0])
     streams = dict[int, int]()
-    types = os.isatty(0) and os.isatty(1)  # the user, at the terminal that shows the output
-    slave = None
-    if not keeps_streams:
-        slave = _replace_streams(started, streams)
+    slave = None if keeps_streams else _replace_streams(started, streams)
     if progress_fd is not None:
         started.sources[progress_fd], streams[progress_fd] = _pipe()
-    session = slave is not None and types
-    if session:
-        assert slave is not None
-        assert started.terminal is not None
+    session = None
+    if slave is not None and os.isatty(0) and os.isatty(1):  # the user types at the terminal that shows the output
         streams[0] = slave
-        started.report, reporting = _pipe()
-        foreground = started.terminal.in_foreground()
-        assert started.master is not None
-        if foreground:
-            started.terminal.enter_foreground(started.master)
+        session = _new_session(started, slave)
     failed, failing = _pipe()
+    passed = {*streams.values(), failing, *([session.reporting] if session else [])}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
     def run() -> NoReturn:
@@ -126,17 +125,41 @@ def launch(
     try:
         started.pid = os.fork()
         if started.pid == 0:
-            if session:
-                assert slave is not None
-                assert started.terminal is not None
-                assert started.report is not None
-                ours = {*started.sources.values(), started.report, started.terminal.descriptor, failed}
-                _lead_session(run, slave, foreground, reporting, {*streams.values(), failing, *ours} - {slave})
+            if session is not None:
+                _lead_session(run, session, passed | started.descriptors | {failed})
             run()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    for descriptor in {*streams.values(), failing, *([reporting] if session else [])}:
+    for descriptor in passed:
         os.close(descriptor)
+    _check_started(started, failed)
+    return started
+
+
+class _Session(NamedTuple):
+    """The session of a command. Its leader has the terminal `slave`, and reports to `reporting`.
+
+    `foreground`: the command runs in the foreground.
+    """
+
+    slave: int
+    reporting: int
+    foreground: bool
+
+
+def _new_session(started: Command, slave: int) -> _Session:
+    """Prepare a session on the pseudo-terminal of the command."""
+    assert started.terminal is not None
+    assert started.master is not None
+    started.report, reporting = _pipe()
+    foreground = started.terminal.in_foreground()
+    if foreground:
+        started.terminal.enter_foreground(started.master)
+    return _Session(slave, reporting, foreground)
+
+
+def _check_started(started: Command, failed: int) -> None:
+    """Wait until the command has been started. Raises OSError if it cannot be started."""
     with open(failed, "rb") as failure:
         text = failure.read()
     if text:
@@ -145,8 +168,7 @@ def launch(
             started.cgroup.remove()
         if started.terminal is not None:
             started.terminal.restore()
-        raise OSError(int(text), os.strerror(int(text)), command[0])
-    return started
+        raise OSError(int(text), os.strerror(int(text)), started.program)
 
 
 def _replace_streams(started: Command, streams: dict[int, int]) -> int | None:
@@ -201,26 +223,24 @@ def _exec(
         os._exit(UNSTARTED)
 
 
-def _lead_session(
-    run: Callable[[], NoReturn], slave: int, foreground: bool, reporting: int, unused: set[int]
-) -> NoReturn:
-    """Lead the session of the command, and report to `reporting` when it stops or exits.
+def _lead_session(run: Callable[[], NoReturn], session: _Session, inherited: set[int]) -> NoReturn:
+    """Lead the session of the command, and report when it stops or exits.
 
     The kernel stops a process on Ctrl-Z only if its parent is in the same session, but in another process group.
     """
     try:
         os.setsid()
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        fcntl.ioctl(session.slave, termios.TIOCSCTTY, 0)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         command = os.fork()
         if command == 0:
             os.setpgid(0, 0)
-            if foreground:
-                os.tcsetpgrp(slave, os.getpid())
+            if session.foreground:
+                os.tcsetpgrp(session.slave, os.getpid())
             run()
-        for descriptor in unused:
+        for descriptor in inherited - {session.slave, session.reporting}:
             os.close(descriptor)
-        _report_changes(command, slave, reporting)
+        _report_changes(command, session.slave, session.reporting)
     finally:
         os._exit(0)
 

@@ -1,5 +1,6 @@
 """The log of a job: as text, also live, and as server-sent events."""
 
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
@@ -163,8 +164,9 @@ class LogBody(ResponseBody):
             raise StopAsyncIteration
         return chunk
 
+    @abstractmethod
     async def __anext__(self) -> bytes:
-        raise NotImplementedError
+        """Return the next part of the body."""
 
 
 class LiveText(LogBody):
