@@ -3,6 +3,7 @@
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ OURS = str(Path(progressd.__file__).parent)
 ROOM = 10**9
 WATCHERS = 3  # of the active job, and as many of all jobs
 MANY = 300
+NOW = datetime(2026, 1, 1, tzinfo=UTC)  # estimates of the remaining time depend on the time
 OTHERS = range(100, 100 + MANY)  # numbers of jobs
 
 
@@ -129,7 +131,7 @@ class World:
 
 @asynccontextmanager
 async def world(store: SQLiteStore) -> AsyncIterator[World]:
-    async with spine.running(store) as running, trio.open_nursery() as nursery:
+    async with spine.running(store, now=lambda: NOW) as running, trio.open_nursery() as nursery:
         await running.submit(spine.register(1))
         one = World(running, nursery)
         for _ in range(WATCHERS):

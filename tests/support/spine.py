@@ -1,7 +1,8 @@
 """The core of the daemon without producers and watchers: store, ingest, registry, broadcaster and history."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from progressd.core.job import MaySee, sees_all
 from progressd.core.messages import ErrorData, JobStatus
 from progressd.engine.commit_log import LocalCommitLog
 from progressd.engine.history import PAGE, SNAPSHOT_MAX_AGE, History
-from progressd.engine.ingest import Ingest, Outcome
+from progressd.engine.ingest import Ingest, Outcome, utc_now
 from progressd.engine.registry import MAX_FINISHED, Batches, Registry
 from progressd.files.job_files import JobFiles
 from progressd.store.sqlite import SQLiteStore
@@ -41,6 +42,7 @@ class Spine:
         max_finished: int = MAX_FINISHED,
         page_size: int = PAGE,
         snapshot_max_age: int = SNAPSHOT_MAX_AGE,
+        now: Callable[[], datetime] = utc_now,
         **log_options: Any,
     ) -> None:
         self.store = store
@@ -53,7 +55,9 @@ class Spine:
         )
         self.broadcaster = Broadcaster(self.history, nursery=nursery, offset=store.first_offset - 1)
         self.files = JobFiles(Path("/nonexistent"))
-        self.ingest = Ingest(self.commit_log, store, self.registry, self.batches, self.broadcaster, self.files.logs)
+        self.ingest = Ingest(
+            self.commit_log, store, self.registry, self.batches, self.broadcaster, self.files.logs, now=now
+        )
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
         """Submit events to ingest."""

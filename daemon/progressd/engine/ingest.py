@@ -7,7 +7,7 @@ producers wait.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol, TypeAlias
 
@@ -41,6 +41,11 @@ STEP: Final = 25  # jobs or log lines per pass of the event loop; 25 finished jo
 log = structlog.get_logger(__name__)
 
 Outcome: TypeAlias = Job | ProgressdError
+
+
+def utc_now() -> datetime:
+    """Return the time of events."""
+    return datetime.now(UTC)
 
 
 class EventSink(Protocol):
@@ -217,6 +222,7 @@ class Ingest(EventSink):
         job_logs: JobLogs,
         forecasts: Forecasts | None = None,
         base: BasePath = AT_ROOT,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.store_id = store.id
         self.limiter = EventLoopLimiter(PASS_BYTES)
@@ -230,6 +236,7 @@ class Ingest(EventSink):
         self._commit_log = commit_log
         self._leases = LeaseTimer(registry)
         self._forecasts = forecasts or Forecasts()
+        self._now = now
         self._follower = Follower(registry, batches, broadcaster, self._leases, self._forecasts, self.counters)
         self._send, self._receive = trio.open_memory_channel[Command](QUEUE_CAPACITY)
 
@@ -368,7 +375,7 @@ class Ingest(EventSink):
             stored,
             self.store_id,
             offset,
-            datetime.now(UTC),
+            self._now(),
             self._base,
             self._forecasts,
         )
