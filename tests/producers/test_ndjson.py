@@ -81,6 +81,16 @@ def test_a_long_line_is_reported_once_and_skipped() -> None:
     assert splitter.end() == []
 
 
+def test_an_end_also_ends_a_long_line() -> None:
+    splitter = LineSplitter(LIMIT)
+    assert comparable(splitter.feed(b"123456789")) == [(1, "the line has more than 8 bytes")]
+    assert splitter.end() == []
+    assert splitter.feed(b"two") == []
+    assert splitter.end() == [(2, b"two")]
+    assert splitter.end() == []
+    assert splitter.feed(b"three\n") == [(3, b"three")]
+
+
 def test_a_long_line_may_arrive_byte_by_byte() -> None:
     """Copying the line for each byte would copy 200 GB."""
     splitter = LineSplitter(1 << 21)
@@ -217,16 +227,6 @@ def test_the_answer_to_a_new_job_has_its_id() -> None:
     assert isinstance(line, Line)
     answer = line.answer(job(offset=3), "store")
     assert json.loads(encode(answer)) == {"ref": 1, "ok": True, "cursor": "store-3", "job_id": ID}
-
-
-def test_an_end_also_ends_a_long_line() -> None:
-    splitter = LineSplitter(LIMIT)
-    assert comparable(splitter.feed(b"123456789")) == [(1, "the line has more than 8 bytes")]
-    assert splitter.end() == []
-    assert splitter.feed(b"two") == []
-    assert splitter.end() == [(2, b"two")]
-    assert splitter.end() == []
-    assert splitter.feed(b"three\n") == [(3, b"three")]
 
 
 @contextmanager
