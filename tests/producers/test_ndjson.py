@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 from progressd.core.errors import Conflict, InvalidInput
@@ -183,7 +183,6 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=50)
 @given(json_values)
 def test_a_ref_of_any_type_is_returned_unchanged(ref: object) -> None:
     text = json.dumps({"type": "completed", "job_id": ID, "ref": ref}).encode()
@@ -195,7 +194,6 @@ def test_a_ref_of_any_type_is_returned_unchanged(ref: object) -> None:
     assert refused == {"ref": ref, "ok": False, "error": "too late", "status": 409, "line": 3}
 
 
-@settings(max_examples=50)
 @given(json_values)
 def test_a_bad_line_is_answered_with_ref_and_number(ref: object) -> None:
     answer = read_line(9, json.dumps({"type": "dance", "ref": ref}).encode())

@@ -143,42 +143,49 @@ def test_no_copy_means_no_migration(path: Path) -> None:
     SQLiteStore.open(path).close()
 
 
+# Migrations in child processes, each of which is killed after three times as many steps as the one before. Prints how
+# each has ended; the last one was not killed.
 KILLED = """
-import os, signal, sys
+import os, signal, sqlite3, sys
+from itertools import count
 from pathlib import Path
 from progressd.store.sqlite import SQLiteStore
 
-class Killed:
-    def __init__(self, countdown):
-        self.countdown = countdown
-    def __call__(self, *args):
-        self.countdown -= 1
-        if self.countdown == 0:
+connect = sqlite3.connect
+
+def open_until_killed(countdown):
+    def step():
+        nonlocal countdown
+        countdown -= 1
+        if countdown == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-import sqlite3
-connect = sqlite3.connect
-killed = Killed(int(sys.argv[2]))
-def traced(*args, **named):
-    db = connect(*args, **named)
-    db.set_progress_handler(killed, 40)
-    return db
-sqlite3.connect = traced
-SQLiteStore.open(Path(sys.argv[1])).close()
+    def traced(*args, **named):
+        db = connect(*args, **named)
+        db.set_progress_handler(step, 40)
+        return db
+
+    sqlite3.connect = traced
+    SQLiteStore.open(Path(sys.argv[1])).close()
+    os._exit(0)
+
+for power in count():
+    if not (pid := os.fork()):
+        open_until_killed(3**power)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    print(status)
+    if status >= 0:
+        break
 """
 
 
 async def test_a_killed_migration_loses_nothing(path: Path) -> None:
     make_old(path, 1)
-    countdown, killed = 1, 0
-    while True:
-        done = await trio.run_process([sys.executable, "-c", KILLED, str(path), str(countdown)], check=False)
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL
-        killed += 1
-        countdown = 1 + countdown * 3
-    assert killed > 1
+    done = await trio.run_process([sys.executable, "-c", KILLED, str(path)], capture_stdout=True)
+    *killed, last = map(int, done.stdout.split())
+    assert last == 0
+    assert len(killed) > 1
+    assert set(killed) == {-signal.SIGKILL}
     with closing(SQLiteStore.open(path)) as store:
         assert await store.unfinished() == [job(1, JobStatus.PROCESSING, labels={"by": "eve"})]
     assert {file.name for file in path.parent.iterdir()} == {path.name, old_copy(path, 1).name}
