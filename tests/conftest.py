@@ -18,10 +18,10 @@ from trio.testing import MockClock
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-# The same examples in each run; `--hypothesis-profile exploring` uses new ones.
-STEADY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("steady", **STEADY, derandomize=True)
-settings.register_profile("exploring", **STEADY, derandomize=False)
+# Few examples, and the same in each run; `--hypothesis-profile exploring` uses many new ones.
+ANY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("steady", **ANY, derandomize=True, max_examples=50)
+settings.register_profile("exploring", **ANY, derandomize=False, max_examples=500)
 settings.load_profile("steady")
 
 

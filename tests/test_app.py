@@ -169,7 +169,7 @@ def test_the_state_directory_is_private_to_one_daemon(tmp_path: Path, config: st
     assert stat.S_IMODE(state_dir.stat().st_mode) == 0o755
 
 
-def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
+def test_a_foreign_database_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "progressd.db").write_bytes(b"not a database, and precious" * 100)
     rejected = serve("--state-dir", tmp_path)
     assert (rejected.returncode, rejected.stdout) == (1, "")

@@ -308,5 +308,5 @@ async def test_no_input_makes_the_daemon_fail(tmp_path: Path) -> None:
 
 @pytest.mark.torture
 @pytest.mark.parametrize("part", range(10), ids="part{}".format)
-async def test_no_input_of_a_million_makes_the_daemon_fail(tmp_path: Path, seed: int, part: int) -> None:
+async def test_a_million_inputs_fail_nothing(tmp_path: Path, seed: int, part: int) -> None:
     await fuzz(tmp_path, 100_000, f"{seed}.{part}")

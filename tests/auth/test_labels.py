@@ -114,7 +114,7 @@ async def test_events_of_hidden_jobs_are_rejected_line_by_line(side: Side) -> No
     assert (await side.daemon.daemon.registry.get(OURS)).progress.current_step == 6
 
 
-async def test_events_of_a_hidden_job_being_registered_are_rejected(store: SQLiteStore) -> None:
+async def test_events_during_a_hidden_registration_are_rejected(store: SQLiteStore) -> None:
     who = Identity(name="scan", scopes=frozenset([Scope.WRITE]), labels={"team": "scan"})
     answers: list[Outcome] = []
     async with trio.open_nursery() as nursery:

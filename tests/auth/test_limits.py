@@ -238,7 +238,7 @@ async def test_connections_per_address_are_limited(tmp_path: Path) -> None:
         assert daemon.daemon.connection_log.counts["rejected", "too many sockets of address"] == 1
 
 
-async def test_a_trusted_proxy_may_open_any_number_of_connections(tmp_path: Path) -> None:
+async def test_trusted_proxies_have_no_connection_limit(tmp_path: Path) -> None:
     limits = {"max_sockets_per_address": 2, "exempt_addresses": (), "max_connections_per_address": 1}
     server = {"port": 0, "trusted_proxies": ("127.0.0.3",)}
     async with running_daemon(tmp_path, limits=limits, server=server) as daemon, AsyncExitStack() as stack:

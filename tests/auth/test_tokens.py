@@ -54,7 +54,7 @@ async def side(tmp_path: Path) -> AsyncIterator[Side]:
         yield Side(daemon, client)
 
 
-async def test_a_token_is_for_one_job_for_15_minutes(side: Side) -> None:
+async def test_a_token_lasts_15_minutes_for_one_job(side: Side) -> None:
     body = (await side.client.post(f"/api/jobs/{MINE}/token")).json()
     assert body["topic"] == f"job:{MINE}"
     left = datetime.fromisoformat(body["expires_at"]) - datetime.now(UTC)

@@ -96,7 +96,7 @@ async def test_a_message_after_the_end_does_not_block_readers() -> None:
     assert (await all_of(reader))[0] == cancelled()
 
 
-async def test_a_late_reader_gets_all_changes_and_newest_progress() -> None:
+async def test_a_late_reader_gets_changes_and_progress() -> None:
     broadcaster = Broadcaster()
     reader = broadcaster.subscribe(ID)
     await broadcaster.broadcast(started())
@@ -110,7 +110,7 @@ async def test_a_late_reader_gets_all_changes_and_newest_progress() -> None:
 # Slow readers
 
 
-async def test_a_slow_reader_blocks_nobody_and_gets_an_error() -> None:
+async def test_a_slow_reader_blocks_no_other() -> None:
     broadcaster = Broadcaster(limit=10_000)
     idle = broadcaster.subscribe()
     with broadcaster.subscribe() as reader:

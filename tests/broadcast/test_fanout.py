@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from progressd.broadcast.envelope import PING, Envelope, FrameBatch
 from progressd.broadcast.outbox import FanOut
@@ -155,7 +155,6 @@ async def play(taken: list[Step]) -> None:
         assert texts(connection) == payloads(expected[who])
 
 
-@settings(max_examples=80)
 @given(st.lists(steps, max_size=40))
 def test_any_interleaving_delivers_all_batches_in_order(taken: list[Step]) -> None:
     trio.run(partial(play, taken), clock=trio.testing.MockClock(autojump_threshold=0))

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import trio
 import trio.testing
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from progressd.broadcast.broadcaster import Broadcaster
@@ -115,7 +115,6 @@ STEPS = st.one_of(
     ],
     False,
 )
-@settings(max_examples=60)
 async def test_any_session_gets_every_change_once_in_order(steps: list[tuple[str, object, object]], slow: bool) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)

@@ -65,7 +65,7 @@ class BacklogAgainstAList(RuleBasedStateMachine):
 
 
 TestBacklogAgainstAList = BacklogAgainstAList.TestCase
-TestBacklogAgainstAList.settings = settings(max_examples=50, stateful_step_count=30)
+TestBacklogAgainstAList.settings = settings(stateful_step_count=30)
 
 # The socket outbox
 
@@ -378,7 +378,6 @@ def missing(played: Played) -> list[Sent]:
     ]
 
 
-@settings(max_examples=80)
 @given(interleavings)
 def test_any_interleaving_sends_all_messages_in_order(steps: list[Step]) -> None:
     played = run(steps, 10**9)
@@ -387,7 +386,6 @@ def test_any_interleaving_sends_all_messages_in_order(steps: list[Step]) -> None
     assert not missing(played)
 
 
-@settings(max_examples=80)
 @given(interleavings, st.sampled_from([60, 200, 500, 2000, 70_000, 150_000]))
 def test_any_interleaving_past_the_limit_ends_once(steps: list[Step], limit: int) -> None:
     played = run(steps, limit)

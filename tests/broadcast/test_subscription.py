@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.envelope import Envelope
@@ -328,7 +328,6 @@ def owed(watcher: Watcher, log: list[Envelope]) -> list[Envelope]:
     return heard
 
 
-@settings(max_examples=150)
 @given(steps, st.integers(1, 4))
 def test_nothing_is_missing_and_nothing_comes_twice(todo: list[Step], page_size: int) -> None:
     log, watchers = run(todo, 10**6, page_size)
@@ -345,7 +344,6 @@ def test_nothing_is_missing_and_nothing_comes_twice(todo: list[Step], page_size:
         assert watcher.outbox.endings == ([JOB_FINISHED] if over else [])
 
 
-@settings(max_examples=80)
 @given(steps, st.integers(1, 4), st.sampled_from([1, 200, 400]))
 def test_past_the_limit_a_stream_ends(todo: list[Step], page_size: int, limit: int) -> None:
     log, watchers = run(todo, limit, page_size)

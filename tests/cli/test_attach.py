@@ -199,7 +199,7 @@ def test_what_does_not_run_cannot_be_attached(given: str, daemon: ServedDaemon) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_the_files_of_another_user_are_out_of_reach(daemon: ServedDaemon) -> None:
+def test_another_users_files_are_out_of_reach(daemon: ServedDaemon) -> None:
     with stuck(["sleep", "1000"], user=65534) as process, attached(daemon, process.pid, before=RESTRICTED) as attach:
         _, told = attach.communicate(timeout=PATIENCE)
     assert attach.returncode == 1
@@ -208,7 +208,7 @@ def test_the_files_of_another_user_are_out_of_reach(daemon: ServedDaemon) -> Non
 
 
 @pytest.mark.parametrize("script", ["exit 0", "exit 7", "kill -KILL $$"])
-def test_the_exit_status_is_known_before_and_after_it_is_collected(script: str) -> None:
+def test_an_exit_status_is_known_after_collection(script: str) -> None:
     with stuck(["sh", "-c", f"read x; {script}"], stdin=subprocess.PIPE) as process:
         found = look(process.pid)
         assert found is not None
@@ -225,7 +225,7 @@ def test_the_exit_status_is_known_before_and_after_it_is_collected(script: str) 
         os.close(target.descriptor)
 
 
-def test_a_file_that_is_written_counts_if_its_size_is_known(tmp_path: Path) -> None:
+def test_a_written_file_of_known_size_counts(tmp_path: Path) -> None:
     with open(tmp_path / "allocated", "wb") as allocated, open(tmp_path / "growing", "wb") as growing:
         allocated.truncate(1 << 20)
         offsets = FileOffsets([os.getpid()], 1)
@@ -263,7 +263,7 @@ def unit() -> Iterator[Path]:
     path.rmdir()
 
 
-def test_the_processes_of_a_unit_are_found_without_their_children(unit: Path) -> None:
+def test_a_units_processes_are_found_without_children(unit: Path) -> None:
     with stuck(["sh", "-c", f"echo $$ > {unit}/cgroup.procs; echo; read x | read x"], stdin=subprocess.PIPE) as shell:
         assert read_some(shell)
         until(lambda: len(unit.joinpath("cgroup.procs").read_text().split()) > 1)

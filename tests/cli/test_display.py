@@ -323,13 +323,11 @@ def test_tasks_are_indented_below_their_job() -> None:
         (9000, 5400, 14400, "1.5–4.0 h left"),
     ],
 )
-def test_the_remaining_time_is_rounded_and_an_interval_if_it_is_uncertain(
-    seconds: float, low: float, high: float, shown: str
-) -> None:
+def test_an_uncertain_remaining_time_is_an_interval(seconds: float, low: float, high: float, shown: str) -> None:
     assert text.remaining(seconds, low, high) == shown
 
 
-def test_a_wide_terminal_shows_longer_names_and_moves_no_column() -> None:
+def test_a_wide_terminal_shows_longer_names() -> None:
     command = "rsync --archive --delete /srv/photographs"
     display, screen = bars(width=121)
     with display:

@@ -83,7 +83,7 @@ def test_long_names_and_invalid_utf_8_are_replaced(way: str, daemon: ServedDaemo
 
 
 @pytest.mark.parametrize("command", ["emit", "cancel", "retry", "watch"])
-def test_an_id_that_is_not_utf_8_is_rejected(command: str, daemon: ServedDaemon) -> None:
+def test_an_invalid_utf_8_id_is_rejected(command: str, daemon: ServedDaemon) -> None:
     arguments = ["emit", "One", "--job", NO_TEXT] if command == "emit" else [command, NO_TEXT]
     result = run(*arguments, PROGRESSD_URL=daemon.url)
     assert (result.exit_code, "is not a job id" in result.output) == (1, True), result.output
@@ -156,7 +156,7 @@ class _Recording(socketserver.StreamRequestHandler):
 
 
 @given(arguments)
-def test_the_fast_path_sends_what_the_command_line_sends(arguments: list[str]) -> None:
+def test_both_paths_send_the_same(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory, Recorder(f"{directory}/s") as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:

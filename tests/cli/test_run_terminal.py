@@ -138,7 +138,7 @@ def test_a_command_in_a_pipeline_keeps_the_terminal() -> None:
         terminal.read(b"got this\r\n")
 
 
-def test_ctrl_z_stops_the_command_and_fg_continues_it() -> None:
+def test_ctrl_z_stops_and_fg_continues() -> None:
     with shell() as terminal:
         terminal.type(f"{RUN} {NOBODY} -- sh -c 'echo be\"\"gun; cat'\n".encode())
         terminal.read(b"begun\r\n")
@@ -261,16 +261,20 @@ def test_a_command_ends_with_a_killed_run() -> None:
 
 
 def test_a_process_that_the_command_leaves_runs_on(tmp_path: Path) -> None:
-    script = f"(sleep 0.5; touch {tmp_path}/done) >/dev/null 2>&1 </dev/null & echo left"
+    stays = f"until [ -e {tmp_path}/go ]; do sleep 0.01; done; touch {tmp_path}/done"
+    script = f"({stays}) >/dev/null 2>&1 </dev/null & echo left"
     assert shown(run(NOBODY, "--", "sh", "-c", script))[0].startswith(b"left\r\n")
+    (tmp_path / "go").touch()
     until((tmp_path / "done").exists)
 
 
-def test_the_shell_gets_what_the_command_has_not_read() -> None:
+def test_the_shell_gets_what_the_command_has_not_read(tmp_path: Path) -> None:
     with shell() as terminal:
-        terminal.type(f"{RUN} {NOBODY} -- sh -c 'echo be\"\"gun; read x; sleep 1'\n".encode())
+        waits = f"until [ -e {tmp_path}/go ]; do sleep 0.01; done"
+        terminal.type(f"{RUN} {NOBODY} -- sh -c 'echo be\"\"gun; read x; {waits}'\n".encode())
         terminal.read(b"begun\r\n")
         terminal.type(b"line\necho ty''ped\n")
+        (tmp_path / "go").touch()
         if os.geteuid() == 0:  # other users only if the kernel has dev.tty.legacy_tiocsti
             terminal.read(b"typed\r\n")
 

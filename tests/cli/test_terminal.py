@@ -61,7 +61,7 @@ def test_a_daemon_under_nohup_continues(tmp_path: Path) -> None:
         assert daemon.process.wait(PATIENCE) == 0
 
 
-def test_signals_that_the_daemon_was_started_to_ignore_reach_pipelines(tmp_path: Path) -> None:
+def test_signals_that_the_daemon_ignores_reach_pipelines(tmp_path: Path) -> None:
     shown = "'grep -h SigIgn /proc/self/status $0 >$1; :', '{input}', '{output}'"
     config = f"[pipelines.show]\ncommand = ['sh', '-c', {shown}]\naccept = ['*/*']\n"
     prefix = ["sh", "-c", 'trap "" HUP QUIT USR1 USR2; exec "$@"', "sh"]

@@ -87,7 +87,7 @@ def test_an_error_has_the_daemons_sentence(body: object, sentence: str) -> None:
     assert (caught.value.status, caught.value.retry_after) == (429, 7)
 
 
-def test_a_connection_is_reused_until_the_daemon_closes_it() -> None:
+def test_a_connection_is_reused_until_closed() -> None:
     with answering(answer(b"{}")) as server, RestClient(server.url) as client:
         for _ in range(3):
             client.job("x")
@@ -178,7 +178,7 @@ def test_a_pipe_is_not_uploaded() -> None:
         os.close(reading)
 
 
-def test_a_password_in_the_url_is_sent_and_hidden() -> None:
+def test_a_password_in_the_url_is_hidden() -> None:
     with answering(answer(b"<html>", 502)) as server:
         url = server.url.replace("//", "//me:p%40ss@")
         with RestClient(url) as client, pytest.raises(APIError) as caught:

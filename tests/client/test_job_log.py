@@ -28,7 +28,7 @@ def log_of(daemon: ServedDaemon, job: Job, query: str = "") -> str:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_lines_are_in_the_log_in_order_when_the_block_has_ended(way: str, daemon: ServedDaemon) -> None:
+def test_the_log_is_complete_after_the_block(way: str, daemon: ServedDaemon) -> None:
     with Job("scan", **to(daemon, way)) as job:
         for number in range(2000):
             job.log(f"line {number}")
@@ -84,7 +84,7 @@ def test_many_threads_write_whole_lines(daemon: ServedDaemon) -> None:
     assert log_of(daemon, job) == ("x" * 100 + "\n") * 800
 
 
-def test_without_a_daemon_lines_neither_block_nor_fill_the_memory(caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_without_a_daemon_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     with Job("scan", url=NOBODY) as job:
         began = time.monotonic()
         for _ in range(2000):

@@ -255,7 +255,7 @@ sys.keep = generator  # until the interpreter has gone
     assert status(daemon, job) in ("processing", "cancelled")
 
 
-def test_an_invalid_job_id_in_the_environment_is_logged(
+def test_an_invalid_environment_job_id_is_logged(
     daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PROGRESSD_JOB_ID", os.fsdecode(b"no\xffid"))

@@ -186,7 +186,7 @@ def test_a_restored_daemon_receives_the_whole_job(
     assert (pending.waiting, pending.over) == (False, end is not None)
 
 
-def test_the_job_of_another_program_is_registered_by_it() -> None:
+def test_a_foreign_program_registers_its_job() -> None:
     pending, daemon = PendingEvents(ID, None), Daemon()
     registration: Event = {"type": "job_created", "job_id": ID, "data": {}}
     daemon.take(registration)

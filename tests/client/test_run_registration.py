@@ -49,7 +49,7 @@ def test_a_name_is_one_line_of_limited_length(command: list[str]) -> None:
     name.encode()
 
 
-def test_given_labels_win_over_the_host_and_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_labels_win_over_host_and_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USER", "eve\udce9" * 100)
     labels = with_origin({"host": "db1", "team": "scan"})
     assert labels.keys() == {"host", "user", "team"}

@@ -36,7 +36,7 @@ def test_a_loop_is_a_job(given: Any, daemon: ServedDaemon) -> None:
     assert (job["status"], job["progress"]["current_step"], job["progress"]["total_steps"]) == ("completed", 3, total)
 
 
-def test_the_unit_of_a_loop_or_a_bar_is_reported(daemon: ServedDaemon) -> None:
+def test_the_unit_of_a_bar_is_reported(daemon: ServedDaemon) -> None:
     list(progressd.track([1, 2], name="units", unit="pages", **to(daemon)))
     assert newest(daemon, "units")["progress"]["unit"] == "pages"
     with bar(daemon, desc="bytes", total=10, unit="B") as one:

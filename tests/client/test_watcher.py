@@ -324,7 +324,7 @@ async def test_programs_without_trio_receive_the_error(collect: Callable[..., li
         await trio.to_thread.run_sync(collect, "ftp://progress")
 
 
-async def test_asyncio_is_not_blocked_and_a_cancelled_wait_loses_nothing() -> None:
+async def test_a_cancelled_wait_in_asyncio_loses_nothing() -> None:
     go = trio.Event()
 
     async def script(request: WebSocketRequest) -> None:

@@ -95,7 +95,7 @@ def test_values_may_have_units(write: Write) -> None:
     assert settings.store.retention == 7 * 86400
 
 
-def test_directories_come_from_systemd_or_follow_the_state_directory() -> None:
+def test_systemd_or_the_state_directory_names_directories() -> None:
     environ = {"STATE_DIRECTORY": "/var/lib/progressd:/var/lib/other", "RUNTIME_DIRECTORY": "/run/progressd"}
     settings, _ = load(None, environ, {})
     assert settings.state_dir == Path("/var/lib/progressd")
@@ -253,6 +253,6 @@ def test_printed_toml_is_read_back(value: object) -> None:
 
 
 @given(st.sampled_from([setting.variable for setting in declared(Settings)]), st.text(max_size=30))
-def test_any_text_in_the_environment_is_read_or_rejected(variable: str, text: str) -> None:
+def test_any_environment_is_read_or_rejected(variable: str, text: str) -> None:
     with contextlib.suppress(SettingsError):
         assert load(None, {variable: text}, {})

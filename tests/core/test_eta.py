@@ -38,7 +38,7 @@ def estimated(estimator: Estimator, elapsed: float, done: float) -> Eta:
     return eta
 
 
-def test_without_earlier_runs_the_first_estimate_assumes_constant_speed() -> None:
+def test_the_first_estimate_assumes_constant_speed() -> None:
     eta = estimated(Estimator(), 10, 5 / 12)
     assert (eta.source, eta.runs) == ("rate", 0)
     assert eta.low < eta.seconds < eta.high
@@ -57,7 +57,7 @@ def test_earlier_runs_give_an_estimate_before_any_progress() -> None:
     assert 58 <= eta.seconds <= 62
 
 
-def test_a_job_that_takes_longer_than_earlier_runs_still_has_time_left() -> None:
+def test_a_longer_run_still_has_time_left() -> None:
     estimator = Estimator(known(run(60), run(60)), 0)
     assert all(estimated(estimator, elapsed, 0).seconds > 0 for elapsed in range(10, 600, 10))
 
@@ -70,7 +70,7 @@ def test_the_speed_overrules_earlier_runs_in_the_end() -> None:
     assert etas[-1].seconds == pytest.approx(60, rel=0.2)
 
 
-def test_the_curve_of_earlier_runs_tells_what_a_percentage_is_worth() -> None:
+def test_earlier_runs_tell_what_a_percentage_is_worth() -> None:
     # the first half of the percentage takes a tenth of the time
     bent = tuple(0.1 * part / 0.5 if part <= 0.5 else 0.1 + 0.9 * (part - 0.5) / 0.5 for part in STRAIGHT)
     eta = estimated(Estimator(known(*[run(100, curve=bent)] * 5), 100), 10, 0.5)

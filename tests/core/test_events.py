@@ -193,7 +193,7 @@ def test_every_uuid_is_a_job_id(id_: uuid.UUID) -> None:
     ],
     ids=lambda text: repr(text[:40]),
 )
-def test_an_id_that_is_not_a_uuid_is_rejected(text: str) -> None:
+def test_an_invalid_uuid_is_rejected(text: str) -> None:
     with pytest.raises(InvalidInput, match="expected a UUID such as") as refused:
         checked_job_id(text)
     assert len(str(refused.value)) < 300

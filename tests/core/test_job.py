@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -334,7 +334,6 @@ def played(events: list[Event], now: datetime = NOW) -> tuple[Job | None, list[J
 sequences = st.builds(lambda first, rest: [*first, *rest], beginnings, st.lists(anything, max_size=25))
 
 
-@settings(max_examples=200)
 @given(sequences)
 def test_every_event_is_accepted_or_rejected_as_specified(events: list[Event]) -> None:
     played(events)

@@ -47,7 +47,7 @@ def test_without_carriage_returns_every_byte_stays(parts: list[bytes], cuts: lis
         ([b"a\xc3", None, b"\xbc\n"], [b"", b"a", b"\xc3\xbc\n"]),
     ],
 )
-def test_a_silent_program_shows_its_question_but_not_each_frame(chunks: list[bytes | None], shown: list[bytes]) -> None:
+def test_a_question_is_shown_during_silence(chunks: list[bytes | None], shown: list[bytes]) -> None:
     lines = OutputLines()
     assert [lines.quiet() if chunk is None else lines.feed(chunk) for chunk in chunks] == shown
 

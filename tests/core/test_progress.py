@@ -12,7 +12,7 @@ counts = st.integers(0, 2**53)
     ("current", "total", "percent"),
     [(0, 12, 0), (5, 12, 41), (1, 3, 33), (2, 3, 66), (11, 12, 91), (12, 12, 100), (13, 12, 100), (199, 200, 99)],
 )
-def test_the_percentage_is_rounded_down_and_never_above_100(current: int, total: int, percent: int) -> None:
+def test_the_percentage_is_rounded_down_to_100(current: int, total: int, percent: int) -> None:
     assert percentage(current, total) == percent
 
 

@@ -98,7 +98,7 @@ def test_a_rate_of_the_producer_is_shown(new: Job) -> None:
     assert (moved.progress.rate, moved.progress.percent) == (3.5, 12)
 
 
-def test_the_rate_begins_again_with_a_phase_a_unit_or_smaller_counts(new: Job) -> None:
+def test_a_new_phase_or_unit_restarts_the_rate(new: Job) -> None:
     begun = after(new, (0, counted(0, unit="B", phase="Read")), (1, counted(100)))
     assert begun.progress.rate == 100
     for data in (counted(200, phase="Write"), counted(200, unit="files"), counted(5), {"phase": ""}):
@@ -107,7 +107,7 @@ def test_the_rate_begins_again_with_a_phase_a_unit_or_smaller_counts(new: Job) -
     assert stalled.progress.rate is msgspec.UNSET
 
 
-def test_a_pause_lowers_the_rate_and_a_burst_does_not_upset_it(new: Job) -> None:
+def test_a_pause_lowers_the_rate(new: Job) -> None:
     steady = after(new, *[(second, counted(100 * second, 10**6, unit="B")) for second in range(61)])
     assert steady.progress.rate == 100
     burst = after(steady, (60.2, counted(7000, 10**6)), (60.21, counted(8000, 10**6)))
@@ -117,7 +117,7 @@ def test_a_pause_lowers_the_rate_and_a_burst_does_not_upset_it(new: Job) -> None
 
 
 @given(st.floats(0.01, 1e9), st.lists(st.floats(0.1, 100), min_size=1, max_size=30))
-def test_a_constant_speed_is_the_rate_whenever_it_is_reported(speed: float, pauses: Sequence[float]) -> None:
+def test_a_constant_speed_is_the_rate(speed: float, pauses: Sequence[float]) -> None:
     meter, now = Meter("", 0, 0, 0), 0.0
     for pause in pauses:
         now += pause
@@ -126,7 +126,7 @@ def test_a_constant_speed_is_the_rate_whenever_it_is_reported(speed: float, paus
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 100), st.integers(0, 10**9)), min_size=1, max_size=30))
-def test_the_rate_is_between_the_slowest_and_the_fastest_speed(reports: Sequence[tuple[float, int]]) -> None:
+def test_the_rate_lies_between_the_extreme_speeds(reports: Sequence[tuple[float, int]]) -> None:
     meter, speeds = Meter("", 0, 0, 0), []
     for pause, steps in reports:
         meter = meter.measured(meter.count + steps, meter.at + pause)
@@ -153,7 +153,7 @@ def test_tasks_are_merged_by_id(new: Job) -> None:
     assert moved.progress.percent == 30
 
 
-def test_the_percentage_and_the_rate_come_from_tasks_of_one_unit(new: Job) -> None:
+def test_percentage_and_rate_come_from_one_unit(new: Job) -> None:
     def report(*current: int) -> dict[str, Any]:
         totals = (100, 300)
         each = zip("ab", current, totals, strict=True)
@@ -164,7 +164,7 @@ def test_the_percentage_and_the_rate_come_from_tasks_of_one_unit(new: Job) -> No
 
 
 @pytest.mark.parametrize("own", [counted(7, 10), counted(0, 0, percent=70), {"percent": 70}])
-def test_a_percentage_of_the_producer_replaces_that_of_the_tasks(own: dict[str, Any], new: Job) -> None:
+def test_the_percentage_of_the_producer_wins(own: dict[str, Any], new: Job) -> None:
     task = {"tasks": [{"id": "a", "current": 1, "total": 4}]}
     assert after(new, (0, {**own, **task})).progress.percent == 70
     assert after(new, (0, {**own, **task}), (1, {"tasks": [{"id": "a", "current": 4}]})).progress.percent == 70
@@ -245,7 +245,7 @@ def test_the_timeline_has_each_step_with_its_rate(new: Job) -> None:
     assert names(ended) == [("Read", 1, 5), ("Write", 5, 9)]
 
 
-def test_a_very_short_step_is_a_part_of_the_one_after(new: Job) -> None:
+def test_a_short_step_belongs_to_the_next(new: Job) -> None:
     begun = after(new, *[(1 + number / 100, counted(number, step_name=f"{number}")) for number in range(30)])
     assert names(begun) == [("9", 1, 1.1), ("19", 1.1, 1.2), ("20", 1.2, None)]
     ended = apply(begun, CompletedEvent(ID), NOW + timedelta(seconds=9)).job
@@ -275,7 +275,7 @@ def test_a_phase_is_a_step(new: Job) -> None:
     assert begun.steps[-1].ended_at == NOW + timedelta(seconds=3)
 
 
-def test_a_job_that_is_queued_again_keeps_its_timeline() -> None:
+def test_a_requeued_job_keeps_its_timeline() -> None:
     begun = apply(job(status=JobStatus.QUEUED, pipeline="pdf"), StartEvent(ID), NOW).job
     begun = after(begun, (1, counted(1, step_name="Read", unit="B")))
     again = apply(begun, RequeueEvent(ID), NOW + timedelta(seconds=4)).job

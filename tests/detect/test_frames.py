@@ -188,7 +188,7 @@ def test_a_filter_removes_the_same_for_any_cut(data: bytes, cuts: list[int]) -> 
     assert filtered(*pieces(data, cuts)) == filtered(data)
 
 
-def test_a_prompt_is_shown_when_the_output_is_quiet() -> None:
+def test_a_prompt_is_shown_during_silence() -> None:
     adaptation = Adaptation(arguments=("-p",), hide=r"^\d+%$", hide_redraws=False)
     output = OutputFilter(Plan(("x",), preset=Preset(), adaptation=adaptation))
     assert output.feed(b"password: ") == b""

@@ -94,7 +94,7 @@ def test_a_changed_command_looks_unchanged_to_its_user(command: str, changed: st
     assert planned(command, adapt=False).added == ""
 
 
-def test_variables_are_added_unless_another_user_runs_the_command() -> None:
+def test_only_the_same_user_gets_variables() -> None:
     found = planned("cargo build")
     assert found.environment == {"CARGO_TERM_PROGRESS_WHEN": "always", "CARGO_TERM_PROGRESS_WIDTH": "100"}
     assert found.added == "adds CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100"
@@ -287,7 +287,7 @@ def test_a_plan_loads_no_library() -> None:
     assert not {"msgspec", "re2", "difflib", "inspect", "progressd.core.events"} & set(loaded)
 
 
-def test_presets_of_a_user_are_in_the_configuration_directory(tmp_path: Path) -> None:
+def test_user_presets_are_in_the_configuration_directory(tmp_path: Path) -> None:
     directory = tmp_path / "progressd" / "presets"
     directory.mkdir(parents=True)
     (directory / "mine.toml").write_text("about = 'mine'")

@@ -183,7 +183,7 @@ def test_any_bytes_can_be_searched(data: bytes) -> None:
         detector.quiet(STDOUT)
 
 
-def test_a_flood_is_sampled_and_its_end_is_seen() -> None:
+def test_a_sampled_flood_shows_its_end() -> None:
     detector = Detector(Plan(("x",)))
     searched = 0
     for number in range(100):
@@ -225,7 +225,7 @@ def test_compressed_output_has_no_progress() -> None:
         assert detector.feed(STDOUT, b"\r\x8f\x03abc %d%%" % percent) + detector.quiet(STDOUT) == []
 
 
-def test_a_better_source_without_a_unit_removes_that_of_a_worse_one() -> None:
+def test_a_better_source_removes_the_unit() -> None:
     detector = Detector(Plan(("x",)))
     lines = (
         b"\r 10%|#  | 1.00M/10.0M [00:01<00:09, 1.00MB/s]\r",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.events import ReportedProgress
 from progressd.detect.detector import DESCRIPTOR, STDERR, STDOUT, Detector
@@ -160,7 +160,6 @@ def test_units_and_phases_are_found(name: str, units: set[str], phases: set[str]
 
 
 @given(st.data())
-@settings(max_examples=100)
 def test_any_cut_gives_the_same_progress(data: st.DataObject) -> None:
     case = data.draw(st.sampled_from(CASES))
     streams = dict[int, bytes]()

@@ -51,7 +51,7 @@ def begun(forecasts: Forecasts, given: Registration) -> tuple[Job, list[Eta]]:
     return job, [message.data.eta for message in messages if isinstance(message, Progress) and message.data.eta]
 
 
-def test_a_job_like_an_earlier_one_shows_its_remaining_time_from_the_start() -> None:
+def test_a_repeated_job_shows_its_time_at_once() -> None:
     forecasts, given = Forecasts(), Registration("tar", name="tar -czf 1.tgz /home", labels=HOST)
     keep(forecasts, finished(forecasts, 100, given))
     job, [eta] = begun(forecasts, replace(given, name="tar -czf 2.tgz /home"))
@@ -88,7 +88,7 @@ def test_a_short_job_starts_without_progress() -> None:
     assert begun(forecasts, given)[1] == []
 
 
-def test_a_job_that_is_queued_again_begins_a_new_estimate() -> None:
+def test_a_requeued_job_begins_a_new_estimate() -> None:
     forecasts, given = Forecasts(), Registration("tar")
     first = apply(None, RegisterEvent(job_id(1), given), NOW).job
     half = ProgressEvent(job_id(1), ReportedProgress(5, 10))
@@ -144,7 +144,7 @@ def place_of(spine: Spine, estimates: QueueEstimates, number: int) -> QueuePlace
     return estimates.place(spine.registry.unfinished[job_id(number)])
 
 
-async def test_a_waiting_job_has_a_place_and_a_time_at_which_it_may_start(tmp_path: Path) -> None:
+async def test_a_waiting_job_has_place_and_time(tmp_path: Path) -> None:
     earlier = KeyedRun(hashed("pdf\npdf\n\n"), Run((), 100.0, 0, ()))
     async with running_with(tmp_path / "progressd.db", *[earlier] * 3) as (spine, queue):
         await spine.submit(submit(1), submit(2), submit(3), register(4))
@@ -164,7 +164,7 @@ async def test_without_history_a_waiting_job_has_only_a_place(tmp_path: Path) ->
         assert place_of(spine, queue, 2) == QueuePlace(2)
 
 
-def test_the_places_are_in_the_order_in_which_jobs_start() -> None:
+def test_places_follow_the_order_of_starts() -> None:
     jobs = [
         job(number, owner=owner, priority=priority)
         for number, (owner, priority) in enumerate(product("aabac", (Priority.NORMAL, Priority.HIGH, Priority.LOW)), 1)

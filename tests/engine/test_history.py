@@ -70,7 +70,7 @@ async def told(spine: Spine, topic: str, after: int | None = None, upto: int | N
 # One job
 
 
-async def test_a_new_watcher_gets_state_changes_and_newest_progress(spine: Spine) -> None:
+async def test_a_new_watcher_gets_changes_and_progress(spine: Spine) -> None:
     await spine.submit(register(), start(), progress(1), progress(2), register(2), progress(1, 2))
     messages, over = await page(spine.history, TOPIC, None, spine.broadcaster.offset)
     assert [Told.of(message) for message in messages] == [Told(1, "status_change"), Told(1, "progress")]
@@ -121,7 +121,7 @@ async def test_a_job_that_ends_meanwhile_stays_in_the_snapshot(spine: Spine) -> 
     ]
 
 
-async def test_resuming_all_jobs_returns_newer_changes_and_newest_progress(spine: Spine) -> None:
+async def test_resuming_returns_newer_changes_and_progress(spine: Spine) -> None:
     await spine.submit(register(1), start(1), progress(1, 1))
     cursor = spine.broadcaster.offset
     await spine.submit(progress(2, 1), register(2), progress(3, 1), fail(2), register(3), progress(1, 3), complete(1))

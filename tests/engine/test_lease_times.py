@@ -86,7 +86,7 @@ ACTIONS = st.lists(
 
 
 @given(ACTIONS)
-def test_leases_equal_a_model_that_checks_all_jobs_always(actions: list[tuple[str, int, int]]) -> None:
+def test_leases_equal_a_simple_model(actions: list[tuple[str, int, int]]) -> None:
     leases, now = Leased(), 0
     jobs = leases.registry.unfinished
     heard, stalled = dict[str, int](), dict[str, int]()  # the model: last event and stall of each job

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from progressd.core.events import CompletedEvent, RegisterEvent, Registration
 from progressd.core.job import Job
 from progressd.core.messages import JobMessage, JobStatus, Progress, StatusChange
 from progressd.store.sqlite import SQLiteStore
-from support.daemon import PATIENCE
+from support.daemon import PATIENCE, CommitGate
 from support.samples import ID, job_id
 from support.spine import Spine, complete, progress, register, running, start, started_again
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -125,31 +126,24 @@ async def test_registering_again_renews_a_queued_job(spine: Spine, mock_clock: M
     assert not stalled(spine)
 
 
-async def test_a_slow_store_does_not_expire_leases(
-    mock_clock: MockClock, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_store_does_not_expire_leases(mock_clock: MockClock, tmp_path: Path) -> None:
     """An event renews the lease when it arrives, not when it is decided."""
-    release, held = trio.Event(), trio.Event()
-    commit = store.commit
-
-    async def slow(*what: object) -> None:
-        held.set()
-        await release.wait()
-        await commit(*what)  # type: ignore[arg-type]
-
-    async with running(store) as spine, trio.open_nursery() as nursery:
-        await spine.submit(leased(), progress(5))
-        monkeypatch.setattr(store, "commit", slow)
-        nursery.start_soon(spine.submit, register(2))
-        await held.wait()
-        for _ in range(10):
-            mock_clock.jump(0.9 * LEASE)
-            nursery.start_soon(spine.submit, progress(6))
+    gate = CommitGate()
+    gate.may_commit.set()
+    with closing(gate.open_store(tmp_path / "jobs.db", "FULL")) as store:
+        async with running(store) as spine, trio.open_nursery() as nursery:
+            await spine.submit(leased(), progress(5))
+            gate.close()
+            nursery.start_soon(spine.submit, register(2))
+            await gate.committing.wait()
+            for _ in range(10):
+                mock_clock.jump(0.9 * LEASE)
+                nursery.start_soon(spine.submit, progress(6))
+                await wait_all_tasks_blocked()
+            gate.may_commit.set()
+            await until(lambda: now(spine).progress.current_step == 6)
             await wait_all_tasks_blocked()
-        release.set()
-        await until(lambda: now(spine).progress.current_step == 6)
-        await wait_all_tasks_blocked()
-        assert (now(spine).status, stalled(spine)) == (JobStatus.PROCESSING, False)
+            assert (now(spine).status, stalled(spine)) == (JobStatus.PROCESSING, False)
 
 
 async def test_leases_begin_at_a_restart(mock_clock: MockClock, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def lines_from(directory: Path, position: int) -> list[tuple[int, LogLine]]:
 
 @given(RECORDS)
 @settings(max_examples=25)
-def test_a_long_log_keeps_its_beginning_and_its_end(given: list[tuple[bytes, LogStream]]) -> None:
+def test_a_long_log_keeps_beginning_and_end(given: list[tuple[bytes, LogStream]]) -> None:
     with new_directory() as directory:
         added = written(directory, given)
         kept = everything(directory)
@@ -115,13 +115,13 @@ def test_an_incomplete_record_is_cut(given: list[tuple[bytes, LogStream]], missi
         assert everything(directory)[:-1] == [piece for piece in complete if piece in everything(directory)]
 
 
-def test_a_log_knows_the_last_number_of_each_source_after_a_restart(tmp_path: Path) -> None:
+def test_a_restart_keeps_the_last_number_of_sources(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "log", MAX)
     log.append([record(3, source="aa"), record(9, source="bb"), record(4, source="aa")])
     assert LogFile(tmp_path / "log", MAX).last == {"aa": 4, "bb": 9} == log.last
 
 
-def test_a_log_knows_the_last_numbers_of_the_newest_sources_only(tmp_path: Path) -> None:
+def test_only_the_newest_sources_keep_a_number(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "log", 1 << 20)
     log.append([record(1, source=f"{number:x}") for number in range(1, 1002)])
     log.append([record(2, source="2"), record(1, source="fff")])
@@ -143,7 +143,7 @@ def test_a_time_selects_the_records_from_then_on(tmp_path: Path) -> None:
 @example(datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1))))
 @example(datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(-timedelta(hours=1))))
 @settings(max_examples=25)
-def test_a_record_with_any_time_is_readable_after_a_restart(time: datetime) -> None:
+def test_any_record_is_readable_after_a_restart(time: datetime) -> None:
     with new_directory() as directory:
         added = LogFile(directory, MAX).append([record_of(ReportedLog("x", time=time)), record(1)])
         assert LogFile(directory, MAX).end == added[-1].end

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -104,16 +105,22 @@ async def test_the_stream_of_a_deleted_job_returns_404(daemon: RunningDaemon, cl
     assert (await client.get(f"/api/jobs/{ID}/events")).status_code == 404
 
 
-async def test_retention_sends_no_job_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FIRST_DELAY", "INTERVAL"):
-        monkeypatch.setattr(f"progressd.engine.retention.{name}", 0.1)
+async def test_retention_sends_no_job_deleted(tmp_path: Path) -> None:
+    may_delete = trio.Event()
+
+    class ForgetfulStore(SQLiteStore):
+        async def delete_finished(self, before: datetime, limit: int) -> list[str]:
+            await may_delete.wait()
+            return await super().delete_finished(before + timedelta(days=60), limit)
+
     async with (
-        running_daemon(tmp_path, store={"retention": 0.2}) as daemon,
+        running_daemon(tmp_path, open_store=ForgetfulStore.open) as daemon,
         client_of(daemon) as client,
         daemon.watch("/ws/jobs") as watcher,
     ):
         await finished(daemon, ID)
         await watcher.receive_until("completed")
+        may_delete.set()
         while (await client.get(f"/api/jobs/{ID}")).status_code == 200:
             pass
         await daemon.report(registered(OTHER))

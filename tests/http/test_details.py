@@ -82,9 +82,7 @@ async def test_tasks_are_merged_on_every_way(way: Any, daemon: RunningDaemon, cl
     assert "steps" not in listed
 
 
-async def test_too_many_tasks_are_rejected_and_nothing_is_lost(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_too_many_tasks_are_rejected_without_loss(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), detailed(tasks=[task(f"{number}", 1, total=2) for number in range(32)]))
     answer = await client.post(f"/api/jobs/{ID}/events", json=detailed(tasks=[task("one more", 1)]))
     assert (answer.status_code, error_of(answer)) == (
@@ -98,7 +96,7 @@ async def test_too_many_tasks_are_rejected_and_nothing_is_lost(
     assert (await client.get(f"/api/jobs/{ID}")).json()["progress"]["percent"] == 50
 
 
-async def test_the_timeline_survives_a_restart_and_goes_with_its_job(tmp_path: Path) -> None:
+async def test_the_timeline_lives_as_long_as_its_job(tmp_path: Path) -> None:
     unit = {"unit": "pages"}
     async with running_daemon(tmp_path) as daemon:
         await daemon.report(registered(ID), detailed(current_step=0, total_steps=9, step_name="Read", **unit))

@@ -73,7 +73,7 @@ async def test_a_websocket_writes_lines(daemon: RunningDaemon, client: httpx.Asy
     assert await texts(client) == "one\ntwo\n"
 
 
-async def test_lines_reach_no_watcher_of_jobs_and_change_no_job(daemon: RunningDaemon) -> None:
+async def test_lines_neither_reach_watchers_nor_change_jobs(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     offset = daemon.daemon.broadcaster.offset
     async with daemon.watch() as watcher:
@@ -84,9 +84,7 @@ async def test_lines_reach_no_watcher_of_jobs_and_change_no_job(daemon: RunningD
         assert [message["type"] for message in await watcher.receive_until("progress")] == ["status_change", "progress"]
 
 
-async def test_a_finished_job_accepts_late_lines_and_an_unknown_job_none(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_only_a_known_job_accepts_late_lines(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     answers = await daemon.report(registered(ID), *ended(), written("late"), written("lost", OTHER))
     assert [answer["ok"] for answer in answers] == [True, True, True, True, False]
     assert (answers[4]["status"], answers[4]["error"]) == (404, f"no job {OTHER}")
@@ -100,9 +98,7 @@ async def test_repeated_lines_are_written_once(daemon: RunningDaemon, client: ht
     assert await texts(client) == "a\nb\na\n"
 
 
-async def test_the_text_is_selected_by_lines_time_offset_and_range(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_text_is_selected_by_lines_time_or_offset(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     days = [written(f"\x1b[31mday {day}\x1b[m", time=f"2026-01-0{day}T00:00:00+00:00") for day in range(1, 6)]
     await daemon.report(registered(ID), *days)
     assert await texts(client, "?tail=2") == "day 4\nday 5\n"
@@ -206,7 +202,7 @@ async def test_a_subscription_with_two_beginnings_is_rejected(daemon: RunningDae
         assert (await watcher.receive())["type"] == "pong"
 
 
-async def test_many_large_logs_do_not_make_a_client_a_slow_consumer(tmp_path: Path) -> None:
+async def test_many_large_logs_do_not_disconnect_a_client(tmp_path: Path) -> None:
     jobs, lines = [job_id(number) for number in range(1, 21)], ["x" * 15_000] * 2
     async with running_daemon(tmp_path, limits={"send_buffer_bytes": 2**16}) as daemon:
         answers = await daemon.report(*map(registered, jobs), *(written("\n".join(lines), job) for job in jobs))
@@ -221,7 +217,7 @@ async def test_many_large_logs_do_not_make_a_client_a_slow_consumer(tmp_path: Pa
             assert received == lines * len(jobs)
 
 
-async def test_a_key_reads_a_log_but_a_watch_token_does_not(tmp_path: Path) -> None:
+async def test_only_a_key_reads_a_log(tmp_path: Path) -> None:
     path = tmp_path / "state" / "keys.json"
     path.parent.mkdir()
     reader, writer, bound = (
@@ -244,9 +240,7 @@ async def test_a_key_reads_a_log_but_a_watch_token_does_not(tmp_path: Path) -> N
             assert (await watcher.receive())["error"] == "a watch token does not show logs: use a key"
 
 
-async def test_deleting_a_job_deletes_its_log_and_ends_its_watchers(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_deletion_removes_the_log_and_its_watchers(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), written("x"), *ended())
     directory = daemon.daemon.files.logs.directory(ID)
     await eventually(lambda: daemon.daemon.files.usage.total > 0)
@@ -260,7 +254,7 @@ async def test_deleting_a_job_deletes_its_log_and_ends_its_watchers(
     assert not directory.parent.exists()
 
 
-async def test_an_event_stream_of_an_empty_log_begins_at_once(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_the_stream_of_an_empty_log_begins(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID))
     with trio.fail_after(PATIENCE):
         async with client.stream("GET", f"{LOG}/events") as response:

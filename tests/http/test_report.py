@@ -405,9 +405,7 @@ async def test_a_producer_cannot_end_a_runners_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/events", "/ws/publish"])
-async def test_few_lines_of_many_producers_are_read_in_one_pass_of_the_event_loop(
-    daemon: RunningDaemon, path: str
-) -> None:
+async def test_few_lines_are_read_in_one_pass(daemon: RunningDaemon, path: str) -> None:
     producers, count = 8, 2 * TURN_LINES
     sent = lines(*[progress(ID, step) for step in range(count)])
 

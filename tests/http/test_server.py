@@ -71,7 +71,7 @@ async def test_an_incomplete_head_on_a_used_connection_times_out(slow_clock: Moc
             await is_closed(stream)
 
 
-async def test_a_connection_is_closed_when_the_client_requests_it(daemon: RunningDaemon) -> None:
+async def test_a_client_may_request_the_close(daemon: RunningDaemon) -> None:
     for request_ in [get("/api/health/live", "Connection: close"), b"GET /api/health/live HTTP/1.0\r\n\r\n"]:
         async with await daemon.connect() as stream:
             await stream.send_all(request_)

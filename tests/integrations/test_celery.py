@@ -120,7 +120,7 @@ def worker(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.
 
 
 @pytest.mark.usefixtures("worker")
-def test_the_job_of_a_task_in_another_process_ends_as_the_task_does(tasks: Path, daemon: ServedDaemon) -> None:
+def test_a_job_ends_as_its_task_does(tasks: Path, daemon: ServedDaemon) -> None:
     with Celery(broker="filesystem://", backend=f"file://{tasks}/results") as app:
         app.conf.broker_transport_options = dict.fromkeys(FOLDERS, str(tasks / "queue"))
         scan, endless, lost = [app.send_task(f"shop.{name}").id for name in ("wait", "endless", "lost")]

@@ -65,7 +65,7 @@ def fails(settings: Settings, error: str) -> None:
     assert open_files() == before
 
 
-def test_an_address_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
+def test_an_unusable_address_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         host, port = busy.getsockname()
         for server, error in (
@@ -88,7 +88,7 @@ def test_a_public_address_requires_permission(tmp_path: Path, host: str) -> None
         pass
 
 
-def test_a_path_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
+def test_an_unusable_path_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "ingest.sock"
     settings = settings_in(tmp_path, ingest={"socket": tmp_path / "none" / "ingest.sock"})
     fails(settings, r"cannot listen at .*/none/ingest.sock \(ingest.socket\): No such file")

@@ -20,6 +20,7 @@ from progressd.net import listener as module
 from progressd.net.connection import LINGER_TIMEOUT, Connection, SocketTransport
 from progressd.net.connection_log import ConnectionLog
 from progressd.net.listener import Listener, ListeningSocket
+from progressd.ws.websocket import CLOSE_TIMEOUT
 from structlog.testing import capture_logs
 from support.daemon import RunningDaemon, progress, registered, running_daemon, settings_in
 from support.peer import Peer, close_frame, request, upgrade
@@ -37,7 +38,7 @@ def warnings(logs: Iterable[MutableMapping[str, Any]]) -> list[str]:
 # accepting
 
 
-async def test_without_descriptors_watchers_are_served_and_new_clients_wait(daemon: RunningDaemon) -> None:
+async def test_new_clients_wait_for_free_descriptors(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     host, port = daemon.address.split(":")
     with trio.socket.socket() as sock, capture_logs() as logs:
@@ -149,7 +150,7 @@ async def test_a_response_reaches_a_client_that_is_still_sending(daemon: Running
             assert (response.status, list(response.json)) in ((400, ["error"]), (426, ["error"]))
 
 
-async def test_the_wait_for_a_client_to_close_is_bounded(nursery: trio.Nursery, slow_clock: MockClock) -> None:
+async def test_the_wait_for_a_close_is_bounded(nursery: trio.Nursery, slow_clock: MockClock) -> None:
     connection_log = ConnectionLog()
     async with listening_with(nursery, connection_log) as address, Peer(await trio.open_tcp_stream(*address)) as peer:
         await peer.send(upgrade("/ws/good"))
@@ -211,10 +212,7 @@ async def test_a_stop_notifies_and_disconnects_watchers(tmp_path: Path) -> None:
             await daemon.stopped.wait()
 
 
-async def test_only_clients_that_ignore_the_close_delay_the_stop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("progressd.ws.websocket.CLOSE_TIMEOUT", 3600)
+async def test_answered_closes_do_not_delay_the_stop(slow_clock: MockClock, tmp_path: Path) -> None:
     async with (
         running_daemon(tmp_path, close_timeout=3600) as daemon,
         Peer(await daemon.connect()) as watcher,
@@ -224,26 +222,27 @@ async def test_only_clients_that_ignore_the_close_delay_the_stop(
         await watcher.open()
         await slow.send(upgrade()[:30])
         await eventually(lambda: daemon.daemon.connection_log.open == 3)
+        began = trio.current_time()
         daemon.kill()
         assert await watcher.close_code() == 1001
         await watcher.send(close_frame(1001))
         for peer in (watcher, silent, slow):
             assert await peer.rest() == b""
         await daemon.stop()
-    async with running_daemon(tmp_path, close_timeout=0.3) as daemon, Peer(await daemon.connect()) as peer:
+        assert trio.current_time() - began < CLOSE_TIMEOUT
+    async with running_daemon(tmp_path, close_timeout=0.03) as daemon, Peer(await daemon.connect()) as peer:
         await peer.open("/ws/jobs")
         await daemon.stop()
         assert await peer.close_code() == 1001
 
 
-async def test_a_second_signal_ends_the_wait_for_watchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.ws.websocket.CLOSE_TIMEOUT", math.inf)
+async def test_a_second_signal_ends_the_wait_for_watchers(slow_clock: MockClock, tmp_path: Path) -> None:
     async with running_daemon(tmp_path, close_timeout=math.inf) as daemon, Peer(await daemon.connect()) as peer:
         await peer.open()
         daemon.kill()
         assert await peer.close_code() == 1001  # the client does not answer
         daemon.kill()
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(CLOSE_TIMEOUT / 2):
             await daemon.stopped.wait()
 
 

@@ -132,7 +132,7 @@ async def test_garbage_in_place_of_tls_ends_only_its_connection(
 
 
 @pytest.mark.parametrize("head", [upgrade(), request("/api/jobs", method="POST")[:20]])
-async def test_a_request_without_tls_is_answered_with_an_error(tmp_path: Path, cert: Path, head: bytes) -> None:
+async def test_a_request_without_tls_gets_an_error(tmp_path: Path, cert: Path, head: bytes) -> None:
     async with encrypted_daemon(tmp_path, cert) as daemon, Peer(await daemon.connect()) as peer:
         await peer.send(head)
         response = await peer.response()
@@ -272,7 +272,7 @@ async def test_all_bytes_arrive_whatever_room_the_socket_has(cert: Path, pieces:
         assert await read(client, len(whole)) == whole
 
 
-async def test_tls_records_and_a_waiting_sender_share_one_wait(cert: Path) -> None:
+async def test_records_and_a_sender_share_one_wait(cert: Path) -> None:
     """Trio lets only one task wait for a socket."""
     async with connected(cert) as (transport, client), trio.open_nursery() as nursery:
         nursery.start_soon(client.send_all, b".")

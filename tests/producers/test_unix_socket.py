@@ -125,9 +125,7 @@ async def test_without_a_ref_only_errors_are_answered(daemon: RunningDaemon) -> 
     ],
     ids=lambda value: None if isinstance(value, str) else str(value)[:30],
 )
-async def test_a_bad_line_is_rejected_and_the_stream_continues(
-    tmp_path: Path, bad: Any, error: str, status: int
-) -> None:
+async def test_a_stream_continues_after_a_bad_line(tmp_path: Path, bad: Any, error: str, status: int) -> None:
     async with running_daemon(tmp_path, ingest={"max_line_bytes": 200_000}) as daemon, producer(daemon) as program:
         await program.send({"ref": 1, **registered(ID)}, b"\n", bad, {"ref": 2, **progress(ID, 1)})
         first, second, third = [await program.answer() for _ in range(3)]

@@ -16,7 +16,7 @@ def pipeline(*command: str) -> Pipeline:
     return Pipeline(command, ("*/*",), "result")
 
 
-async def test_the_size_of_the_input_is_the_total_of_dd(tmp_path: Path) -> None:
+async def test_dd_gets_the_input_size_as_total(tmp_path: Path) -> None:
     copies = {"copy": pipeline("dd", "if={input}", "of={output}", "bs=64k")}
     async with running_daemon(tmp_path, pipelines=copies) as daemon:
         done = await ended(daemon, await submit(daemon, "copy", bytes(MEBIBYTE)))
@@ -36,7 +36,7 @@ async def test_a_preset_may_use_a_descriptor(tmp_path: Path) -> None:
     assert done.progress.total_steps > 50 * MEBIBYTE
 
 
-async def test_the_frames_that_a_preset_adds_are_not_kept(tmp_path: Path) -> None:
+async def test_a_presets_own_frames_are_not_kept(tmp_path: Path) -> None:
     """Git shows them only with --progress, which the preset adds."""
     make = "git init -q && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m a"
     await trio.run_process(["sh", "-c", make], cwd=tmp_path)

@@ -15,9 +15,9 @@ import trio.testing
 from progressd.detect.detector import STDERR, STDOUT
 from progressd.detect.plan import Plan
 from progressd.producers.ndjson import LineTooLong, NumberedLine
-from progressd.runner.process import MAX_LINE, MAX_PIPE_BYTES, ChildProcess, ResourceLimits
+from progressd.runner.process import MAX_LINE, MAX_PIPE_BYTES, QUIET, ChildProcess, ResourceLimits
 from support.pid_namespace import as_init
-from support.waiting import PATIENCE, alive
+from support.waiting import PATIENCE, alive, eventually, jumping, settled
 
 GRACE = 0.2  # seconds from SIGTERM to SIGKILL
 LIMITS = ResourceLimits(memory=1 << 30, cpu=60, file=1 << 30, open_files=1024)
@@ -111,21 +111,18 @@ async def test_a_carriage_return_ends_a_line() -> None:
     assert child.stderr == b" 1/2\n 2/2\n"
 
 
-async def test_a_silent_output_is_reported_once(tmp_path: Path) -> None:
-    silent = tmp_path / "silent"
-
-    class Noting(Chunks):
-        async def __call__(self, stream: int, chunk: bytes) -> None:
-            await super().__call__(stream, chunk)
-            if STDOUT in self.pauses:
-                silent.touch()
-
-    chunks = Noting()
-    program = f"printf 1/2; exec 2>&-; until [ -e {silent} ]; do sleep 0.01; done; sleep 0.5; printf 2/2"
-    with trio.fail_after(PATIENCE):
-        await (await start(shell(program))).run(Lines(), chunks)
+async def test_a_silent_output_is_reported_once(tmp_path: Path, slow_clock: trio.testing.MockClock) -> None:
+    chunks = Chunks()
+    child = await start(shell(f"printf 1/2; exec 2>&-; until [ -e {tmp_path}/go ]; do sleep 0.01; done; printf 2/2"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.run, Lines(), chunks)
+        await eventually(lambda: chunks.outputs[STDOUT])
+        await jumping(slow_clock, QUIET, lambda: STDOUT in chunks.pauses)
+        slow_clock.jump(10 * QUIET)
+        await settled()
+        (tmp_path / "go").touch()
     assert chunks.outputs[STDOUT] == b"1/22/2"
-    assert chunks.pauses.count(STDOUT) == 2
+    assert chunks.pauses.count(STDOUT) == 2  # the second is the end
 
 
 @pytest.mark.parametrize(("command", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", -signal.SIGTERM)])

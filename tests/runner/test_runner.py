@@ -28,7 +28,7 @@ from support.samples import NOW, job, job_id
 from support.scarcity import no_descriptors_left
 from support.spine import started_again
 from support.submitting import COPY, PDF, cancel, ended, python, run, shell, submit
-from support.waiting import alive, eventually, jumping
+from support.waiting import alive, eventually, jumping, settled
 from trio.testing import MockClock
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
@@ -367,18 +367,25 @@ async def test_a_cancelled_job_gets_sigterm_then_sigkill(slow_clock: MockClock, 
 
 @pytest.mark.parametrize(("leave", "end"), [("timeout 1000", "cancelled"), ("setsid", "too long")])
 async def test_a_slot_is_free_once_the_tree_has_ended(leave: str, end: str, tmp_path: Path) -> None:
-    pids = tmp_path / "pids"
-    program = f"{leave} sh -c 'trap \"sleep 0.2; exit\" TERM; echo $$ > {pids}; while :; do sleep 0.01; done' & wait"
+    pids, asked, go = tmp_path / "pids", tmp_path / "asked", tmp_path / "go"
+    clean_up = f"touch {asked}; until [ -e {go} ]; do sleep 0.01; done; exit"
+    program = f"{leave} sh -c 'trap \"{clean_up}\" TERM; echo $$ > {pids}; while :; do sleep 0.01; done' & wait"
     pipelines = {
         "pdf": shell(program, timeout=3.0 if end == "too long" else None),
         "next": shell(f"! grep 'State:.[^Z]' /proc/$(cat {pids})/status"),
     }
-    async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon:
+    runner = {"concurrency": 1, "kill_grace": PATIENCE}
+    async with running_daemon(tmp_path, pipelines=pipelines, runner=runner) as daemon:
         submitted = await submit(daemon, "pdf")
         await first_line(pids)
         if end == "cancelled":
             await cancel(daemon, submitted)
-        assert (await run(daemon, "next")).status is COMPLETED
+        await eventually(asked.exists)
+        following = await submit(daemon, "next")
+        await settled()
+        assert (await daemon.daemon.registry.get(following)).status is QUEUED
+        go.touch()
+        assert (await ended(daemon, following)).status is COMPLETED
         assert (await daemon.daemon.registry.get(submitted)).status is (CANCELLED if end == "cancelled" else FAILED)
 
 
@@ -519,7 +526,7 @@ class FlakyStore(SQLiteStore):
         await super().commit(jobs, changes, *others)
 
 
-async def test_the_end_of_a_job_is_retried_until_stored(tmp_path: Path) -> None:
+async def test_a_jobs_end_is_retried_until_stored(tmp_path: Path) -> None:
     pipelines = {"pdf": python(COPY, result=True)}
     async with running_daemon(tmp_path, open_store=FlakyStore.open, pipelines=pipelines) as daemon:
         done = await run(daemon, "pdf")
@@ -617,7 +624,7 @@ async def test_a_job_without_a_pipeline_fails(tmp_path: Path) -> None:
             assert done.error == "Pipeline error: the pipeline gone is no longer configured"
 
 
-async def test_a_stop_waits_for_running_jobs_and_starts_none(tmp_path: Path) -> None:
+async def test_a_stop_waits_for_running_jobs(tmp_path: Path) -> None:
     ready, go = tmp_path / "ready", tmp_path / "go"
     pipelines = {"pdf": shell(f"touch {ready}; until [ -e {go} ]; do sleep 0.01; done")}
     async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon:

@@ -57,7 +57,7 @@ async def test_a_backup_during_writes_is_consistent(path: Path, tmp_path: Path) 
     assert files(tmp_path) == {path.name, "a", "b", "c"}
 
 
-async def test_a_backup_is_another_store_with_the_same_jobs(path: Path, tmp_path: Path) -> None:
+async def test_a_backup_has_the_same_jobs(path: Path, tmp_path: Path) -> None:
     with closing(SQLiteStore.open(path)) as store:
         await store.reserve(100)
         await store.commit([job(1)], [Change(1, created())])

@@ -137,7 +137,7 @@ def serve(state_dir: Path) -> subprocess.CompletedProcess[str]:
     return program("serve", "--port", "0", "--state-dir", state_dir)
 
 
-def test_a_start_on_a_full_disk_has_a_clear_error(disk: SmallDisk) -> None:
+def test_a_start_on_a_full_disk_fails_clearly(disk: SmallDisk) -> None:
     disk.fill()
     ended = serve(disk.path / "state")
     assert ended.returncode == 1
@@ -176,7 +176,7 @@ async def test_a_damaged_page_stops_all_writes(tmp_path: Path) -> None:
     assert path.stat().st_size >= len(before)
 
 
-async def test_a_daemon_with_a_damaged_store_keeps_serving_reads(tmp_path: Path) -> None:
+async def test_a_damaged_store_still_serves_reads(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
     fill(state / "progressd.db", 500)

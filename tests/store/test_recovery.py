@@ -31,8 +31,10 @@ from support.scarcity import small_disk
 
 PAGE = 4096
 MORE = "pages of the database are damaged: more may be lost than is listed"
-JOBS = 500
-BATCH = JobBatch(id=job_id(10_000), status=BatchStatus.QUEUED, created_at=NOW, created_offset=2550, offset=2550)
+JOBS = 200
+BATCH = JobBatch(
+    id=job_id(10_000), status=BatchStatus.QUEUED, created_at=NOW, created_offset=5 * JOBS + 50, offset=5 * JOBS + 50
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,12 @@ import pytest
 import trio
 from progressd.core.errors import SettingsError
 from progressd.core.messages import JobStatus
-from progressd.store import schema
 from progressd.store.base import Change
 from progressd.store.schema import APPLICATION_ID, MIGRATIONS, old_copy
 from progressd.store.sqlite import SQLiteStore
 from support.samples import created, job, job_id, started
 
 NEWEST = len(MIGRATIONS)
-BROKEN = (*MIGRATIONS, "CREATE TABLE later (a);", "CREATE TABLE later (a);")
 
 
 @pytest.fixture
@@ -126,19 +124,18 @@ def test_a_log_without_a_database_is_an_error(path: Path, tmp_path: Path, spoil:
     assert f"is empty or missing, but its WAL {path}-wal is not: restore a backup of it" in refused(path)
 
 
-def test_a_failed_migration_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    SQLiteStore.open(path).close()
-    before = path.read_bytes()
-    monkeypatch.setattr(schema, "MIGRATIONS", BROKEN)
-    with pytest.raises(SettingsError, match="table later already exists"):
+def test_a_failed_migration_changes_nothing(path: Path) -> None:
+    make_old(path, NEWEST - 2)
+    before = make(path, "CREATE TABLE runs (a)")  # as the last of the two migrations does
+    with pytest.raises(SettingsError, match="table runs already exists"):
         SQLiteStore.open(path)
     assert path.read_bytes() == before
-    monkeypatch.setattr(schema, "MIGRATIONS", BROKEN[:-1])
+    make(path, "DROP TABLE runs")
     SQLiteStore.open(path).close()
-    assert pragma(path, "user_version") == NEWEST + 1
+    assert pragma(path, "user_version") == NEWEST
 
 
-def test_no_copy_means_no_migration(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_copy_means_no_migration(path: Path) -> None:
     make_old(path, 1)
     old_copy(path, 1).mkdir()  # the copy cannot replace a directory
     assert f"cannot write {old_copy(path, 1)}: Is a directory" in refused(path)
@@ -146,43 +143,49 @@ def test_no_copy_means_no_migration(path: Path, monkeypatch: pytest.MonkeyPatch)
     SQLiteStore.open(path).close()
 
 
+# Migrations in child processes, each of which is killed after three times as many steps as the one before. Prints how
+# each has ended; the last one was not killed.
 KILLED = """
-import os, signal, sys
+import os, signal, sqlite3, sys
+from itertools import count
 from pathlib import Path
-from progressd.store import schema
 from progressd.store.sqlite import SQLiteStore
 
-class Killed:
-    def __init__(self, countdown):
-        self.countdown = countdown
-    def __call__(self, *args):
-        self.countdown -= 1
-        if self.countdown == 0:
+connect = sqlite3.connect
+
+def open_until_killed(countdown):
+    def step():
+        nonlocal countdown
+        countdown -= 1
+        if countdown == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-import sqlite3
-connect = sqlite3.connect
-killed = Killed(int(sys.argv[2]))
-def traced(*args, **named):
-    db = connect(*args, **named)
-    db.set_progress_handler(killed, 40)
-    return db
-sqlite3.connect = traced
-SQLiteStore.open(Path(sys.argv[1])).close()
+    def traced(*args, **named):
+        db = connect(*args, **named)
+        db.set_progress_handler(step, 40)
+        return db
+
+    sqlite3.connect = traced
+    SQLiteStore.open(Path(sys.argv[1])).close()
+    os._exit(0)
+
+for power in count():
+    if not (pid := os.fork()):
+        open_until_killed(3**power)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    print(status)
+    if status >= 0:
+        break
 """
 
 
 async def test_a_killed_migration_loses_nothing(path: Path) -> None:
     make_old(path, 1)
-    countdown, killed = 1, 0
-    while True:
-        done = await trio.run_process([sys.executable, "-c", KILLED, str(path), str(countdown)], check=False)
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL
-        killed += 1
-        countdown = 1 + countdown * 3
-    assert killed > 1
+    done = await trio.run_process([sys.executable, "-c", KILLED, str(path)], capture_stdout=True)
+    *killed, last = map(int, done.stdout.split())
+    assert last == 0
+    assert len(killed) > 1
+    assert set(killed) == {-signal.SIGKILL}
     with closing(SQLiteStore.open(path)) as store:
         assert await store.unfinished() == [job(1, JobStatus.PROCESSING, labels={"by": "eve"})]
     assert {file.name for file in path.parent.iterdir()} == {path.name, old_copy(path, 1).name}
@@ -215,7 +218,7 @@ def test_a_database_of_another_program_is_rejected(path: Path, made: tuple[str, 
 
 
 @pytest.mark.parametrize("content", [b"not a database", b"x" * 100_000, b"SQLite format 3\0" + b"x" * 5000])
-def test_a_file_that_is_not_a_database_is_rejected(path: Path, content: bytes) -> None:
+def test_a_non_database_file_is_rejected(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     assert "restore a backup" in refused(path)
 

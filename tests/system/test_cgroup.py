@@ -25,7 +25,7 @@ def forking(cgroup: Cgroup, *before: str, first: str = "") -> Iterator[None]:
         yield
 
 
-async def test_a_program_that_forks_and_exits_is_ended_at_once() -> None:
+async def test_a_forking_program_is_ended_at_once() -> None:
     with delegated() as cgroup, forking(cgroup, "setsid"), trio.fail_after(PATIENCE):
         assert await Tree(lambda _: {}, cgroup).end(2 * PATIENCE) == []  # SIGTERM suffices
         assert not cgroup.is_populated()
@@ -98,7 +98,7 @@ print(cgroup.is_populated(), trio.run(end_orphans, "mark", 0.2), cgroup.is_popul
 """
 
 
-def test_a_restarted_daemon_ends_what_is_left_in_the_cgroups_of_its_jobs() -> None:
+def test_a_restart_ends_processes_left_in_cgroups() -> None:
     with delegated() as cgroup:
         command = [*entering(cgroup), sys.executable, "-c", RESTARTED, FORKING]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)

@@ -257,7 +257,7 @@ def test_a_message_may_exceed_a_datagram(journald: socket.socket) -> None:
 
 
 @given(st.text(), st.text())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_a_value_never_becomes_a_field(journald: socket.socket, message: str, value: str) -> None:
     structlog.get_logger().info(message, key=value)
     fields = received(journald)

@@ -88,7 +88,7 @@ def test_any_message_leaves_valid_progress(messages: list[bytes]) -> None:
     assert len(notifications.progress.step_name) <= 1000
 
 
-async def test_messages_that_are_too_long_or_waited_are_read() -> None:
+async def test_long_and_waiting_messages_are_read() -> None:
     with NotifySocket() as notify, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as program:
         program.connect(notify.environment["NOTIFY_SOCKET"])
         assert notify.receive_nowait() is None
@@ -101,7 +101,7 @@ async def test_messages_that_are_too_long_or_waited_are_read() -> None:
         assert notify.receive_nowait() is None
 
 
-def test_only_this_user_may_enter_and_nothing_is_left() -> None:
+def test_only_this_user_may_enter() -> None:
     with NotifySocket() as notify:
         directory = Path(notify.environment["NOTIFY_SOCKET"]).parent
         assert directory.stat().st_mode & 0o777 == 0o700

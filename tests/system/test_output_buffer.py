@@ -39,7 +39,7 @@ def test_both_streams_are_complete_and_in_order(chunks: list[tuple[LogStream, by
         assert text_of(entries, stream) == b"".join([chunk for name, chunk in chunks if name is stream])
 
 
-def test_of_too_much_output_the_beginning_and_the_end_stay() -> None:
+def test_long_output_keeps_beginning_and_end() -> None:
     buffer = OutputBuffer(lambda: None)
     count = 200_000
     for number in range(count):

@@ -1,12 +1,13 @@
 """Finding and ending all processes of a program, and no others."""
 
 import getpass
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -92,16 +93,6 @@ async def test_a_process_is_ended_after_its_parent() -> None:
         assert not alive(pid)
 
 
-async def test_the_grace_applies_to_all_processes(tmp_path: Path) -> None:
-    """The shell ends at once, and its child needs time."""
-    cleaned = tmp_path / "cleaned"
-    slow = f"trap 'sleep 0.3; touch {cleaned}; exit' TERM; echo $$; while :; do sleep 0.01; done"
-    with started("bash", "-c", '(eval "$0") & wait', slow) as process:
-        lines_of(process, 1)
-        assert await end(below(process)) == []
-    assert cleaned.exists()
-
-
 async def test_descriptors_that_run_out_raise_and_leak_nothing() -> None:
     with started("sh", "-c", "echo $$; sleep 1000; :") as process:
         lines_of(process, 1)
@@ -164,12 +155,25 @@ def test_processes_without_permission_are_returned() -> None:
         os.kill(int(child), signal.SIGKILL)
 
 
-async def test_commands_that_clean_up_are_not_interrupted(tmp_path: Path) -> None:
-    """A shell handles SIGTERM with several commands."""
-    cleaned = tmp_path / "cleaned"
-    clean_up = f"for n in 1 2 3 4 5; do sleep 0.1 || exit 1; done; touch {cleaned}; exit"
-    program = f"sleep 1000 & trap '{clean_up}' TERM; echo $$; wait"  # starts before SIGTERM
-    with started("sh", "-c", program) as process:
+@pytest.mark.parametrize(
+    "program",
+    [
+        "sleep 1000 & trap '{}' TERM; echo $$; wait",
+        "(trap '{}' TERM; echo $$; while :; do sleep 0.01; done) & wait",  # the shell ends at once
+    ],
+    ids=["leader", "child"],
+)
+async def test_every_process_may_clean_up(program: str, tmp_path: Path) -> None:
+    """A shell handles SIGTERM with several commands, during many searches."""
+    go, cleaned, searches = tmp_path / "go", tmp_path / "cleaned", itertools.count()
+    clean_up = f"until [ -e {go} ]; do sleep 0.01 || exit 1; done; touch {cleaned}; exit"
+
+    def descendants(processes: Iterable[Process]) -> dict[int, str]:
+        if next(searches) == 10:
+            go.touch()
+        return {one.pid: "job" for one in processes if one.pid == process.pid}
+
+    with started("bash", "-c", program.format(clean_up)) as process:
         lines_of(process, 1)
-        assert await end(below(process)) == []
+        assert await end(Tree(descendants)) == []
     assert cleaned.exists()

@@ -86,7 +86,7 @@ async def through(machine: Machine, port: int) -> Peer:
     return Peer(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
 
 
-async def test_websockets_work_and_the_log_has_the_clients_address(machine: Machine, port: int) -> None:
+async def test_the_log_has_the_clients_address(machine: Machine, port: int) -> None:
     since = machine.log("progressd.service").count(f"peer={CLIENT}")
     async with await through(machine, port) as peer:
         await peer.open("/ws/jobs?types=job_created", {"Host": HOST, "Origin": f"http://{HOST}"})

@@ -120,7 +120,7 @@ def test_limits_apply_in_the_sandbox(machine: Machine) -> None:
     assert lines[-1] == "500"
 
 
-def test_a_cancelled_job_leaves_no_process_in_the_sandbox(machine: Machine) -> None:
+def test_a_cancelled_job_leaves_no_sandboxed_process(machine: Machine) -> None:
     leaves = "'timeout 1000 sleep 1000 & setsid sleep 1000 & (env -i setsid sleep 1000 &); sleep 1000 & wait'"
     machine.write(
         "/etc/progressd/8093.toml",

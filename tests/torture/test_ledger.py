@@ -221,7 +221,7 @@ def test_an_upload_is_complete(uploads: Uploads, content: bytes | None, sentence
         uploads.compare(ID, "file", content)
 
 
-def test_a_batch_is_atomic_and_the_same_when_repeated(uploads: Uploads) -> None:
+def test_a_batch_is_atomic_and_repeatable(uploads: Uploads) -> None:
     uploads.batches["file", "other"] = None
     uploads.compare_batches()
     uploads.compare(ID, "file", b"%PDF")

@@ -11,7 +11,7 @@ from .test_page import REPORT, progress
 AWAY = "The server cannot be reached. Try again when it is back."
 
 
-def test_a_restored_daemon_shows_its_jobs_and_takes_actions(browser: Browser, tmp_path: Path, free_port: int) -> None:
+def test_a_restored_daemon_works_on_the_page(browser: Browser, tmp_path: Path, free_port: int) -> None:
     state_dir = tmp_path / "state"
     expected = "ERR_CONNECTION_REFUSED", "WebSocket"
     with served_daemon(state_dir, port=free_port) as first, opened_page(browser, first.url, *expected) as page:

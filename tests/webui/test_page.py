@@ -42,7 +42,7 @@ def test_a_scan_is_converted_and_its_result_downloads(page: Page, scan: Path) ->
     assert Path(download.value.path()).read_bytes().startswith(b"%PDF-")
 
 
-def test_a_broken_file_shows_its_error_and_is_retried(page: Page, tmp_path: Path) -> None:
+def test_a_broken_file_can_be_retried(page: Page, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pdf"
     broken.write_bytes(b"%PDF-1.7\nnothing that follows")
     choose(page, broken)
@@ -400,7 +400,7 @@ REMAINING = (
 )
 
 
-def test_an_uncertain_remaining_time_is_shown_as_an_interval(page: Page) -> None:
+def test_an_uncertain_time_is_shown_as_interval(page: Page) -> None:
     code = """cases => import(new URL('static/format.js', document.baseURI))
         .then(({ remaining }) => cases.map(one => remaining(...one)))"""
     assert page.evaluate(code, [case[:3] for case in REMAINING]) == [case[3] for case in REMAINING]

@@ -173,7 +173,7 @@ REJECTED = [
 ]
 
 
-async def test_a_rejected_handshake_gets_json_and_takes_no_slot(tmp_path: Path) -> None:
+async def test_a_rejected_handshake_gets_json_without_a_slot(tmp_path: Path) -> None:
     limits = {"max_connections": 1, "handshake_timeout": 3600}
     async with running_daemon(tmp_path, limits=limits) as daemon:
         for data, status in REJECTED:
@@ -201,7 +201,7 @@ async def test_only_websocket_paths_switch_protocols(daemon: RunningDaemon) -> N
 
 
 @pytest.mark.parametrize("limit", [1024, 100_000])
-async def test_the_maximum_size_of_a_head_is_a_setting(limit: int, tmp_path: Path) -> None:
+async def test_the_maximum_head_size_is_a_setting(limit: int, tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={"max_request_header_bytes": limit}) as daemon:
         for head, path, status in ((upgrade, "/ws/jobs", b"101"), (request, "/api/health", b"200")):
             async with Peer(await daemon.connect()) as peer:

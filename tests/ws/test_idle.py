@@ -27,7 +27,7 @@ def watch(daemon: RunningDaemon, held: ExitStack, query: str = "") -> socket.soc
 
 
 @pytest.mark.parametrize("query", ["", "?types=error"])
-async def test_an_idle_watcher_is_one_task_and_few_objects(tmp_path: Path, query: str) -> None:
+async def test_an_idle_watcher_is_small(tmp_path: Path, query: str) -> None:
     async with running_daemon(tmp_path, limits=LIMITS) as daemon:
         await daemon.report(registered(ID), progress(ID, 1))
         with ExitStack() as held:

@@ -75,7 +75,7 @@ async def test_a_message_may_be_binary_and_in_fragments(daemon: RunningDaemon) -
     assert (await daemon.daemon.registry.get(ID)).kind == "Bücher"
 
 
-async def test_a_message_may_be_long_but_not_a_line(tmp_path: Path) -> None:
+async def test_a_message_may_be_longer_than_a_line(tmp_path: Path) -> None:
     async with (
         running_daemon(tmp_path, ingest={"max_line_bytes": 1024}, limits={"max_message_bytes": 1024}) as daemon,
         daemon.watch(PATH) as producer,

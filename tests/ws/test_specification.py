@@ -42,7 +42,7 @@ async def test_ws_002_progress_is_received(daemon: RunningDaemon) -> None:
     }
 
 
-async def test_ws_003_and_004_status_and_completion_are_received(daemon: RunningDaemon) -> None:
+async def test_ws_003_and_004_status_and_completion_arrive(daemon: RunningDaemon) -> None:
     result = f"/api/jobs/{ID}/download"
     await daemon.report(registered(ID))
     async with daemon.watch(f"/ws/jobs/{ID}") as watcher:

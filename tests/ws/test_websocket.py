@@ -48,7 +48,7 @@ async def test_a_jobs_end_waits_for_a_slow_client(server: Server, autojump_clock
     assert (code, reason) == (1000, "job finished")
 
 
-async def test_the_end_of_a_job_waits_until_the_timeout(server: Server, autojump_clock: MockClock) -> None:
+async def test_a_jobs_end_waits_until_the_timeout(server: Server, autojump_clock: MockClock) -> None:
     transport, _ = await server.connect()
     start = trio.current_time()
     transport.full = True
