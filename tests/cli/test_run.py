@@ -522,4 +522,5 @@ def test_a_restored_daemon_receives_the_whole_job(tmp_path: Path, free_port: int
         assert process.stderr is not None
         # The first message depends on whether a request was open when the daemon was killed.
         said = process.stderr.read().splitlines()
-        assert said[0].endswith("; the command continues") and said[-1] == "progressd: the daemon answers again"
+        assert said[0].endswith("; the command continues")
+        assert said[-1] == "progressd: the daemon answers again"

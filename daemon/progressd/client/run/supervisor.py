@@ -20,7 +20,7 @@ from progressd.client.run.session import TerminalSession
 from progressd.core.last_lines import last_lines
 from progressd.core.messages import JobStatus
 from progressd.system.notify_socket import NotifySocket
-from progressd.system.process_tree import Process
+from progressd.system.process_tree import Process, look
 from progressd.system.reaper import adopt, reaper
 
 if TYPE_CHECKING:
@@ -232,7 +232,8 @@ class CommandJob:
     async def _estimate(self, outputs: Outputs) -> None:
         """Report the position in the file that the command reads, until its output shows progress."""
         await trio.sleep(ESTIMATE_DELAY)
-        offsets = FileOffsets([self._command.pid])
+        process = look(self._command.pid)
+        offsets = FileOffsets([] if process is None else [process])
         while not outputs.has_found:
             if (found := await trio.to_thread.run_sync(offsets.look)) is not None:
                 outputs.note_estimate(found.progress(" (estimate)"))
