@@ -21,6 +21,7 @@ MAX_OPTIONS: Final = 65536  # bytes of JSON
 MAX_NESTING: Final = 32  # levels of options
 MAX_LABELS: Final = 50
 MAX_LEASE: Final = 30 * 86400.0  # seconds
+MAX_ETA: Final = 36500 * 86400.0  # seconds
 
 LeftOut = dict[str, Exception]
 """The names of values that cannot be sent, each with the reason."""
@@ -142,6 +143,11 @@ def lease(number: object) -> float:
     if given <= 0:
         raise ValueError(f"{given:g} is not a number of seconds")
     return min(given, MAX_LEASE)
+
+
+def remaining(number: object) -> float:
+    """Return the seconds that remain."""
+    return min(max(0.0, _finite(number)), MAX_ETA)
 
 
 def labels(left_out: LeftOut, given: Mapping[object, object]) -> dict[str, str]:
