@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Final
 
@@ -16,11 +17,11 @@ from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.core.log_text import LogText
 from progressd.core.messages import JobLog, encode
-from progressd.engine.log_reader import LINE_RATE, LogStart, log_messages, log_text, parsed_start, require_log
+from progressd.engine.log_reader import LINE_RATE, LogStart, log_messages, log_texts, parsed_start, require_log
 from progressd.files.job_logs import Chunk, LogWatcher
 from progressd.http.context import RequestContext, request_context
 from progressd.http.openapi import described
-from progressd.http.response import TextBody
+from progressd.http.response import FileResponse, range_within
 from progressd.http.routes.sse import COMMENT, HEADERS, retry_event
 from progressd.http.schemas import EVENT_STREAM
 from progressd.net.request import LogTextQuery
@@ -42,17 +43,17 @@ async def job_log(job_id: str) -> Response:
     context, job = await _found(job_id)
     query = request.args.to_dict()
     follow, ansi, times = (_is_set(query, name) for name in LogTextQuery.__struct_fields__)
-    output = LogText(ansi=ansi, times=times)
-    start = _start(query)
+    start, output = _start(query), partial(LogText, ansi=ansi, times=times)
     if follow:
         context.app.streams.require_room(context.client)
-    if not follow and "Range" in request.headers:
-        whole = await _whole(context, job, start, output)
-        response = Response(TextBody(whole), 200, HEADERS, content_type=TEXT)
-        await response.make_conditional(request, accept_ranges=True, complete_length=len(whole))
-        return response
-    body = b"" if request.method == "HEAD" else LiveText(context, job, start, output, follow=follow)
-    response = Response(body, 200, HEADERS, content_type=TEXT)
+    if request.method == "HEAD":
+        response = Response(b"", 200, HEADERS, content_type=TEXT)
+    elif "Range" in request.headers and not follow:
+        start, length = await _measured(context, job, start, output())
+        response = FileResponse(TextRange(context, job, start, output(), length), 200, HEADERS, content_type=TEXT)
+        await response.make_conditional(request, accept_ranges=True, complete_length=length)
+    else:
+        response = Response(LiveText(context, job, start, output(), follow=follow), 200, HEADERS, content_type=TEXT)
     response.accept_ranges = "none" if follow else "bytes"
     response.timeout = None
     return response
@@ -103,13 +104,16 @@ def _is_set(query: dict[str, str], name: str) -> bool:
     return value in ("true", "1")
 
 
-async def _whole(context: RequestContext, job: Job, start: LogStart, output: LogText) -> bytes:
-    text = b""
-    async with context.app.engine.logs.open(job, start, default_tail=None) as watcher:
-        while not watcher.at_end and (chunk := await watcher.read()) is not None:
-            await context.app.engine.logs.limiter.pass_through(1)
-            text += log_text(output, chunk)
-    return text
+async def _measured(context: RequestContext, job: Job, start: LogStart, output: LogText) -> tuple[LogStart, int]:
+    """Return where the text begins, and its length up to now."""
+    readers, length = context.app.engine.logs, 0
+    async with readers.open(job, start, default_tail=None) as watcher:
+        begin, end = watcher.position, watcher.end
+        while watcher.position < end and (chunk := await watcher.read()) is not None:
+            for text in log_texts(output, chunk):
+                await readers.limiter.pass_through(1)
+                length += len(text)
+    return LogStart(offset=begin), length
 
 
 class LogBody(ResponseBody):
@@ -173,13 +177,43 @@ class LiveText(LogBody):
     def __init__(self, context: RequestContext, job: Job, start: LogStart, output: LogText, *, follow: bool) -> None:
         super().__init__(context, job, start, follow=follow)
         self._output = output
+        self._texts: Iterator[bytes] = iter(())
 
     async def __anext__(self) -> bytes:
         while True:
-            chunk = await self._chunk()
             await self._context.app.engine.logs.limiter.pass_through(1)
-            if text := log_text(self._output, chunk):
+            text = next(self._texts, None)
+            if text is None:
+                self._texts = log_texts(self._output, await self._chunk())
+            elif text:
                 return text
+
+
+class TextRange(LiveText):
+    """A range of the log as text. `length`: of the whole text, which is not in memory.
+
+    If the log has lost lines since it was measured, the body is too short, and the connection is closed.
+    """
+
+    def __init__(self, context: RequestContext, job: Job, start: LogStart, output: LogText, length: int) -> None:
+        super().__init__(context, job, start, output, follow=False)
+        self.begin, self.end = 0, length
+        self._length = length
+        self._position = 0  # in the whole text
+
+    async def make_conditional(self, begin: int, end: int | None, max_partial_size: int | None = None) -> int:
+        """Select a range. Returns the length of the whole text."""
+        self.begin, self.end = range_within(self._length, begin, end)
+        return self._length
+
+    async def __anext__(self) -> bytes:
+        while self._position < self.end:
+            text = await super().__anext__()
+            part = text[max(self.begin - self._position, 0) : self.end - self._position]
+            self._position += len(text)
+            if part:
+                return part
+        raise StopAsyncIteration
 
 
 class LogEvents(LogBody):
