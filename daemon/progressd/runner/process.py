@@ -292,7 +292,7 @@ class ChildProcess:
 
     async def _read_stdout(self, output: ProgramOutput, on_lines: OnLines, on_chunk: OnChunk, on_text: OnText) -> None:
         splitter, text = LineSplitter(MAX_LINE), _Text(STDOUT, self._plan, on_text)
-        while chunk := await _next_chunk(output, STDOUT, on_chunk, text):
+        while chunk := await next_chunk(output, STDOUT, on_chunk, text):
             text.feed(chunk)
             await on_chunk(STDOUT, chunk)  # first, so that an event in the chunk replaces the progress of other text
             await on_lines(splitter.feed(chunk.replace(b"\r", b"\n")))
@@ -306,7 +306,7 @@ class ChildProcess:
             on_text(stream, text)
 
         text = _Text(STDERR, self._plan, keep)
-        while chunk := await _next_chunk(output, STDERR, on_chunk, text):
+        while chunk := await next_chunk(output, STDERR, on_chunk, text):
             text.feed(chunk)
             await on_chunk(STDERR, chunk)
         text.end()
@@ -349,12 +349,12 @@ class ChildProcess:
 
 
 async def _read_progress(output: ProgramOutput, on_chunk: OnChunk) -> None:
-    while chunk := await _next_chunk(output, DESCRIPTOR, on_chunk):
+    while chunk := await next_chunk(output, DESCRIPTOR, on_chunk):
         await on_chunk(DESCRIPTOR, chunk)
     await on_chunk(DESCRIPTOR, b"")
 
 
-async def _next_chunk(output: ProgramOutput, stream: int, on_chunk: OnChunk, text: _Text | None = None) -> bytes:
+async def next_chunk(output: ProgramOutput, stream: int, on_chunk: OnChunk, text: _Text | None = None) -> bytes:
     """Return the next chunk of an output, or b"" at its end. Report a silence of QUIET seconds."""
     with trio.move_on_after(QUIET):
         return await output.receive()

@@ -15,7 +15,7 @@ from progressd.client.errors import ClientError
 from progressd.client.run.launch import TYPED, Command, passed_on
 from progressd.client.run.offset import FileOffsets
 from progressd.client.run.output import Outputs
-from progressd.client.run.reporter import POLL_INTERVAL, JobReporter, describe_exit, event_of, failure_of
+from progressd.client.run.reporter import JobReporter, ReportPace, describe_exit, event_of, failure_of
 from progressd.client.run.session import TerminalSession
 from progressd.core.last_lines import last_lines
 from progressd.core.messages import JobStatus
@@ -26,9 +26,9 @@ from progressd.system.reaper import adopt, reaper
 if TYPE_CHECKING:
     from progressd.client.log_sender import LogSender
     from progressd.client.rest import RestClient
+    from progressd.core.events import ReportedProgress
     from progressd.system.private_socket import PrivateSocket
 
-REPORT_INTERVAL: Final = 0.2  # seconds between two reports of progress
 KILL_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 MOMENT: Final = 0.2  # seconds that a command has to exit by itself if it was interrupted together with us
 ESTIMATE_DELAY: Final = 2.0  # seconds until the position in a file is searched
@@ -68,7 +68,8 @@ class CommandJob:
         self._ending = trio.Lock()
         self._ended = False  # every process was stopped, as far as possible
         self._notify = None if notify is None else NotifySocket(notify)
-        self._moved = trio.Event()
+        self._pace = ReportPace()
+        self._unsent: ReportedProgress | None = None  # the daemon did not accept it
 
     async def run(self, command: Command, outputs: Outputs, before: Sequence[int]) -> int:
         """Report the command until its end, and return a shell's exit status. `before`: our older children."""
@@ -90,7 +91,7 @@ class CommandJob:
                 command.terminal.restore()
                 command.terminal.give_back(self._unread)
             self._say_all()
-            if outputs.has_progress:
+            if outputs.has_progress or self._unsent is not None:
                 await self._report_progress()
             received = await self._reporter.end(self._last(status))
             await self._finish_log(received=received)
@@ -143,7 +144,7 @@ class CommandJob:
                 nursery.start_soon(self._read_notifications, self._notify, outputs)
             if outputs.estimates:
                 nursery.start_soon(self._estimate, outputs)
-            outputs.on_progress = lambda: _run_soon(token, self._progress_moved)
+            outputs.on_progress = lambda: _run_soon(token, self._note_progress)
             status = await self._exit_status(outputs)
             self._gone.set()
             await self._end_rest(status)
@@ -239,15 +240,14 @@ class CommandJob:
                 outputs.note_estimate(found.progress(" (estimate)"))
             await trio.sleep(ESTIMATE_INTERVAL)
 
-    def _progress_moved(self) -> None:
-        self._moved.set()
+    def _note_progress(self) -> None:
+        assert self._outputs is not None
+        self._pace.note(self._outputs.progress_age)
 
     async def _keep_reporting(self) -> None:
         while not self._reporter.over:
-            with trio.move_on_after(POLL_INTERVAL):
-                await self._moved.wait()
+            await self._pace.wait()
             await self._report_progress()
-            await trio.sleep(REPORT_INTERVAL)
 
     async def _stop_when_cancelled(self) -> None:
         await self._reporter.cancelled.wait()
@@ -286,12 +286,15 @@ class CommandJob:
         return f"ended {count} process{'' if count == 1 else 'es'} of the command"
 
     async def _report_progress(self) -> None:
-        self._moved = trio.Event()
-        progress = None if self._outputs is None else self._outputs.take_progress()
+        progress = (self._outputs.take_progress() if self._outputs else None) or self._unsent
         if progress is None:
             await self._reporter.report(None)
         else:
-            await self._reporter.progress(progress)
+            self._unsent = None if await self._reporter.progress(progress) else progress
+        if self._reporter.limited:
+            self._pace.slow = True
+            if self._unsent is not None:
+                self._pace.note()
 
 
 @contextlib.asynccontextmanager
