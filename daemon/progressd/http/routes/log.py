@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 from quart import Blueprint, Response, request
@@ -49,9 +49,9 @@ async def job_log(job_id: str) -> Response:
     if request.method == "HEAD":
         response = Response(b"", 200, HEADERS, content_type=TEXT)
     elif "Range" in request.headers and not follow:
-        start, length = await _measured(context, job, start, output())
-        response = FileResponse(TextRange(context, job, start, output(), length), 200, HEADERS, content_type=TEXT)
-        await response.make_conditional(request, accept_ranges=True, complete_length=length)
+        measured = await _measured(context, job, start, output())
+        response = FileResponse(TextRange(context, job, output(), measured), 200, HEADERS, content_type=TEXT)
+        await response.make_conditional(request, accept_ranges=True, complete_length=measured.length)
     else:
         response = Response(LiveText(context, job, start, output(), follow=follow), 200, HEADERS, content_type=TEXT)
     response.accept_ranges = "none" if follow else "bytes"
@@ -104,8 +104,16 @@ def _is_set(query: dict[str, str], name: str) -> bool:
     return value in ("true", "1")
 
 
-async def _measured(context: RequestContext, job: Job, start: LogStart, output: LogText) -> tuple[LogStart, int]:
-    """Return where the text begins, and its length up to now."""
+class Measured(NamedTuple):
+    """A part of a log: its offsets, and the length of its text."""
+
+    begin: int
+    end: int
+    length: int
+
+
+async def _measured(context: RequestContext, job: Job, start: LogStart, output: LogText) -> Measured:
+    """Return the part of the log that exists now."""
     readers, length = context.app.engine.logs, 0
     async with readers.open(job, start, default_tail=None) as watcher:
         begin, end = watcher.position, watcher.end
@@ -113,7 +121,7 @@ async def _measured(context: RequestContext, job: Job, start: LogStart, output: 
             for text in log_texts(output, chunk):
                 await readers.limiter.pass_through(1)
                 length += len(text)
-    return LogStart(offset=begin), length
+        return Measured(begin, watcher.position, length)
 
 
 class LogBody(ResponseBody):
@@ -190,21 +198,26 @@ class LiveText(LogBody):
 
 
 class TextRange(LiveText):
-    """A range of the log as text. `length`: of the whole text, which is not in memory.
+    """A range of the text of a part of a log, which is not in memory.
 
     If the log has lost lines since it was measured, the body is too short, and the connection is closed.
     """
 
-    def __init__(self, context: RequestContext, job: Job, start: LogStart, output: LogText, length: int) -> None:
-        super().__init__(context, job, start, output, follow=False)
-        self.begin, self.end = 0, length
-        self._length = length
-        self._position = 0  # in the whole text
+    def __init__(self, context: RequestContext, job: Job, output: LogText, measured: Measured) -> None:
+        super().__init__(context, job, LogStart(offset=measured.begin), output, follow=False)
+        self.begin, self.end = 0, measured.length
+        self._measured = measured
+        self._position = 0  # in the text
 
     async def make_conditional(self, begin: int, end: int | None, max_partial_size: int | None = None) -> int:
         """Select a range. Returns the length of the whole text."""
-        self.begin, self.end = range_within(self._length, begin, end)
-        return self._length
+        self.begin, self.end = range_within(self._measured.length, begin, end)
+        return self._measured.length
+
+    async def _chunk(self) -> Chunk:
+        if self._watcher.position >= self._measured.end:
+            raise StopAsyncIteration
+        return await super()._chunk()
 
     async def __anext__(self) -> bytes:
         while self._position < self.end:
