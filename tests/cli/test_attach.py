@@ -228,7 +228,9 @@ def test_an_exit_status_is_known_after_collection(script: str) -> None:
 def test_a_written_file_of_known_size_counts(tmp_path: Path) -> None:
     with open(tmp_path / "allocated", "wb") as allocated, open(tmp_path / "growing", "wb") as growing:
         allocated.truncate(1 << 20)
-        offsets = FileOffsets([os.getpid()], 1)
+        own = look(os.getpid())
+        assert own is not None
+        offsets = FileOffsets([own], 1)
         offsets.look()
         for file in (allocated, growing):
             file.write(b"x" * 4096)
@@ -238,6 +240,29 @@ def test_a_written_file_of_known_size_counts(tmp_path: Path) -> None:
         assert (found.path, found.offset, found.size) == (str(tmp_path / "allocated"), 4096, 1 << 20)
         assert found.progress().step_name == "Writing allocated"
         assert offsets.look() is None
+
+
+def test_ended_processes_are_forgotten() -> None:
+    with stuck(["sh", "-c", "cat; :"], stdin=subprocess.PIPE) as shell:
+        found = look(shell.pid)
+        assert found is not None
+        offsets = FileOffsets([found], 1, follow=True)
+        until(lambda: offsets.look() is None and [one.name for one in offsets.processes] == ["sh", "cat"])
+        cat = offsets.processes[1]
+        shell.kill()
+        until(lambda: offsets.look() is None and [one.identity for one in offsets.processes] == [cat.identity])
+        os.kill(cat.pid, signal.SIGKILL)
+        until(lambda: offsets.look() is None and not offsets.processes)
+
+
+def test_a_later_process_with_the_same_id_is_not_followed(big: Path) -> None:
+    with stuck(["cat", str(big)]) as process:
+        until(lambda: read_some(process))
+        found = look(process.pid)
+        assert found is not None
+        offsets = FileOffsets([found._replace(started=found.started - 1)], 1, follow=True)
+        assert offsets.look() is None
+        assert list(offsets.processes) == []
 
 
 def test_secrets_are_masked_in_the_name() -> None:

@@ -71,6 +71,17 @@ def test_a_script_reports_tasks_and_phases(way: str, daemon: ServedDaemon) -> No
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_a_script_may_know_the_remaining_time(way: str, daemon: ServedDaemon) -> None:
+    job_id = registered(daemon)
+    where = {"PROGRESSD_JOB_ID": job_id, **environment(daemon, way)}
+    assert emit("--step", "3", "--total", "12", "Upscaling", **where).exit_code == 0
+    assert emit("--eta", "90.5", **where).exit_code == 0
+    progress = seen(daemon, job_id)["progress"]
+    assert (progress["step_name"], progress["percent"]) == ("Upscaling", 25)
+    assert (progress["eta"]["from"], progress["eta_seconds"]) == ("producer", 90.5)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_long_names_and_invalid_utf_8_are_replaced(way: str, daemon: ServedDaemon) -> None:
     where = environment(daemon, way)
     job_id = registered(daemon)
@@ -89,9 +100,10 @@ def test_an_invalid_utf_8_id_is_rejected(command: str, daemon: ServedDaemon) -> 
     assert (result.exit_code, "is not a job id" in result.output) == (1, True), result.output
 
 
-def test_nan_is_rejected() -> None:
-    result = emit("--job", "x", "--percent", "nan")
-    assert (result.exit_code, "nan is not in the range" in result.output) == (2, True)
+@pytest.mark.parametrize("option", ["--percent", "--eta"])
+def test_nan_is_rejected(option: str) -> None:
+    result = emit("--job", "x", option, "nan")
+    assert (result.exit_code, "nan is not" in result.output) == (2, True)
 
 
 def test_a_missing_daemon_does_not_delay_a_script(tmp_path: Path) -> None:
@@ -131,7 +143,9 @@ arguments = st.lists(
         words.map(lambda word: [word]),
         st.just(["--completed"]),
         st.tuples(st.sampled_from(["--failed", "--job"]), words).map(list),
-        st.tuples(st.sampled_from(["--step", "--current", "-n", "-t", "--total", "--percent"]), numbers).map(list),
+        st.tuples(st.sampled_from(["--step", "--current", "-n", "-t", "--total", "--percent", "--eta"]), numbers).map(
+            list
+        ),
         st.tuples(st.sampled_from(["--unit", "--phase", "--task"]), words).map(list),
         st.tuples(st.sampled_from(["--step", "--total", "--percent"]), numbers).map(lambda pair: ["=".join(pair)]),
     ),
@@ -205,8 +219,9 @@ def test_new_registers_and_starts_a_job(way: str, daemon: ServedDaemon) -> None:
         (["--new", "a", "--completed"], "report one of these"),
         (["--new", "a", "One"], "report one of these"),
         (["--completed", "--exit", "0"], "report one of these"),
-        (["--new", "a", "--unit", "B"], "--unit and --phase are parts of progress"),
-        (["--job", "x", "--phase", "a", "--completed"], "--unit and --phase are parts of progress"),
+        (["--new", "a", "--unit", "B"], "--unit, --phase and --eta are parts of progress"),
+        (["--job", "x", "--eta", "9", "--failed", "a"], "--unit, --phase and --eta are parts of progress"),
+        (["--job", "x", "--phase", "a", "--completed"], "--unit, --phase and --eta are parts of progress"),
         (["--job", "x", "--task", "a", "--percent", "4"], "--task does not combine with"),
         (["--job", "x", "--task", "a", "--completed", "--failed", "b"], "either --completed or --failed"),
         (["--job", "x", "--shell", "One"], "--shell needs --new"),

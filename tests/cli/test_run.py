@@ -101,6 +101,43 @@ def test_a_command_may_report_and_leave_processes(daemon: ServedDaemon) -> None:
     assert job["elapsed_seconds"] > 0
 
 
+RARELY = """
+from progressd.cli.entry import main
+from progressd.client.run import reporter
+reporter.REPORT_INTERVAL = 3600.0
+main()
+"""
+
+
+def test_progress_in_a_silence_is_reported_at_once(daemon: ServedDaemon) -> None:
+    script = "echo 1/3; read x; printf 2/3; read x"
+    options = ["run", "--url", daemon.url, "--name", "silent", "-p", r"(?P<current>\d)/(?P<total>\d)", "--"]
+    words = [sys.executable, "-c", RARELY, *options, "sh", "-c", script]
+
+    def shows(step: int) -> bool:
+        return any(job["name"] == "silent" and job["progress"]["current_step"] == step for job in jobs(daemon))
+
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        until(lambda: shows(1))
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        until(lambda: shows(2))
+        process.stdin.close()
+
+
+def test_a_daemon_that_limits_requests_receives_fewer_reports(tmp_path: Path) -> None:
+    config = "[limits]\nexempt_addresses = []\nrate_limit_burst = 3\n"
+    script = "for n in $(seq 30); do echo $n/99; sleep 0.1; done"
+    with served_daemon(tmp_path / "state", config=config) as daemon:
+        done = run(daemon.url, "--no-log", "-p", r"(?P<current>\d+)/(?P<total>\d+)", "--", "sh", "-c", script)
+        assert (done.returncode, done.stderr) == (0, "")
+        job: dict[str, Any] = {}
+        until(lambda: job.update(daemon.request("GET", "/api/jobs?limit=1").json()) or "jobs" in job)
+    assert job["jobs"][0]["status"] == "completed"
+    assert job["jobs"][0]["progress"]["total_steps"] == 99
+
+
 def test_output_is_searched_for_progress_and_passed_on(daemon: ServedDaemon) -> None:
     pattern = r"(?P<current>\d+)/(?P<total>\d+) (?P<step>\w+)"
     done = run(daemon.url, "-p", pattern, "--", "sh", "-c", "printf '1/4 one\\r'; echo 3/4 three; printf '2/4 two' >&2")

@@ -38,21 +38,15 @@ def test_a_script_reports_a_job_without_python(shell: list[str], way: str, daemo
     job_id = job_id.strip()
     assert (seen(daemon, job_id)["kind"], seen(daemon, job_id)["status"]) == ('back"up', "processing")
     where["PROGRESSD_JOB_ID"] = job_id
-    assert emit(shell, "--step=3", "-t", "12", 'a \\ "é"\n', **where) == (0, "", "")
+    assert emit(shell, "--step", "3", "--total", "12", 'a \\ "é"\n', **where) == (0, "", "")
     progress = seen(daemon, job_id)["progress"]
     assert (progress["step_name"], progress["percent"]) == ('a \\ "é" ', 25)
+    assert emit(shell, "--phase", "Down", "--unit", "B", "--eta", "90", **where) == (0, "", "")
+    progress = seen(daemon, job_id)["progress"]
+    assert (progress["phase"], progress["unit"], progress["percent"]) == ("Down", "B", 25)
+    assert progress["eta"]["from"] == "producer"
     assert emit(shell, "--percent", "40.5", **where) == (0, "", "")
     assert seen(daemon, job_id)["progress"]["percent"] == 40
-    task = ("--task", "a", "--current", "3", "--total=6", "--unit", "B", "--phase", "Up", 'the "a"')
-    assert emit(shell, *task, **where) == (0, "", "")
-    assert emit(shell, "--task", "a", "--completed", **where) == (0, "", "")
-    assert emit(shell, "--task", "b", "--failed", "no space", **where) == (0, "", "")
-    assert emit(shell, "--phase", "Down", "--unit", "B", **where) == (0, "", "")
-    progress = seen(daemon, job_id)["progress"]
-    [done, failed] = progress["tasks"]
-    assert (failed["state"], progress["step_name"]) == ("failed", "no space")
-    assert done == {"id": "a", "name": 'the "a"', "current": 3, "total": 6, "state": "completed", "unit": "B"}
-    assert (progress["phase"], progress["unit"]) == ("Down", "B")
     assert emit(shell, "--exit", "37", **where) == (0, "", "")
     assert seen(daemon, job_id)["error"] == "failed with exit status 37"
     assert emit(shell, "--exit", "0", **where) == (0, "", "")  # the job keeps its first end
@@ -71,7 +65,7 @@ def test_a_script_reports_a_job_without_python(shell: list[str], way: str, daemo
 )
 def test_the_events_are_those_of_emit(arguments: list[str], event: dict[str, object]) -> None:
     with answering(answer(b'{"ref":0,"ok":true}\n')) as server:
-        assert emit(["sh"], "--job", "x", "--url", f"{server.url}/", *arguments) == (0, "", "")
+        assert emit(["sh"], "--job", "x", *arguments, PROGRESSD_URL=f"{server.url}/") == (0, "", "")
     [request] = server.requests
     head, _, body = request.rpartition(b"\r\n")
     assert head.startswith(b"POST /api/events HTTP/1.1\r\n")
@@ -79,14 +73,13 @@ def test_the_events_are_those_of_emit(arguments: list[str], event: dict[str, obj
 
 
 def test_the_key_is_no_argument_of_curl(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("pk_secret\n")
     curl = tmp_path / "curl"
     curl.write_text('#!/bin/sh\necho "$@" > "$0.arguments"\nexec ' + f'{shutil.which("curl")} "$@"\n')
     curl.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
     with answering(answer(b'{"ref":0,"ok":true}\n')) as server:
-        arguments = ["--job", "x", "--url", server.url, "--key-file", str(tmp_path / "key"), "One"]
-        assert emit(["sh"], *arguments, PATH=path) == (0, "", "")
+        where = {"PROGRESSD_URL": server.url, "PROGRESSD_KEY": "pk_secret"}
+        assert emit(["sh"], "--job", "x", "One", PATH=path, **where) == (0, "", "")
     assert b"\r\nAuthorization: Bearer pk_secret\r\n" in server.requests[0]
     assert "secret" not in Path(f"{curl}.arguments").read_text()
 
@@ -97,7 +90,7 @@ def test_the_key_is_no_argument_of_curl(tmp_path: Path) -> None:
         (["One"], "no job given"),
         (["--job", "x"], "report one of these"),
         (["--job", "x", "One", "--completed"], "report one of these"),
-        (["--job", "x", "--unit", "B", "--completed"], "--unit and --phase are parts of progress"),
+        (["--job", "x", "--unit", "B", "--completed"], "report one of these"),
         (["--job", "x", "--step", "two"], "--step is not a number: 'two'"),
         (["--job", "x", "--percent", ""], "--percent is not a number: ''"),
         (["--job", "x", "--steps", "2"], "no such option: --steps"),
@@ -112,6 +105,6 @@ def test_wrong_arguments_are_rejected(shell: list[str], arguments: list[str], se
 
 
 def test_a_missing_daemon_is_an_error(tmp_path: Path) -> None:
-    status, output, errors = emit(["sh"], "--job", "x", "--url", "http://127.0.0.1:1", "One")
+    status, output, errors = emit(["sh"], "--job", "x", "One", PROGRESSD_URL="http://127.0.0.1:1")
     assert (status, output) == (1, "")
     assert "curl" in errors

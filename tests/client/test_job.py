@@ -50,6 +50,22 @@ def test_progress_is_steps_or_a_percentage(daemon: ServedDaemon) -> None:
         until(lambda: seen(daemon, job)["progress"]["percent"] == 66)
 
 
+def test_a_program_may_know_the_remaining_time(daemon: ServedDaemon) -> None:
+    def remaining() -> dict[str, Any]:
+        return dict(seen(daemon, job).get("progress", {}).get("eta", {}))
+
+    with Job("train", 10, **to(daemon)) as job:
+        job.progress(eta_seconds=10_000)
+        job.progress(3)
+        until(lambda: remaining().get("from") == "producer")
+        assert 10_000 - PATIENCE < remaining()["seconds"] <= 10_000
+        job.progress(4, eta_seconds=nan)
+        until(lambda: seen(daemon, job)["progress"]["current_step"] == 4)
+        assert remaining()["from"] == "producer"
+        job.progress(5, eta_seconds=0)
+        until(lambda: remaining()["from"] == "rate")
+
+
 def test_tasks_run_within_a_job(daemon: ServedDaemon) -> None:
     with Job("pull", **to(daemon)) as job:
         job.progress(phase="Layers", unit="B")

@@ -7,7 +7,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from progressd.client import Job, LogHandler
+from progressd.client.log_sender import BURST, INTERVAL, QUICK_INTERVAL, REMOTE_INTERVAL, RequestPace
 from support.reporting import WAYS, to, warnings, working
 from support.serving import PATIENCE, ServedDaemon
 from support.waiting import until
@@ -101,6 +104,27 @@ def test_lines_after_the_block_are_reported_once(daemon: ServedDaemon, caplog: p
     job.log("late")
     job.log("later")
     assert warnings(caplog) == ["scan: lines are logged only inside the block, in its own process"]
+
+
+@given(st.lists(st.floats(0, 20), min_size=1, max_size=60), st.sampled_from([INTERVAL, REMOTE_INTERVAL]))
+def test_requests_for_a_log_are_on_average_far_apart(silences: list[float], interval: float) -> None:
+    pace, now, times = RequestPace(interval), 1000.0, list[float]()
+    for silence in silences:
+        times.append(now)
+        pause = pace.pause(now)
+        assert pause <= interval
+        now += pause + silence
+    for first, began in enumerate(times):
+        for last, ended in enumerate(times[first:], 1):
+            assert last <= BURST + (ended - began) / interval + 1e-6
+
+
+def test_after_a_quiet_time_lines_are_sent_quickly() -> None:
+    pace = RequestPace(REMOTE_INTERVAL)
+    busy = [pace.pause(1000 + 0.25 * number) for number in range(BURST)]
+    assert busy[: BURST - 1] == [QUICK_INTERVAL] * (BURST - 1)
+    assert busy[-1] > QUICK_INTERVAL
+    assert pace.pause(1100) == QUICK_INTERVAL
 
 
 def test_lines_are_visible_while_the_block_runs(daemon: ServedDaemon) -> None:

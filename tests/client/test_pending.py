@@ -1,5 +1,7 @@
 """The pending of one job against the daemon's own state machine, over a connection that breaks."""
 
+import time
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from progressd.core.events import ProducerEvent, RegisterEvent
 from progressd.core.job import Job, apply
 from progressd.core.messages import JobStatus
 from support.samples import ID, NOW
+from support.waiting import PATIENCE
 
 
 class Daemon:
@@ -54,6 +57,19 @@ def begun() -> PendingEvents:
 def exchange(pending: PendingEvents, daemon: Daemon) -> str:
     batch = pending.batch()
     return pending.acknowledge(batch, [daemon.take(event) for event in batch])
+
+
+def test_the_remaining_time_counts_down() -> None:
+    pending, daemon = begun(), Daemon()
+    pending.expect_end(time.monotonic() + 1000)
+    _, reported = pending.batch()
+    exchange(pending, daemon)
+    [again] = pending.renewal()
+    assert 1000 - PATIENCE < again["data"]["eta_seconds"] <= reported["data"]["eta_seconds"] <= 1000
+    assert not pending.waiting
+    pending.expect_end(time.monotonic())
+    [late] = pending.renewal()
+    assert late["data"] == step(0)
 
 
 ENDS = [

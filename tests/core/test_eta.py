@@ -103,11 +103,11 @@ def test_runs_that_differ_have_a_wide_interval() -> None:
     assert varying.variance > 3 * steady.variance
 
 
-def test_the_estimate_of_the_producer_is_used() -> None:
-    eta = Estimator(known(run(60)), 100).estimate(10, 0.5, 300.0)
-    assert eta is not None
-    assert eta.source == "producer"
-    assert eta.seconds == pytest.approx(300, rel=0.2)
+@pytest.mark.parametrize("done", [0.0, 0.05, 0.5])
+@pytest.mark.parametrize("history", [None, known(run(60))])
+def test_the_estimate_of_the_producer_is_used(done: float, history: Expected | None) -> None:
+    eta = Estimator(history, 100).estimate(10, done, 300.0)
+    assert eta == Eta(300.0, 240.0, 375.0, "producer", 0)
 
 
 def test_a_pause_does_not_erase_the_speed() -> None:

@@ -1,7 +1,7 @@
 """The unit, the rate, the phase, the tasks and the timeline of a job."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -77,6 +77,38 @@ def test_progress_without_details_is_as_before(new: Job) -> None:
     moved = after(new, (1, counted(5, 12, step_name="Scan")), (2, counted(6, 12, step_name="Scan")))
     assert shown(moved).keys() == {"current_step", "total_steps", "step_name", "percent"}
     assert moved.detail is None
+
+
+def test_a_report_of_the_remaining_time_keeps_the_rest(new: Job) -> None:
+    begun = after(new, (0, counted(5, 12, step_name="Scan", percent=60)), (1, {"eta_seconds": 90}))
+    assert shown(begun) == {"current_step": 5, "total_steps": 12, "step_name": "Scan", "percent": 60}
+
+
+@pytest.mark.parametrize(
+    ("report", "done"),
+    [
+        (counted(5, 12), (5, 12, None)),
+        (counted(0, 0, percent=45.5), (0, 0, 45.0)),
+        ({"tasks": [{"id": "a", "current": 1, "total": 4}]}, (0, 0, 25.0)),
+    ],
+)
+def test_a_report_without_counts_does_not_move_the_estimate(
+    report: dict[str, Any], done: tuple[int, int, float | None], new: Job
+) -> None:
+    estimated = list[ReportedProgress]()
+
+    def forecast(_: Job, report: ReportedProgress, __: datetime) -> None:
+        estimated.append(report)
+
+    event = ProgressEvent(ID, ReportedProgress(eta_seconds=90))
+    apply(after(new, (0, report)), event, NOW + timedelta(seconds=1), forecast)
+    [given] = estimated
+    assert (given.current_step, given.total_steps, given.percent, given.eta_seconds) == (*done, 90)
+
+
+@pytest.mark.parametrize("detail", [{"phase": ""}, {"unit": ""}])
+def test_an_empty_detail_keeps_the_counts(detail: dict[str, str], new: Job) -> None:
+    assert shown(after(new, (0, counted(5, 12)), (1, detail)))["percent"] == 41
 
 
 @pytest.mark.parametrize("data", [{}, {"step_name": "Scan"}, {"current_step": 1}, {"total_steps": 1}, {"percent": 5}])

@@ -8,9 +8,12 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from progressd.core.log_text import LogText
+from progressd.engine.log_reader import MAX_TEXT
 from support import keys
 from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon
 from support.http_client import client_of
+from support.passes import counted
 from support.samples import ID, job_id
 from support.waiting import eventually
 
@@ -119,6 +122,34 @@ async def test_text_is_selected_by_lines_time_or_offset(daemon: RunningDaemon, c
         assert not body or response.text == body
     head = await client.head(LOG)
     assert (head.status_code, head.headers["content-type"], head.text) == (200, "text/plain; charset=utf-8", "")
+
+
+async def test_a_range_of_a_long_log_is_converted_in_short_parts(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    line = "\x1b[1m" + "x" * 4090
+    await daemon.report(registered(ID), *[written("\n".join([line] * 50)) for _ in range(5)])
+    whole = f"{line[4:]}\n" * 250
+    with counted(LogText.lines) as head:
+        assert (await client.head(LOG, headers={"Range": "bytes=5-"})).status_code == 200
+    with counted(LogText.lines) as calls:
+        response = await client.get(LOG, headers={"Range": "bytes=5-"})
+    assert (response.status_code, response.text == whole[5:]) == (206, True)
+    assert response.headers["content-range"] == f"bytes 5-{len(whole) - 1}/{len(whole)}"
+    assert head.total == 0
+    assert calls.total > 2 * len(whole) / MAX_TEXT  # once to measure the text, and once to send it
+    assert calls.most <= 4
+    several = await client.get(LOG, headers={"Range": "bytes=0-1,5-6"})
+    assert (several.status_code, several.text == whole) == (200, True)
+
+
+async def test_a_range_of_a_log_that_grows_ends_where_it_was_measured(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await daemon.report(registered(ID), written("a\nb"))
+    async with client.stream("GET", f"{LOG}?tail=1", headers={"Range": "bytes=0-"}) as response:
+        await daemon.report(written("c"))
+        assert await response.aread() == b"b\n"
 
 
 @pytest.mark.parametrize(

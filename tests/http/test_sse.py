@@ -115,6 +115,30 @@ def types(messages: list[Any]) -> list[str]:
     return [message["type"] for message in messages]
 
 
+async def test_progress_has_all_its_details(daemon: RunningDaemon) -> None:
+    task = {"id": "a", "name": "Layer a", "current": 5, "total": 10, "state": "processing", "unit": "B"}
+    details = {"unit": "B", "rate": 2.5, "phase": "Pull", "tasks": [task]}
+    data = {"current_step": 5, "total_steps": 10, **details, "eta_seconds": 90}
+    expected: dict[str, Any] = {
+        **details,
+        "percent": 50,
+        "eta_seconds": 90,
+        "eta": {"seconds": 90, "low": 72, "high": 112.5},
+    }
+    await daemon.report(registered(ID))
+    async with streaming(daemon, "/api/events") as live:
+        await daemon.report({"type": "progress", "job_id": ID, "data": data})
+        message = await live.receive()
+        while message["type"] != "progress":
+            message = await live.receive()
+    async with streaming(daemon, f"/api/jobs/{ID}/events") as late:
+        snapshot = [await late.receive() for _ in range(2)][-1]
+    for shown in (message["data"], snapshot["data"]):
+        eta = {name: shown["eta"][name] for name in expected["eta"]}
+        assert {**{name: shown[name] for name in expected}, "eta": eta} == expected
+        assert shown["eta"]["from"] == "producer"
+
+
 async def test_a_stream_has_a_job_from_start_to_end(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     async with streaming(daemon, f"/api/jobs/{ID}/events") as stream:

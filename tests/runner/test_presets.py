@@ -5,6 +5,7 @@ from pathlib import Path
 import trio
 from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline
+from progressd.files.log_file import read
 from support.daemon import running_daemon
 from support.submitting import ended, submit
 from support.waiting import eventually
@@ -46,6 +47,8 @@ async def test_a_presets_own_frames_are_not_kept(tmp_path: Path) -> None:
         assert done.status is JobStatus.COMPLETED
         kept = daemon.daemon.files.input(done.id).parent / "stderr"
         assert kept.read_text() == "Cloning into 'copy'...\n"
+        log = daemon.daemon.files.logs.directory(done.id)
+        await eventually(lambda: b"".join([one.text for one in read(log, 0)]) == kept.read_bytes())
 
 
 async def test_the_position_in_the_input_is_an_estimate(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from progressd.detect.detector import STDERR, STDOUT
 from progressd.detect.plan import Plan
+from progressd.detect.preset import Adaptation
 from progressd.producers.ndjson import LineTooLong, NumberedLine
 from progressd.runner.process import MAX_LINE, MAX_PIPE_BYTES, QUIET, ChildProcess, ResourceLimits
 from support.pid_namespace import as_init
@@ -93,6 +94,23 @@ async def run_and_cancel(child: ChildProcess) -> tuple[Lines, float]:
             started = trio.current_time()
             nursery.cancel_scope.cancel()
     return out, trio.current_time() - started
+
+
+@pytest.mark.parametrize("stream", [STDOUT, STDERR])
+async def test_frames_that_a_plan_adds_are_searched_but_not_kept(stream: int) -> None:
+    command = shell(f"printf 'a\\n 1%%\\r 2%%\\r100%%\\nb' >&{stream}")
+    plan = Plan(tuple(command), adaptation=Adaptation(hide=r"^\s*\d+%$"))
+    kept, chunks = {STDOUT: b"", STDERR: b""}, Chunks()
+
+    def keep(of: int, text: bytes) -> None:
+        kept[of] += text
+
+    with trio.fail_after(PATIENCE):
+        child = await ChildProcess.start(plan, Path("/"), {"PATH": os.environ["PATH"]}, GRACE, LIMITS)
+        await child.run(Lines(), chunks, keep)
+    assert chunks.outputs == {STDOUT: b"", STDERR: b"", stream: b"a\n 1%\r 2%\r100%\nb"}
+    assert kept == {STDOUT: b"", STDERR: b"", stream: b"a\nb"}
+    assert child.stderr == kept[STDERR]
 
 
 async def test_stdout_is_split_into_lines() -> None:

@@ -25,11 +25,12 @@ MAX_ANSWER = 65536  # bytes
 END_OF_ANSWER = (b"}", b"}\n")  # the daemon also closes the connection of an HTTP request
 ID_LENGTH = 36  # characters
 FLAGS = ("--completed",)
-PROGRESS = ("--step", "--total", "--percent", "--unit", "--phase", "--task")
+PROGRESS = ("--step", "--total", "--percent", "--unit", "--phase", "--eta", "--task")
 OPTIONS = (*PROGRESS, "--job", "--failed", "--url", "--key", "--key-file", "--socket")
 MAX_UNIT = 20  # characters
 MAX_PHASE = 200  # characters; also of the name of a task
 MAX_TASK = 100  # characters
+MAX_ETA = 36500 * 86400  # seconds
 SHORT = {"-n": "--step", "-t": "--total", "--current": "--step"}
 _ESCAPED = {**{code: f"\\u{code:04x}" for code in range(32)}, ord('"'): '\\"', ord("\\"): "\\\\"}
 
@@ -105,9 +106,9 @@ def _report(given: "Mapping[str, str]", environ: "Mapping[str, str]") -> None:
 def _event(given: "Mapping[str, str]") -> tuple[str, str]:
     """Return the type and the JSON of an event. Raises _Unclear."""
     if "--task" in given:
-        return "progress", f'{{"tasks":[{{{_task(given)}}}]{_phase(given)}}}'
+        return "progress", f'{{"tasks":[{{{_task(given)}}}]{_phase(given)}{_eta(given)}}}'
     moved = [name for name in ("STEP", "--step", "--total", "--percent") if given.get(name)]
-    details = _phase(given) + _unit(given)
+    details = _phase(given) + _unit(given) + _eta(given)
     if details and ("--completed" in given or "--failed" in given):
         raise _Unclear
     if details and not moved:
@@ -118,7 +119,7 @@ def _event(given: "Mapping[str, str]") -> tuple[str, str]:
         return "completed", "{}"
     if "--failed" in given:
         return "error", f'{{"message":{_quoted(given["--failed"], MAX_SENTENCE)}}}'
-    percent = f',"percent":{_percent(given["--percent"])}' if "--percent" in given else ""
+    percent = f',"percent":{_number(given["--percent"], 100)}' if "--percent" in given else ""
     steps = f'"current_step":{_count(given.get("--step"))},"total_steps":{_count(given.get("--total"))}'
     return "progress", f'{{{steps},"step_name":{_quoted(given.get("STEP", ""), MAX_STEP)}{percent}{details}}}'
 
@@ -142,6 +143,10 @@ def _phase(given: "Mapping[str, str]") -> str:
     return f',"phase":{_quoted(given["--phase"], MAX_PHASE)}' if "--phase" in given else ""
 
 
+def _eta(given: "Mapping[str, str]") -> str:
+    return f',"eta_seconds":{_number(given["--eta"], MAX_ETA)}' if "--eta" in given else ""
+
+
 def _count(text: str | None) -> int:
     if text is None:
         return 0
@@ -150,12 +155,12 @@ def _count(text: str | None) -> int:
     return int(text)
 
 
-def _percent(text: str) -> float:
+def _number(text: str, maximum: float) -> float:
     try:
         number = float(text)
     except ValueError:
         raise _Unclear from None
-    if not 0 <= number <= 100:
+    if not 0 <= number <= maximum:
         raise _Unclear
     return number
 

@@ -22,7 +22,7 @@ from progressd.client.run.reporter import POLL_INTERVAL, JobReporter, event_of, 
 from progressd.core.events import ReportedProgress
 from progressd.core.messages import JobStatus
 from progressd.system.file_offsets import FileOffsets
-from progressd.system.process_tree import Identity, Process, describe_exit, look, running
+from progressd.system.process_tree import Process, describe_exit, is_running, look, running
 
 INTERVAL: Final = 0.5  # seconds between two looks at the positions, and for new processes
 MIN_SIZE: Final = 1  # bytes of a file
@@ -205,7 +205,7 @@ class Attachment:
                     for target, reporter in registered:
                         working.start_soon(self._report, target, reporter)
                     if names:
-                        await self._attach_later(names, {target.process.identity for target in targets}, working)
+                        await self._attach_later(names, [target.process for target in targets], working)
                 nursery.cancel_scope.cancel()
         if self._signal:
             return 128 + self._signal
@@ -220,8 +220,10 @@ class Attachment:
                     reporter.give_up()
             self._detached.set()
 
-    async def _attach_later(self, names: Sequence[str], seen: set[Identity], working: trio.Nursery) -> None:
+    async def _attach_later(self, names: Sequence[str], attached: Sequence[Process], working: trio.Nursery) -> None:
+        seen = {process.identity: process for process in attached}
         while not self._detached.is_set():
+            seen = {identity: process for identity, process in seen.items() if is_running(process)}
             for process in await trio.to_thread.run_sync(_all_called, names):
                 if process.identity not in seen:
                     try:
@@ -229,7 +231,7 @@ class Attachment:
                         working.start_soon(self._report, target, await self._register(target))
                     except ClientError as error:
                         self._say(error)
-                    seen.add(process.identity)
+                    seen[process.identity] = process
             with trio.move_on_after(INTERVAL):
                 await self._detached.wait()
 
@@ -247,13 +249,13 @@ class Attachment:
 
     async def _report(self, target: Target, reporter: JobReporter) -> None:
         self._reporters[reporter] = ReportedProgress(0, 0)
-        offsets = FileOffsets([target.process.pid], MIN_SIZE)
+        offsets = FileOffsets([target.process], MIN_SIZE, follow=self._follow)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reporter.watch_for_cancellation)
             nursery.start_soon(self._stop_when_detached, nursery.cancel_scope)
             nursery.start_soon(self._report_positions, reporter, offsets, nursery.cancel_scope)
             await trio.lowlevel.wait_readable(target.descriptor)
-            while self._follow and any(look(pid) for pid in offsets.pids):  # noqa: ASYNC110, there is no event
+            while self._follow and any(map(is_running, offsets.processes)):  # noqa: ASYNC110, there is no event
                 await trio.sleep(INTERVAL)
             nursery.cancel_scope.cancel()
         await self._end(target, reporter)
@@ -270,8 +272,6 @@ class Attachment:
             with trio.move_on_after(INTERVAL):
                 await reporter.cancelled.wait()
             found = await trio.to_thread.run_sync(offsets.look)
-            if self._follow:
-                offsets.pids = offsets.seen
             if found is not None:
                 self._reporters[reporter] = found.progress()
                 await reporter.progress(found.progress())

@@ -147,17 +147,23 @@ class Job:
         *,
         unit: str | None = None,
         phase: str | None = None,
+        eta_seconds: float | None = None,
     ) -> None:
         """Set the progress: the number of completed steps, the total, and the name of the current step.
 
         Omitted arguments keep their values. `percent` replaces the ratio of the steps. `unit` is what the steps count,
         such as "B" or "pages"; with it, watchers see the rate. In a new `phase`, the steps may begin again. An invalid
         value is logged and ignored. Never waits. Raises JobCancelled.
+
+        `eta_seconds` is the remaining time, if the program knows it better than the daemon can estimate it. It counts
+        down until the next value. After that time, or with 0, the daemon estimates again.
         """
         step = self._values("current_step", values.count, current_step)
         total = self._values("total_steps", values.count, total_steps)
         named = self._values("step_name", values.step_name, step_name)
         share = self._values("percent", values.percentage, percent)
+        left = self._values("eta_seconds", values.remaining, eta_seconds)
+        ends_at = None if left is None else time.monotonic() + left
         details = {
             "unit": self._values("unit", values.unit, unit),
             "phase": self._values("phase", values.phase, phase),
@@ -171,6 +177,8 @@ class Job:
             if named is not None:
                 self._step_name = named
             self._details.update({name: value for name, value in details.items() if value is not None})
+            if ends_at is not None:
+                pending.expect_end(ends_at)
             pending.set_progress(self._progress() if share is None else {**self._progress(), "percent": share})
 
         self._report(change)

@@ -5,6 +5,7 @@ The memory is bounded, see OutputBuffer. Events are numbered, so that the daemon
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -18,16 +19,37 @@ from progressd.client.transport import EventTransport
 from progressd.system.output_buffer import OutputBuffer, OutputChunk
 
 INTERVAL: Final = 0.1  # seconds between two requests
-REMOTE_INTERVAL: Final = 2.0  # seconds, for a daemon that may limit the requests
+REMOTE_INTERVAL: Final = 2.0  # seconds, on average, for a daemon that may limit the requests
+QUICK_INTERVAL: Final = 0.25  # seconds between two requests after a quiet time
+BURST: Final = 4  # requests that follow each other quickly after a quiet time
 SLOW_INTERVAL: Final = 5.0  # seconds, if the daemon limits the requests
 HURRIED_DELAY: Final = 0.2  # seconds between two attempts after the end of the program
 MAX_DELAY: Final = 5.0  # seconds between two attempts while no daemon answers
 
 
 def interval_for(url: str) -> float:
-    """Return the seconds between two requests: a daemon limits those from other hosts. `url`: "" for a socket."""
+    """Return the average seconds between requests: a daemon limits those from other hosts. `url`: "" for a socket."""
     host = urlsplit(url).hostname or ""
     return INTERVAL if host in ("", "localhost", "::1") or host.startswith("127.") else REMOTE_INTERVAL
+
+
+class RequestPace:
+    """The pauses after requests, which are on average `interval` apart. After a quiet time, the next ones are short.
+
+    Times are in seconds.
+    """
+
+    def __init__(self, interval: float, burst: int = BURST) -> None:
+        self._interval = interval
+        self._burst = burst
+        self._left = float(burst)  # requests that may follow each other fast
+        self._at = 0.0  # time of the last request
+
+    def pause(self, now: float) -> float:
+        """Count a request at a time, and return the pause after it."""
+        self._left = min(self._burst, self._left + (now - self._at) / self._interval) - 1
+        self._at = now
+        return min(QUICK_INTERVAL, self._interval) if self._left >= 1 else (1 - self._left) * self._interval
 
 
 class LogSender(threading.Thread):
@@ -50,7 +72,7 @@ class LogSender(threading.Thread):
         self._job_id = job_id
         self._connect = connect
         self._say = say
-        self._interval = interval
+        self._pace = RequestPace(interval)
         self._source = os.urandom(4).hex()
         self._entries: list[OutputChunk] = []  # taken, and not acknowledged
         self._seq = 1  # the number of the first of them
@@ -61,7 +83,7 @@ class LogSender(threading.Thread):
 
     def run(self) -> None:
         """Send until the end."""
-        failures, interval = 0, self._interval
+        failures = 0
         transport: EventTransport | None = None
         try:
             while not self._over.is_set():
@@ -84,7 +106,7 @@ class LogSender(threading.Thread):
                         self._say(f"the log of the job is not kept: {error}")
                         break
                     limited = isinstance(error, APIError) and error.status == HTTPStatus.TOO_MANY_REQUESTS
-                    interval = SLOW_INTERVAL if limited else interval
+                    self._pace = RequestPace(SLOW_INTERVAL, 1) if limited else self._pace
                     failures += 1
                     self._pause(SLOW_INTERVAL if limited else backoff(failures, MAX_DELAY))
                 else:
@@ -93,7 +115,8 @@ class LogSender(threading.Thread):
                         break
                     failures = failures + 1 if self._doubtful else 0
                     if self._doubtful or not (self._entries or self._hurry.is_set()):
-                        self._pause(backoff(failures, MAX_DELAY) if self._doubtful else interval)
+                        pause = self._pace.pause(time.monotonic())
+                        self._pause(backoff(failures, MAX_DELAY) if self._doubtful else pause)
         finally:
             self.unsent = bool(self._entries) or not self.buffer.ended
             self._over.set()

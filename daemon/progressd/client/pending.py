@@ -4,6 +4,7 @@ State changes are kept until they are acknowledged, and sent again after a lost 
 once. Only the newest progress is kept, so at most three events are pending.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
@@ -43,6 +44,7 @@ class PendingEvents:
         self._unknown = 0  # number of consecutive answers that the job does not exist
         self._progress: Event | None = None
         self._last: Event | None = None  # the newest progress, sent or waiting
+        self._ends_at: float | None = None  # the monotonic time at which the program expects the end of the job
         self._end: Event | None = None
         self._closing = False
         self._rejection = ""  # error for a rejected event; perhaps the job was cancelled
@@ -57,6 +59,10 @@ class PendingEvents:
     def set_progress(self, data: Mapping[str, Any]) -> None:
         """Replace the waiting progress."""
         self._progress = self._last = self._event("progress", data)
+
+    def expect_end(self, at: float) -> None:
+        """Send the remaining time with the progress, until this monotonic time."""
+        self._ends_at = at
 
     def drop_progress(self) -> None:
         """Send no progress, not even at the start."""
@@ -73,11 +79,24 @@ class PendingEvents:
         if not self.waiting or self._rejection:
             # accepted only if the job was already cancelled; renews the lease in any case
             return [self._event("status_change", {"old_status": "cancelled", "new_status": "cancelled"})]
+        self._count_down()
         return [event for event in (self._registration, self._progress, self._end) if event is not None]
 
     def renewal(self) -> list[Event]:
         """Return the events that renew the lease: the waiting events, or else the last progress again."""
-        return self.batch() if self.waiting or self._last is None else [self._last]
+        if self.waiting or self._last is None:
+            return self.batch()
+        self._count_down()
+        return [self._last]
+
+    def _count_down(self) -> None:
+        """Put the remaining time into the progress. The report may be old, or sent again."""
+        if self._ends_at is None or self._last is None:
+            return
+        left = self._ends_at - time.monotonic()
+        data = {name: value for name, value in self._last["data"].items() if name != "eta_seconds"}
+        self._last = self._event("progress", {**data, "eta_seconds": round(left, 1)} if left > 0 else data)
+        self._progress = self._last if self._progress is not None else None
 
     def acknowledge(self, batch: Sequence[Event], answers: Sequence[EventAnswer]) -> str:
         """Process the answers to a batch. Return an error for the user, or "".

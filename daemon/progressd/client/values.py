@@ -22,6 +22,7 @@ from progressd.core.events import (
 MAX_KIND: Final = 200  # characters; also of the names and values of labels
 MAX_SENTENCE: Final = 10_000  # characters
 MAX_LABELS: Final = 50
+MAX_ETA: Final = 36500 * 86400.0  # seconds
 
 LeftOut = dict[str, Exception]
 """The names of values that cannot be sent, each with the reason."""
@@ -143,6 +144,11 @@ def lease(number: object) -> float:
     if given <= 0:
         raise ValueError(f"{given:g} is not a number of seconds")
     return min(given, MAX_LEASE)
+
+
+def remaining(number: object) -> float:
+    """Return the seconds that remain."""
+    return min(max(0.0, _finite(number)), MAX_ETA)
 
 
 def labels(left_out: LeftOut, given: Mapping[object, object]) -> dict[str, str]:

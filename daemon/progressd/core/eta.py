@@ -41,6 +41,7 @@ LONGEST: Final = 1e9  # seconds, 30 years; a longer time is not estimated
 SLACK: Final = 0.5  # seconds by which any estimate may be wrong, because starting and ending takes time
 JUMP: Final = 5.0  # % by which the remaining time may jump while the elapsed time grows by 1 %, and 1 s each second
 STEADY: Final = 1.05  # a smaller growth of the remaining time is not shown
+REPORTED: Final = 1.25  # factor between the remaining time that a producer reports and the ends of its interval
 
 # Chosen for small errors of the recorded runs.
 RECENT: Final = 1.0  # the weight of progress is this power of the time at which it was made
@@ -228,7 +229,7 @@ class Estimator:
         self.elapsed, self.done, self.place = elapsed, done, place
         self._due = elapsed + INTERVAL
         if given is not None:
-            self._eta = self._result(given, place, passed, "producer", 0)
+            self._eta = self._limited(given, given / REPORTED, given * REPORTED, passed, "producer", 0)
         elif known is not None:
             self._eta = self._with_runs(known, place, passed)
         elif self._speed > 0 and place > 0:

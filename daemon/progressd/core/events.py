@@ -61,9 +61,9 @@ class ReportedProgress(Struct, frozen=True, omit_defaults=True):
     """The progress of a job. `percent`: for a producer whose percentage is not current_step / total_steps.
 
     `unit`: of the steps, such as B or pages. `rate`: for a producer whose rate the steps do not express. `phase`: a
-    part of the job in which the steps may begin again. `tasks`: those that have changed. With one of these, the steps
-    may be omitted, and omitted values stay as they are. An empty unit or phase removes the one before. `eta_seconds`:
-    the remaining time, for a producer that knows it better than the daemon can estimate it.
+    part of the job in which the steps may begin again. `tasks`: those that have changed. `eta_seconds`: the remaining
+    time, for a producer that knows it better than the daemon can estimate it. With one of these, the steps may be
+    omitted, and omitted values stay as they are. An empty unit or phase removes the one before.
     """
 
     current_step: Count | None = None
@@ -79,7 +79,8 @@ class ReportedProgress(Struct, frozen=True, omit_defaults=True):
     @property
     def has_details(self) -> bool:
         """Return whether the report has more than counts and the name of a step."""
-        return self.unit is not None or self.phase is not None or self.rate is not None or bool(self.tasks)
+        given = (self.unit, self.phase, self.rate, self.eta_seconds)
+        return bool(self.tasks) or any(value is not None for value in given)
 
 
 class ProgressEvent(Struct, frozen=True, tag_field="type", tag="progress"):

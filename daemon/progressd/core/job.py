@@ -209,8 +209,8 @@ def _progress(job: Job, event: ProgressEvent, now: datetime, forecast: Forecast)
         _require_of_producer(job)
         job, messages = _start(job, now)
     step = job.steps[-1] if job.steps else NO_STEP
-    if (job.detail or given.unit or given.phase or given.rate) is None and not given.tasks:  # faster than has_details
-        current, total = current or 0, total or 0  # an empty phase may come without them
+    plain = (job.detail or given.unit or given.phase or given.rate) is None and not given.tasks  # not has_details: slow
+    if plain and current is not None and total is not None:
         eta = forecast(job, given, now)
         data = ProgressData(
             current,
@@ -233,7 +233,9 @@ def _progress(job: Job, event: ProgressEvent, now: datetime, forecast: Forecast)
 def _detailed(job: Job, given: ReportedProgress, now: datetime, forecast: Forecast) -> tuple[Job, ProgressData]:
     """Return the job and its progress after a report with details, or of a job that has some."""
     data, detail = detailed(job.progress, job.detail or Detail(), given, now)
-    percent = float(data.percent) if data.tasks else given.percent
+    counted = given.current_step is not None or given.total_steps is not None
+    kept = not counted and given.percent is None and data.percent != percentage(data.current_step, data.total_steps)
+    percent = float(data.percent) if data.tasks or kept else given.percent
     whole = replace(given, current_step=data.current_step, total_steps=data.total_steps, percent=percent)
     eta = forecast(job, whole, now)
     if eta is not None:

@@ -22,6 +22,7 @@ from progressd.engine.registry import Registry
 from progressd.files.job_logs import Chunk, JobLogs, LogWatcher
 from progressd.files.log_file import rfc3339
 from progressd.system.event_loop_limiter import EventLoopLimiter
+from progressd.system.output_buffer import OVERHEAD
 
 TAIL: Final = 1000  # lines that a new watcher receives first
 GRACE: Final = 1.0  # seconds without a line after the end of the job, after which its log is complete
@@ -136,15 +137,33 @@ def _lines(text: bytes) -> Iterator[bytes]:
         yield line
 
 
-def log_text(output: LogText, chunk: Chunk) -> bytes:
-    """Return a chunk as text."""
-    text = [output.gap(chunk.missed)] if chunk.missed else []
+def log_texts(output: LogText, chunk: Chunk, max_part: int = MAX_TEXT) -> Iterator[bytes]:
+    """Yield a chunk as text. Each part takes about a millisecond: of at most `max_part` bytes of the log."""
+    text, size = [output.gap(chunk.missed)] if chunk.missed else [], 0
     for piece in chunk.pieces:
-        if piece.stream is LogStream.NOTE:
-            text.append(output.note(piece.text.decode("utf-8", "replace").rstrip("\n")))
-        else:
-            text.append(output.lines(piece.time, piece.text))
-    return b"".join(text)
+        for part in _parts(piece.text, max_part):
+            if piece.stream is LogStream.NOTE:
+                text.append(output.note(part.decode("utf-8", "replace").rstrip("\n")))
+            else:
+                text.append(output.lines(piece.time, part))
+            size += len(part) + OVERHEAD
+            if size >= max_part:
+                yield b"".join(text)
+                text, size = [], 0
+    yield b"".join(text)
+
+
+def _parts(text: bytes, most: int) -> Iterator[bytes]:
+    """Yield text in parts, where possible of whole lines, and otherwise of whole escape sequences."""
+    begin = 0
+    while len(text) - begin > most:
+        end = begin + most
+        cut = text.rfind(b"\n", begin, end) + 1
+        if not cut:
+            cut = max(text.rfind(b"\x1b", begin + 1, end), 0) or end
+        yield text[begin:cut]
+        begin = cut
+    yield text[begin:]
 
 
 def parsed_start(query: dict[str, str]) -> LogStart:

@@ -5,7 +5,6 @@ from urllib.parse import quote
 
 import trio
 from quart.wrappers import Request, Response
-from quart.wrappers.response import DataBody
 from quart_trio.wrappers.response import TrioFileBody, TrioResponse
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
@@ -26,7 +25,7 @@ class FileBody(TrioFileBody):
 
     async def make_conditional(self, begin: int, end: int | None, max_partial_size: int | None = None) -> int:
         """Select a range; a negative `begin` counts from the end. Returns the size of the whole file."""
-        self.begin, self.end = _range(self.size, begin, end)
+        self.begin, self.end = range_within(self.size, begin, end)
         return self.size
 
     def leave_out(self) -> None:
@@ -34,17 +33,8 @@ class FileBody(TrioFileBody):
         self.end = self.begin
 
 
-class TextBody(DataBody):
-    """A body in memory that supports the same ranges."""
-
-    async def make_conditional(self, begin: int, end: int | None, max_partial_size: int | None = None) -> int:
-        """Select a range. Returns the size of the whole body."""
-        self.begin, self.end = _range(len(self.data), begin, end)
-        return len(self.data)
-
-
-def _range(size: int, begin: int, end: int | None) -> tuple[int, int]:
-    """Return a range within a body. Raises RequestedRangeNotSatisfiable."""
+def range_within(size: int, begin: int, end: int | None) -> tuple[int, int]:
+    """Return a range within a body; a negative `begin` counts from the end. Raises RequestedRangeNotSatisfiable."""
     begin = max(0, size + begin) if begin < 0 else begin
     end = size if end is None else min(end, size)
     if begin >= end:

@@ -164,11 +164,8 @@ class PipelineLog:
         self._buffer = PipelineOutputBuffer(self._changed.notify, job_id)
 
     def put(self, stream: int, chunk: bytes) -> None:
-        """Add output; an empty chunk if the stream is silent. An unfinished line of stdout may become an event.
-
-        Other descriptors, which presets add, have only progress.
-        """
-        if stream in STREAMS and (chunk or stream == STDERR):
+        """Add output; an empty chunk if the stream is silent. An unfinished line of stdout may become an event."""
+        if chunk or stream == STDERR:
             self._buffer.put(STREAMS[stream], chunk)
 
     def close(self) -> None:

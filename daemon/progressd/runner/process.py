@@ -54,6 +54,7 @@ _FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)  # sent
 
 OnLines: TypeAlias = Callable[[Sequence[NumberedLine]], Awaitable[None]]
 OnChunk: TypeAlias = Callable[[int, bytes], Awaitable[None]]
+OnText: TypeAlias = Callable[[int, bytes], None]
 
 log = structlog.get_logger(__name__)
 
@@ -152,6 +153,38 @@ class ProgramOutput:
         await self._stream.aclose()
 
 
+class _Text:
+    """The output of one stream as `on_text` gets it: without the frames that the program writes only for progressd."""
+
+    def __init__(self, stream: int, plan: Plan, on_text: OnText) -> None:
+        self._stream = stream
+        self._on_text = on_text
+        self._filter = OutputFilter(plan) if plan.hides else None
+
+    def feed(self, chunk: bytes) -> None:
+        self._pass_on(chunk if self._filter is None else self._filter.feed(chunk))
+
+    def quiet(self) -> None:
+        """Note that the stream is silent."""
+        if self._filter is not None:
+            self._pass_on(self._filter.quiet())
+        self._on_text(self._stream, b"")
+
+    def end(self) -> None:
+        """Note the end of the stream."""
+        if self._filter is not None:
+            self._pass_on(self._filter.end())
+        self._on_text(self._stream, b"")
+
+    def _pass_on(self, text: bytes) -> None:
+        if text:
+            self._on_text(self._stream, text)
+
+
+def _ignored(_stream: int, _text: bytes) -> None:
+    pass
+
+
 class ChildProcess:
     """A started program. Call `run` once. On return or error, `run` stops the whole process tree.
 
@@ -231,11 +264,12 @@ class ChildProcess:
         """Return how many processes of the program have been signalled."""
         return len(self._tree)
 
-    async def run(self, on_stdout: OnLines, on_chunk: OnChunk) -> int:
+    async def run(self, on_stdout: OnLines, on_chunk: OnChunk, on_text: OnText = _ignored) -> int:
         """Read the output until the child has exited. Return the exit status, negative for a signal.
 
-        `on_stdout` receives the lines of standard output, and `on_chunk` all output. A chunk is empty if the stream has
-        ended or was silent for QUIET seconds.
+        `on_stdout` receives the lines of standard output, and `on_chunk` all output. `on_text` receives standard output
+        and standard error without what the program writes only because the plan asks for it. A chunk or a text is empty
+        if the stream has ended or was silent for QUIET seconds.
         """
         process = self._process
         assert process.stdout is not None
@@ -244,8 +278,8 @@ class ChildProcess:
         progress = None if self._progress is None else ProgramOutput(self._progress)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_stdout, stdout, on_stdout, on_chunk)
-                nursery.start_soon(self._read_stderr, stderr, on_chunk)
+                nursery.start_soon(self._read_stdout, stdout, on_stdout, on_chunk, on_text)
+                nursery.start_soon(self._read_stderr, stderr, on_chunk, on_text)
                 if progress is not None:
                     nursery.start_soon(_read_progress, progress, on_chunk)
                 await self._wait_for_exit()
@@ -265,25 +299,27 @@ class ChildProcess:
         found = [file for pid in pids for _, file in open_files(pid, 1) if file.path == real]
         return max(((min(file.offset, file.size), file.size) for file in found), default=None)
 
-    async def _read_stdout(self, output: ProgramOutput, on_lines: OnLines, on_chunk: OnChunk) -> None:
-        splitter = LineSplitter(MAX_LINE)
-        while chunk := await _next_chunk(output, STDOUT, on_chunk):
+    async def _read_stdout(self, output: ProgramOutput, on_lines: OnLines, on_chunk: OnChunk, on_text: OnText) -> None:
+        splitter, text = LineSplitter(MAX_LINE), _Text(STDOUT, self._plan, on_text)
+        while chunk := await next_chunk(output, STDOUT, on_chunk, text):
+            text.feed(chunk)
             await on_chunk(STDOUT, chunk)  # first, so that an event in the chunk replaces the progress of other text
             await on_lines(splitter.feed(chunk.replace(b"\r", b"\n")))
+        text.end()
         await on_chunk(STDOUT, b"")
         await on_lines(splitter.end())
 
-    async def _read_stderr(self, output: ProgramOutput, on_chunk: OnChunk) -> None:
-        hidden = OutputFilter(self._plan) if self._plan.hides else None
-        while chunk := await _next_chunk(output, STDERR, on_chunk):
-            self._keep_stderr(chunk if hidden is None else hidden.feed(chunk))
-            await on_chunk(STDERR, chunk)
-        if hidden is not None:
-            self._keep_stderr(hidden.end())
-        await on_chunk(STDERR, b"")
+    async def _read_stderr(self, output: ProgramOutput, on_chunk: OnChunk, on_text: OnText) -> None:
+        def keep(stream: int, text: bytes) -> None:
+            self.stderr = (self.stderr + text.replace(b"\r", b"\n"))[-MAX_STDERR:]
+            on_text(stream, text)
 
-    def _keep_stderr(self, text: bytes) -> None:
-        self.stderr = (self.stderr + text.replace(b"\r", b"\n"))[-MAX_STDERR:]
+        text = _Text(STDERR, self._plan, keep)
+        while chunk := await next_chunk(output, STDERR, on_chunk, text):
+            text.feed(chunk)
+            await on_chunk(STDERR, chunk)
+        text.end()
+        await on_chunk(STDERR, b"")
 
     async def _wait_for_exit(self) -> None:
         """Wait until the program has exited. Do not reap it yet, because that would free its process id."""
@@ -322,15 +358,17 @@ class ChildProcess:
 
 
 async def _read_progress(output: ProgramOutput, on_chunk: OnChunk) -> None:
-    while chunk := await _next_chunk(output, DESCRIPTOR, on_chunk):
+    while chunk := await next_chunk(output, DESCRIPTOR, on_chunk):
         await on_chunk(DESCRIPTOR, chunk)
     await on_chunk(DESCRIPTOR, b"")
 
 
-async def _next_chunk(output: ProgramOutput, stream: int, on_chunk: OnChunk) -> bytes:
+async def next_chunk(output: ProgramOutput, stream: int, on_chunk: OnChunk, text: _Text | None = None) -> bytes:
     """Return the next chunk of an output, or b"" at its end. Report a silence of QUIET seconds."""
     with trio.move_on_after(QUIET):
         return await output.receive()
+    if text is not None:
+        text.quiet()
     await on_chunk(stream, b"")
     return await output.receive()
 

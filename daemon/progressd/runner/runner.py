@@ -296,16 +296,12 @@ class Runner:
                         before = found
                         await output.on_position(*found)
 
-            async def on_chunk(stream: int, chunk: bytes) -> None:
-                log_of_job.put(stream, chunk)
-                await output.on_chunk(stream, chunk)
-
             nursery.start_soon(stop_when_ended)
             if estimates:
                 nursery.start_soon(estimate)
             if notify is not None:
                 nursery.start_soon(read_notifications, notify)
-            status = await child.run(output.on_stdout, on_chunk)
+            status = await child.run(output.on_stdout, output.on_chunk, log_of_job.put)
             if notify is not None and (last := notify.receive_nowait()) is not None:
                 await output.on_notification(last)
             nursery.cancel_scope.cancel()

@@ -5,10 +5,11 @@ It is an estimate: sort(1) reads the whole file before it works.
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from progressd.core.events import MAX_NAME, ReportedProgress
+from progressd.system.process_tree import Identity, Process, is_running, look
 
 MIN_SIZE: Final = 1024 * 1024  # bytes
 MAX_PROCESSES: Final = 1000
@@ -24,7 +25,7 @@ ONE_BY_ONE: Final = frozenset(
 )
 WITH_TARGET: Final = frozenset({b"cp", b"mv"})
 
-_Key = tuple[int, str, str]
+_Key = tuple[Identity, str, str]
 
 
 class FilePosition(NamedTuple):
@@ -48,26 +49,34 @@ class FilePosition(NamedTuple):
 class FileOffsets:
     """Search processes and their descendants for the largest file that is being read, or else written.
 
-    A file that is written counts if its size is known: it has been allocated, or it is a block device. `pids` may be
-    changed between two looks.
+    A file that is written counts if its size is known: it has been allocated, or it is a block device. `follow`: also
+    search the descendants that outlive their parents.
     """
 
-    def __init__(self, pids: Sequence[int], min_size: int = MIN_SIZE) -> None:
-        self.pids = pids
-        self.seen = list[int]()  # the processes of the last look
+    def __init__(self, roots: Sequence[Process], min_size: int = MIN_SIZE, *, follow: bool = False) -> None:
+        self.processes = roots  # those that ran at the last look
+        self._roots = roots
         self._min_size = min_size
+        self._follow = follow
         self._before = dict[_Key, FilePosition]()
         self._current: _Key | None = None
         self._still = 0  # looks since the current file moved
-        self._sizes = dict[bytes, int]()  # of the files on command lines; gzip(1) deletes its files
+        # of the files on the command line of each process; gzip(1) deletes its files
+        self._sizes = dict[Identity, dict[bytes, int]]()
 
     def look(self) -> FilePosition | None:
-        """Return the position, if it has changed since the last call."""
+        """Return the position, if it has changed since the last call. Forget the processes that have ended."""
         now = dict[_Key, FilePosition]()
-        self.seen = list(_tree(self.pids))
-        for pid in self.seen:
-            for descriptor, found in open_files(pid, self._min_size):
-                now[pid, descriptor, found.path] = found
+        try:
+            self.processes = list(_tree(self._roots))
+        except OSError:  # the system lacks resources
+            return None
+        if self._follow:
+            self._roots = self.processes
+        self._sizes = {one.identity: self._sizes.get(one.identity, {}) for one in self.processes}
+        for process in self.processes:
+            for descriptor, found in open_files(process.pid, self._min_size):
+                now[process.identity, descriptor, found.path] = found
         moved = {key for key, found in now.items() if self._moved(key, found)}
         self._still = 0 if self._current in moved else self._still + 1
         if self._current in now and self._still < MAX_STILL:
@@ -82,10 +91,11 @@ class FileOffsets:
         before = self._before.get(key)
         return before is not None and found.offset > before.offset and (not found.writes or found.size == before.size)
 
-    def _among_arguments(self, pid: int, found: FilePosition) -> FilePosition:
+    def _among_arguments(self, process: Identity, found: FilePosition) -> FilePosition:
         """Add the sizes of the files that the command reads before and after this one."""
         if found.writes:
             return found
+        pid, _ = process
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 program, *words = file.read().removesuffix(b"\0").split(b"\0")[:MAX_ARGUMENTS]
@@ -96,29 +106,32 @@ class FileOffsets:
             number = paths.index(os.fsencode(found.path))
         except (OSError, ValueError):  # it has ended, or the file is not on its command line
             return found
-        sizes = [self._size_of(path) for path in (paths[:-1] if name in WITH_TARGET else paths)]
+        known = self._sizes[process]
+        sizes = [_size_of(path, known) for path in (paths[:-1] if name in WITH_TARGET else paths)]
         return found._replace(before=sum(sizes[:number]), after=sum(sizes[number + 1 :]))
 
-    def _size_of(self, path: bytes) -> int:
-        if path not in self._sizes:
-            self._sizes[path] = os.path.getsize(path) if os.path.isfile(path) else 0
-        return self._sizes[path]
+
+def _size_of(path: bytes, known: dict[bytes, int]) -> int:
+    if path not in known:
+        known[path] = os.path.getsize(path) if os.path.isfile(path) else 0
+    return known[path]
 
 
-def _tree(roots: Sequence[int]) -> Iterator[int]:
-    """Yield processes and their descendants."""
-    waiting, seen = list(roots), set[int]()
+def _tree(roots: Iterable[Process]) -> Iterator[Process]:
+    """Yield the processes that still run, and their descendants. Raises OSError if the system lacks resources."""
+    waiting, seen = [one for one in roots if is_running(one)], set[Identity]()
     while waiting and len(seen) < MAX_PROCESSES:
-        pid = waiting.pop()
-        if pid in seen:
+        process = waiting.pop()
+        if process.identity in seen:
             continue
-        seen.add(pid)
-        yield pid
+        seen.add(process.identity)
+        yield process
         try:
-            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-                waiting += map(int, file.read().split())
+            with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as file:
+                children = [look(int(pid)) for pid in file.read().split()]
         except OSError:
             continue
+        waiting += [child for child in children if child is not None]
 
 
 def open_files(pid: int, min_size: int) -> Iterator[tuple[str, FilePosition]]:

@@ -157,7 +157,7 @@ class Tree:
             except ProcessLookupError:
                 continue
             try:
-                if _is_running(process):  # otherwise the descriptor may belong to a later process
+                if is_running(process):  # otherwise the descriptor may belong to a later process
                     found.append(process)
                     waits |= process.parent in cleaning_up or sender.send(process, descriptor)
             finally:
@@ -225,6 +225,7 @@ def _read(pid: int, name: str) -> bytes:
         return b""
 
 
-def _is_running(process: Process) -> bool:
+def is_running(process: Process) -> bool:
+    """Return whether a process still runs. A later process with the same id does not count."""
     now = look(process.pid)
     return now is not None and now.started == process.started

@@ -51,6 +51,12 @@ trap 'exit 143' TERM
 @click.option("--unit", metavar="UNIT", help="What the steps count: B for bytes, pages, or any short word.")
 @click.option("--phase", metavar="PHASE", help="The part of the job. The steps may begin again with each.")
 @click.option(
+    "--eta",
+    metavar="SECONDS",
+    type=click.FloatRange(0, values.MAX_ETA),
+    help="The remaining time, if the script knows it better than the daemon can estimate it.",
+)
+@click.option(
     "--task",
     metavar="ID",
     help="Report on a task of the job, such as one of several downloads. STEP is its name.",
@@ -90,6 +96,7 @@ def emit(
     percent: float | None,
     unit: str | None,
     phase: str | None,
+    eta: float | None,
     task: str | None,
     completed: bool,
     failed: str | None,
@@ -113,7 +120,7 @@ def emit(
     """
     if ctx.get_parameter_source("url") is not ParameterSource.DEFAULT:
         socket = None
-    details = _details(unit, phase)
+    details = _details(unit, phase, eta)
     if task is not None:
         if percent is not None or status is not None or new is not None:
             raise click.UsageError("--task does not combine with --percent, --exit and --new")
@@ -123,7 +130,7 @@ def emit(
     else:
         event = _event(step_name, step, None if new is not None else total, percent, completed, failed, status, new)
         if details and event["type"] != "progress":
-            raise click.UsageError("--unit and --phase are parts of progress")
+            raise click.UsageError("--unit, --phase and --eta are parts of progress")
         event["data"].update(details)
     if new is not None:
         if ctx.get_parameter_source("job_id") is ParameterSource.COMMANDLINE:
@@ -213,10 +220,13 @@ def _event(
     return {"type": "progress", "data": data if percent is None else {**data, "percent": percent}}
 
 
-def _details(unit: str | None, phase: str | None) -> dict[str, Any]:
+def _details(unit: str | None, phase: str | None, eta: float | None) -> dict[str, Any]:
+    if eta is not None and math.isnan(eta):
+        raise click.BadParameter("nan is not a number of seconds.", param_hint="--eta")
     given = {
         "unit": values.text(unit, MAX_UNIT) if unit else None,
         "phase": None if phase is None else values.text(phase, MAX_PHASE),
+        "eta_seconds": eta,
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -243,8 +253,7 @@ def _task_event(
         "state": state,
     }
     data: dict[str, Any] = {"tasks": [{name: value for name, value in given.items() if value is not None}]}
-    if "phase" in details:
-        data["phase"] = details["phase"]
+    data.update({name: value for name, value in details.items() if name != "unit"})
     if failed:
         data["step_name"] = values.text(failed, MAX_NAME)
     return {"type": "progress", "data": data}

@@ -4,6 +4,7 @@ A thread reads each stream: a write to a terminal or a pipe of the user may bloc
 non-blocking, because other programs share them.
 """
 
+import math
 import os
 import select
 import threading
@@ -177,6 +178,25 @@ class OutputPump(threading.Thread):
                 self._on_data(b"\n" + sample)
 
 
+class FrameAges:
+    """Since when the unfinished frame of each stream may show progress."""
+
+    def __init__(self) -> None:
+        self._begins = dict[int, float]()
+
+    def age(self, stream: int, chunk: bytes, now: float) -> float:
+        """Note output. Return the greatest age in seconds of a frame that ends in it."""
+        begin = self._begins.setdefault(stream, now)
+        if b"\r" in chunk or b"\n" in chunk:
+            self._begins[stream] = now
+        return now - begin
+
+    def look(self, stream: int) -> float:
+        """Note that the unfinished frame was searched after QUIET seconds. Return its age."""
+        self._begins.pop(stream, None)
+        return QUIET
+
+
 class Outputs:
     """All streams of a command, and the newest progress in them. `on_error`: see OutputPump."""
 
@@ -193,6 +213,8 @@ class Outputs:
         self._estimated = False
         self._reported = False  # the command reports its progress itself
         self._progress: ReportedProgress | None = None  # not taken yet
+        self._ages = FrameAges()
+        self._written_at = math.inf  # monotonic time of the output with the progress that was not taken yet
         self._lock = threading.Lock()
         self._pumps = {
             stream: OutputPump(
@@ -225,7 +247,8 @@ class Outputs:
     def note_report(self, progress: ReportedProgress) -> None:
         """Take progress that the command reports itself. Its output is no longer a source."""
         with self._lock:
-            self._reported, self._progress = True, progress
+            self._reported = True
+            self._set(progress, 0.0)
         self.on_progress()
 
     def note_estimate(self, estimate: ReportedProgress) -> None:
@@ -233,7 +256,7 @@ class Outputs:
         with self._lock:
             if not self.has_found:
                 self._estimated = True
-                self._note([estimate])
+                self._note([estimate], 0.0)
 
     @property
     def has_progress(self) -> bool:
@@ -243,10 +266,15 @@ class Outputs:
     def take_progress(self) -> ReportedProgress | None:
         """Return the newest progress once."""
         with self._lock:
-            progress, self._progress = self._progress, None
+            progress, self._progress, self._written_at = self._progress, None, math.inf
             if progress is not None and progress.unit is None and self._estimated and self.has_found:
                 progress = replace(progress, unit="")  # the estimate was in bytes
         return progress
+
+    @property
+    def progress_age(self) -> float:
+        """Return for how many seconds the command may have shown more progress than was taken."""
+        return max(time.monotonic() - self._written_at, 0.0)
 
     def last_errors(self) -> bytes:
         """Return the end of standard error, or of the terminal that it shares with standard output."""
@@ -269,17 +297,22 @@ class Outputs:
     def _search(self, stream: int, data: bytes) -> None:
         stream = min(stream, DESCRIPTOR)
         with self._lock:
-            self._note(self._detector.feed(stream, data))
+            age = self._ages.age(stream, data, time.monotonic())
+            self._note(self._detector.feed(stream, data), age)
 
     def _look(self, stream: int) -> None:
         stream = min(stream, DESCRIPTOR)
         with self._lock:
-            self._note(self._detector.quiet(stream))
+            self._note(self._detector.quiet(stream), self._ages.look(stream))
 
-    def _note(self, found: list[ReportedProgress]) -> None:
+    def _note(self, found: list[ReportedProgress], age: float) -> None:
         if found and not self._reported:
-            self._progress = found[-1]
+            self._set(found[-1], age)
             self.on_progress()
+
+    def _set(self, progress: ReportedProgress, age: float) -> None:
+        self._progress = progress
+        self._written_at = min(self._written_at, time.monotonic() - age)
 
 
 def _nothing() -> None:

@@ -1,6 +1,7 @@
 """The job of a command at the daemon: its registration, its progress and its end, with retries."""
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -17,16 +18,48 @@ from progressd.core.messages import JobStatus
 if TYPE_CHECKING:
     from progressd.client.rest import RestClient
 
+REPORT_INTERVAL: Final = 0.2  # seconds between two reports of progress
+MAX_AGE: Final = 0.22  # seconds from the output of progress to its report, which then takes a moment
+SLOW_INTERVAL: Final = 2.0  # seconds, for a daemon that limits requests
 POLL_INTERVAL: Final = 5.0  # seconds between reports without progress, and between attempts to watch the job
 WATCH_DELAY: Final = 1.0  # seconds until the job is watched; many commands take less, and the import takes long
 END_TIMEOUT: Final = 60.0  # seconds to report the end to an unreachable daemon, such as during a restart
+
+
+class ReportPace:
+    """The times of the reports of progress: every REPORT_INTERVAL, or earlier if the progress would become too old."""
+
+    def __init__(self) -> None:
+        self.slow = False  # the daemon limits requests
+        self._begun = False
+        self._moved = trio.Event()
+        self._due = math.inf  # time of the next report
+        self._pause = trio.CancelScope()
+
+    def note(self, age: float = 0.0) -> None:
+        """Note that there is new progress, which the command wrote `age` seconds ago."""
+        self._moved.set()
+        if not self.slow:
+            self._due = min(self._due, trio.current_time() + MAX_AGE - age)
+            self._pause.deadline = min(self._pause.deadline, self._due)
+
+    async def wait(self) -> None:
+        """Wait until the next report is due. Call it after the one before."""
+        interval = SLOW_INTERVAL if self.slow else REPORT_INTERVAL if self._begun else 0.0
+        with trio.move_on_at(min(trio.current_time() + interval, self._due)) as self._pause:
+            await trio.sleep_forever()
+        self._begun = True
+        with trio.move_on_after(POLL_INTERVAL):
+            await self._moved.wait()
+        self._moved, self._due = trio.Event(), math.inf
 
 
 class JobReporter:
     """Report one job. `say` prints a message for the user.
 
     `known`: the daemon has registered the job; None: perhaps. `cancelled` is set if another user
-    cancels the job. `over`: the job has finished for the daemon; the command may still run.
+    cancels the job. `over`: the job has finished for the daemon; the command may still run. `limited`: the daemon
+    limits requests.
     """
 
     def __init__(
@@ -40,6 +73,7 @@ class JobReporter:
         self.job_id = job_id
         self.cancelled = trio.Event()
         self.over = False
+        self.limited = False
         self._make_client = client
         self._made: RestClient | None = None
         self._registration = {**registration, "id": job_id}
@@ -58,10 +92,10 @@ class JobReporter:
             self.ending.cancel()
         return self.ending is not None
 
-    async def progress(self, progress: ReportedProgress) -> None:
-        """Report progress."""
+    async def progress(self, progress: ReportedProgress) -> bool:
+        """Report progress. Return whether no retry is needed."""
         self._newest = event_of("progress", **msgspec.to_builtins(progress))
-        await self.report(self._newest)
+        return await self.report(self._newest)
 
     async def end(self, event: Mapping[str, Any]) -> bool:
         """Report the end, with retries if a daemon has ever answered. Return whether the daemon received it."""
@@ -85,7 +119,9 @@ class JobReporter:
             self._maybe_known = self._maybe_known or isinstance(error, ResponseTimeout)
             final = isinstance(error, APIError) and not error.temporary
             self.over = isinstance(error, APIError) and error.status == HTTPStatus.CONFLICT
-            if str(error) != self._complaint and not self.over:
+            if isinstance(error, APIError) and error.status == HTTPStatus.TOO_MANY_REQUESTS:
+                self.limited = True
+            elif str(error) != self._complaint and not self.over:
                 self._complaint = str(error)
                 self._say(error)
             return final

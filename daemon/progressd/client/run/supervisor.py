@@ -15,22 +15,21 @@ from progressd.client.errors import ClientError
 from progressd.client.exception_groups import unwrapped
 from progressd.client.run.launch import TYPED, Command, passed_on
 from progressd.client.run.output import Outputs
-from progressd.client.run.reporter import POLL_INTERVAL, JobReporter, event_of, failure_of
+from progressd.client.run.reporter import JobReporter, ReportPace, event_of, failure_of
 from progressd.client.run.session import TerminalSession
 from progressd.core.last_lines import last_lines
 from progressd.core.messages import JobStatus
-from progressd.system.condition import Condition
 from progressd.system.file_offsets import FileOffsets
 from progressd.system.notify_socket import NotifySocket
-from progressd.system.process_tree import Process, describe_exit
+from progressd.system.process_tree import Process, describe_exit, look
 from progressd.system.reaper import adopt, reaper
 
 if TYPE_CHECKING:
     from progressd.client.log_sender import LogSender
     from progressd.client.rest import RestClient
+    from progressd.core.events import ReportedProgress
     from progressd.system.private_socket import PrivateSocket
 
-REPORT_INTERVAL: Final = 0.2  # seconds between two reports of progress
 KILL_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 MOMENT: Final = 0.2  # seconds that a command has to exit by itself if it was interrupted together with us
 ESTIMATE_DELAY: Final = 2.0  # seconds until the position in a file is searched
@@ -70,7 +69,8 @@ class CommandJob:
         self._ending = trio.Lock()
         self._ended = False  # every process was stopped, as far as possible
         self._notify = None if notify is None else NotifySocket(notify)
-        self._moved = Condition()  # `outputs` may have progress
+        self._pace = ReportPace()
+        self._unsent: ReportedProgress | None = None  # the daemon did not accept it
 
     async def run(self, command: Command, outputs: Outputs, before: Sequence[int]) -> int:
         """Report the command until its end, and return a shell's exit status. `before`: our older children."""
@@ -93,7 +93,7 @@ class CommandJob:
                     command.terminal.restore()
                     command.terminal.give_back(self._unread)
                 self._say_all()
-                if outputs.has_progress:
+                if outputs.has_progress or self._unsent is not None:
                     await self._report_progress()
                 received = await self._reporter.end(self._last(status))
                 await self._finish_log(received=received)
@@ -140,14 +140,14 @@ class CommandJob:
         """Report the command until it exits, and return its exit status."""
         token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_reporting, outputs)
+            nursery.start_soon(self._keep_reporting)
             nursery.start_soon(self._reporter.watch_for_cancellation)
             nursery.start_soon(self._stop_when_cancelled)
             if self._notify is not None:
                 nursery.start_soon(self._read_notifications, self._notify, outputs)
             if outputs.estimates:
                 nursery.start_soon(self._estimate, outputs)
-            outputs.on_progress = lambda: _run_soon(token, self._moved.notify)
+            outputs.on_progress = lambda: _run_soon(token, self._note_progress)
             status = await self._exit_status(outputs)
             self._gone.set()
             await self._end_rest(status)
@@ -236,18 +236,21 @@ class CommandJob:
     async def _estimate(self, outputs: Outputs) -> None:
         """Report the position in the file that the command reads, until its output shows progress."""
         await trio.sleep(ESTIMATE_DELAY)
-        offsets = FileOffsets([self._command.pid])
+        process = look(self._command.pid)
+        offsets = FileOffsets([] if process is None else [process])
         while not outputs.has_found:
             if (found := await trio.to_thread.run_sync(offsets.look)) is not None:
                 outputs.note_estimate(found.progress(" (estimate)"))
             await trio.sleep(ESTIMATE_INTERVAL)
 
-    async def _keep_reporting(self, outputs: Outputs) -> None:
+    def _note_progress(self) -> None:
+        assert self._outputs is not None
+        self._pace.note(self._outputs.progress_age)
+
+    async def _keep_reporting(self) -> None:
         while not self._reporter.over:
-            with trio.move_on_after(POLL_INTERVAL):
-                await self._moved.wait_for(lambda: outputs.has_progress)
+            await self._pace.wait()
             await self._report_progress()
-            await trio.sleep(REPORT_INTERVAL)
 
     async def _stop_when_cancelled(self) -> None:
         await self._reporter.cancelled.wait()
@@ -286,11 +289,15 @@ class CommandJob:
         return f"ended {count} process{'' if count == 1 else 'es'} of the command"
 
     async def _report_progress(self) -> None:
-        progress = None if self._outputs is None else self._outputs.take_progress()
+        progress = (self._outputs.take_progress() if self._outputs else None) or self._unsent
         if progress is None:
             await self._reporter.report(None)
         else:
-            await self._reporter.progress(progress)
+            self._unsent = None if await self._reporter.progress(progress) else progress
+        if self._reporter.limited:
+            self._pace.slow = True
+            if self._unsent is not None:
+                self._pace.note()
 
 
 def _run_soon(token: trio.lowlevel.TrioToken, call: Callable[[], None]) -> None:

@@ -3,8 +3,9 @@
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 from quart import Blueprint, Response, request
@@ -17,11 +18,11 @@ from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.core.log_text import LogText
 from progressd.core.messages import JobLog, encode
-from progressd.engine.log_reader import LINE_RATE, LogStart, log_messages, log_text, parsed_start, require_log
+from progressd.engine.log_reader import LINE_RATE, LogStart, log_messages, log_texts, parsed_start, require_log
 from progressd.files.job_logs import Chunk, LogWatcher
 from progressd.http.context import RequestContext, request_context
 from progressd.http.openapi import described
-from progressd.http.response import TextBody
+from progressd.http.response import FileResponse, range_within
 from progressd.http.routes.sse import COMMENT, HEADERS, retry_event
 from progressd.http.schemas import EVENT_STREAM
 from progressd.net.request import LogTextQuery
@@ -43,17 +44,17 @@ async def job_log(job_id: str) -> Response:
     context, job = await _found(job_id)
     query = request.args.to_dict()
     follow, ansi, times = (_is_set(query, name) for name in LogTextQuery.__struct_fields__)
-    output = LogText(ansi=ansi, times=times)
-    start = _start(query)
+    start, output = _start(query), partial(LogText, ansi=ansi, times=times)
     if follow:
         context.app.streams.require_room(context.client)
-    if not follow and "Range" in request.headers:
-        whole = await _whole(context, job, start, output)
-        response = Response(TextBody(whole), 200, HEADERS, content_type=TEXT)
-        await response.make_conditional(request, accept_ranges=True, complete_length=len(whole))
-        return response
-    body = b"" if request.method == "HEAD" else LiveText(context, job, start, output, follow=follow)
-    response = Response(body, 200, HEADERS, content_type=TEXT)
+    if request.method == "HEAD":
+        response = Response(b"", 200, HEADERS, content_type=TEXT)
+    elif "Range" in request.headers and not follow:
+        measured = await _measured(context, job, start, output())
+        response = FileResponse(TextRange(context, job, output(), measured), 200, HEADERS, content_type=TEXT)
+        await response.make_conditional(request, accept_ranges=True, complete_length=measured.length)
+    else:
+        response = Response(LiveText(context, job, start, output(), follow=follow), 200, HEADERS, content_type=TEXT)
     response.accept_ranges = "none" if follow else "bytes"
     response.timeout = None
     return response
@@ -104,13 +105,24 @@ def _is_set(query: dict[str, str], name: str) -> bool:
     return value in ("true", "1")
 
 
-async def _whole(context: RequestContext, job: Job, start: LogStart, output: LogText) -> bytes:
-    text = b""
-    async with context.app.engine.logs.open(job, start, default_tail=None) as watcher:
-        while not watcher.at_end and (chunk := await watcher.read()) is not None:
-            await context.app.engine.logs.limiter.pass_through(1)
-            text += log_text(output, chunk)
-    return text
+class Measured(NamedTuple):
+    """A part of a log: its offsets, and the length of its text."""
+
+    begin: int
+    end: int
+    length: int
+
+
+async def _measured(context: RequestContext, job: Job, start: LogStart, output: LogText) -> Measured:
+    """Return the part of the log that exists now."""
+    readers, length = context.app.engine.logs, 0
+    async with readers.open(job, start, default_tail=None) as watcher:
+        begin, end = watcher.position, watcher.end
+        while watcher.position < end and (chunk := await watcher.read()) is not None:
+            for text in log_texts(output, chunk):
+                await readers.limiter.pass_through(1)
+                length += len(text)
+        return Measured(begin, watcher.position, length)
 
 
 class LogBody(ResponseBody):
@@ -175,13 +187,48 @@ class LiveText(LogBody):
     def __init__(self, context: RequestContext, job: Job, start: LogStart, output: LogText, *, follow: bool) -> None:
         super().__init__(context, job, start, follow=follow)
         self._output = output
+        self._texts: Iterator[bytes] = iter(())
 
     async def __anext__(self) -> bytes:
         while True:
-            chunk = await self._chunk()
             await self._context.app.engine.logs.limiter.pass_through(1)
-            if text := log_text(self._output, chunk):
+            text = next(self._texts, None)
+            if text is None:
+                self._texts = log_texts(self._output, await self._chunk())
+            elif text:
                 return text
+
+
+class TextRange(LiveText):
+    """A range of the text of a part of a log, which is not in memory.
+
+    If the log has lost lines since it was measured, the body is too short, and the connection is closed.
+    """
+
+    def __init__(self, context: RequestContext, job: Job, output: LogText, measured: Measured) -> None:
+        super().__init__(context, job, LogStart(offset=measured.begin), output, follow=False)
+        self.begin, self.end = 0, measured.length
+        self._measured = measured
+        self._position = 0  # in the text
+
+    async def make_conditional(self, begin: int, end: int | None, max_partial_size: int | None = None) -> int:
+        """Select a range. Returns the length of the whole text."""
+        self.begin, self.end = range_within(self._measured.length, begin, end)
+        return self._measured.length
+
+    async def _chunk(self) -> Chunk:
+        if self._watcher.position >= self._measured.end:
+            raise StopAsyncIteration
+        return await super()._chunk()
+
+    async def __anext__(self) -> bytes:
+        while self._position < self.end:
+            text = await super().__anext__()
+            part = text[max(self.begin - self._position, 0) : self.end - self._position]
+            self._position += len(text)
+            if part:
+                return part
+        raise StopAsyncIteration
 
 
 class LogEvents(LogBody):
