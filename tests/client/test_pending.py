@@ -152,7 +152,7 @@ def test_a_job_that_has_ended_is_an_error() -> None:
     daemon.take({"type": "error", "job_id": ID, "data": {"message": "producer lost"}})
     pending.set_progress(step(1))
     assert exchange(pending, daemon) == ""
-    assert exchange(pending, daemon) == f"job {ID} is already failed: progress comes too late"
+    assert exchange(pending, daemon) == f"job {ID} is already failed and accepts no progress"
     assert (pending.cancelled, pending.over) == (False, True)
 
 

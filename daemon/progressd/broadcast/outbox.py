@@ -1,8 +1,8 @@
 """The outbox: the unsent messages of one connection, and the task that writes them to the socket.
 
 `put` never blocks. Messages that the socket does not accept wait in order. A newer progress replaces a waiting one of
-the same job; state changes are never dropped. Past its limit an outbox closes its connection as a slow consumer. A
-MemoryBudget limits the waiting bytes of all connections together.
+the same job; state changes are never dropped. If an outbox exceeds its limit, it closes the connection with `slow
+consumer`. A MemoryBudget limits the waiting bytes of all connections together.
 """
 
 import math
@@ -76,7 +76,7 @@ class BudgetMember(Protocol):
 
 
 class MemoryBudget:
-    """The sum of the waiting bytes. Past the limit, the members with the most bytes are given up first."""
+    """The sum of the waiting bytes. If it exceeds the limit, the members with the most bytes are closed first."""
 
     def __init__(self, limit: float = math.inf) -> None:
         self.limit = limit

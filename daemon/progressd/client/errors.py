@@ -43,7 +43,7 @@ class ResponseTimeout(ClientError):
 class APIError(ClientError):
     """The daemon rejected the request.
 
-    `retry_after`: the seconds to wait before a retry, if the daemon sent them. `code`: the daemon's name of the
+    `retry_after`: the seconds to wait before a retry, if the daemon sent them. `code`: the daemon's code for the
     reason; "" if the response is not from a daemon.
     """
 

@@ -241,7 +241,7 @@ class Job:
             self._log_failed(f"the log is not kept: {error}")
 
     def _finish_log(self, seconds: float) -> None:
-        """Wait until the log was sent. Blocks."""
+        """Block until the log has been sent, at most for this number of seconds."""
         if self._log is not None and self._log.ident is not None and not self._log.finish(seconds):
             self._log_failed("the daemon did not receive the end of the log")
 

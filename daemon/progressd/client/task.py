@@ -1,4 +1,4 @@
-"""`with job.task("layer", total=3) as task:` reports a part of a job with a progress of its own."""
+"""`with job.task("layer", total=3) as task:` reports a part of a job that has its own progress."""
 
 import contextlib
 from collections.abc import Callable

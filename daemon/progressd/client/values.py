@@ -140,7 +140,7 @@ def lease(number: object) -> float:
     """Return the seconds of a lease."""
     given = _finite(number)
     if given <= 0:
-        raise ValueError(f"{given:g} is not a number of seconds")
+        raise ValueError(f"{given:g} is not more than 0 seconds")
     return min(given, MAX_LEASE)
 
 

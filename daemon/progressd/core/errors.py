@@ -1,4 +1,4 @@
-"""All errors of progressd, each with its HTTP status, and the text for sizes in their sentences."""
+"""All errors of progressd, each with its HTTP status; and the text of sizes in error messages."""
 
 from collections.abc import Iterator
 from typing import ClassVar

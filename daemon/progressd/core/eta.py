@@ -1,13 +1,13 @@
 """The remaining time of a job, from the speed of the job and from earlier runs of similar jobs.
 
-An `Estimator` belongs to one running job. It gets the progress with its times, and returns an `Eta`. A `Run` is what
-is kept of a finished job: its duration, its size, and the times at which it reached each twentieth.
+An `Estimator` belongs to one running job. It receives the progress with its times, and returns an `Eta`. A `Run` is the
+record of a finished job: its duration, its size, and the times at which it reached each twentieth.
 
 The estimate is a weighted mean, in logarithms, of two others. The first extrapolates the speed of the job, where later
 progress counts more. The second is the duration of earlier runs, scaled by size. The curve of earlier runs corrects
 both, because a percentage is rarely proportional to time. The weights are the inverse variances: earlier runs that
-differ much have a small weight, and so has the speed at the beginning. `benchmarks/eta` measures the errors with
-recorded runs, and `low` and `high` follow from these errors.
+differ a lot have a small weight, and so does the speed at the beginning. `benchmarks/eta` measures the errors with
+recorded runs, and `low` and `high` are computed from these errors.
 """
 
 import math

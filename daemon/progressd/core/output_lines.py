@@ -1,4 +1,4 @@
-"""Make the lines of a log from what a program writes. Of the frames of a progress bar, only the last one stays."""
+"""Split the output of a program into the lines of a log. Only the last state of a progress bar is kept."""
 
 from typing import Final
 

@@ -253,7 +253,7 @@ def _size(path: str) -> int | None:
 
 
 def _total_of_ffmpeg(arguments: Sequence[str]) -> float | None:
-    """Return the seconds of an output that `-t` limits."""
+    """Return the length of ffmpeg's output in seconds if `-t` limits it, otherwise None."""
     from progressd.detect import numbers
 
     for option, value in pairwise(arguments):

@@ -1,6 +1,6 @@
-"""One preset: what progressd knows about the output of a program, and what it adds to the command.
+"""One preset: how to find the progress in the output of a program, and the options to add to its command.
 
-This module has the types only. `rules.py` describes and applies the rules of a preset.
+This module only defines the types. `rules.py` describes and applies the rules of a preset.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Apply the rules of a preset to a frame, and check a preset's file.
 
-`progressd.detect.plan` does not need this module, whose imports take long.
+`progressd.detect.plan` does not import this module, whose own imports are slow.
 """
 
 import re

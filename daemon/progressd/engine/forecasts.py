@@ -1,4 +1,4 @@
-"""The remaining times of running jobs, and the earlier runs from which they follow.
+"""The remaining times of running jobs, and the earlier runs from which they are estimated.
 
 Jobs of the same kind, pipeline, host and shape of command share their runs. Only ingest uses this, in its own task.
 """

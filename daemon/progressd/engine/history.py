@@ -1,6 +1,7 @@
 """The history: past messages, for new and reconnecting watchers.
 
-The messages of jobs in memory are kept there, already encoded. Messages of other jobs are read from the store.
+The messages of jobs that are in memory are also kept in memory, already encoded. Messages of other jobs are read from
+the store.
 """
 
 import weakref

@@ -1,8 +1,9 @@
-"""Ingest: the only writer. It queues commands, decides them, appends to the log, and answers the producers, in order.
+"""Ingest: the only writer. It queues events and requests, accepts or rejects each, appends the changes to the commit
+log, and answers the producers, in order.
 
-Commands queued during a commit form the next transaction. A transaction is committed once, and only if the state of a
-job changed. Watchers and producers learn of a change only after it is durable. The queue is bounded: when it is full,
-producers wait.
+Events and requests that are queued during a commit form the next transaction. A transaction is committed once, and only
+if the state of a job changed. Watchers and producers learn of a change only after it is durable. The queue is bounded:
+when it is full, producers wait.
 """
 
 import math

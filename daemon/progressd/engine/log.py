@@ -1,4 +1,4 @@
-"""The log: makes decided changes durable, in one order, before they become visible."""
+"""The commit log: makes accepted changes durable, in a single order, before they become visible."""
 
 from datetime import UTC, datetime
 from typing import Final, Protocol

@@ -1,4 +1,5 @@
-"""Decide a batch of events, and assign offsets to their messages. Nothing is durable or visible yet."""
+"""Accept or reject each event of a transaction, and assign offsets to the messages. Nothing is durable or visible
+yet."""
 
 from collections.abc import Mapping
 from datetime import datetime

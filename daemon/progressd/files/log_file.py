@@ -1,9 +1,10 @@
 """The log of one job on disk: a directory of segments, each named after its offset in the whole log.
 
-A record is a line of text, such as `2026-12-01T13:58:29.123Z stderr 12`, and as many bytes of what was written then,
-usually whole lines. A producer that repeats events adds its name and a number. Offsets count the bytes of all records
-from the first one on, so they stay valid when segments in the middle are deleted: the first quarter of the allowed size
-stays, and the newest segments. No file has an index, and nothing is synced: after a crash the last record is cut.
+A record is a header line, such as `2026-12-01T13:58:29.123Z stderr 12`, followed by that number of bytes of output,
+usually whole lines. If the producer may repeat events, the header also contains its `source` and `seq`. Offsets count
+the bytes of all records from the first one on, so they stay valid when segments in the middle are deleted: the first
+quarter of the allowed size stays, and the newest segments. No file has an index, and nothing is synced: after a crash
+the last record is cut.
 """
 
 import os

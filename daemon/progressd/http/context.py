@@ -1,4 +1,4 @@
-"""What routes use: the client of a request, the parts of the daemon, and what all requests share."""
+"""The context of the routes: the client of the request, the parts of the daemon, and state shared by all requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,7 +81,9 @@ class Transfers:
         finally:
             self._remove(upload)
         if upload.scope.cancelled_caught:
-            raise RequestTimeout("the body arrived too slowly and made room for another upload")
+            raise RequestTimeout(
+                "the upload was stopped: its body arrived too slowly, and another needed its slot (send it again)"
+            )
 
     def _make_room(self, uploads: list[_Upload], error: TooManyUploads) -> None:
         """Cancel the upload that is furthest behind. Raises the error if no upload is."""

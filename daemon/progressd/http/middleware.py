@@ -76,7 +76,7 @@ PREFLIGHT: Final = {
 
 
 class ResponseSender:
-    """Send a response with the headers of CORS and of the client's `quota`, and count it if it is a rejection."""
+    """Send a response with the CORS headers and the client's `quota` headers, and count it if it is a rejection."""
 
     def __init__(self, send: ASGISendCallable, cors: Headers, rejected: Counter[str]) -> None:
         self._send = send

@@ -1,4 +1,4 @@
-"""`install(app)`: each task of a Celery app becomes a job of the same id."""
+"""`install(app)`: each task of a Celery app becomes a job with the same id."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch

@@ -1,4 +1,4 @@
-"""`rq worker --worker-class progressd.integrations.rq.Worker`: each job of RQ becomes a job of the same id."""
+"""`rq worker --worker-class progressd.integrations.rq.Worker`: each RQ job becomes a job with the same id."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar

@@ -1,7 +1,8 @@
 """The one port: accept connections, read each request head, and route the connection to WebSocket or HTTP.
 
-A valid WebSocket handshake goes to the WebSocket server, any other request to the HTTP server. The HTTP server returns
-a connection that requests an upgrade after other requests. A failure closes only its own connection.
+A valid WebSocket handshake goes to the WebSocket server, any other request to the HTTP server. If a later request on an
+HTTP connection asks for an upgrade, the HTTP server hands the connection back to the listener. A failure closes only
+its own connection.
 """
 
 import contextlib

@@ -107,7 +107,12 @@ class UnixSocket:
         except* OSError:
             log.debug("producer disconnected without reading its answers", pid=pid)
         except* Exception as group:
-            log.error("producer failed", pid=pid, error=repr(group.exceptions[0]), exc_info=group)
+            log.error(
+                "producer connection closed after an internal error",
+                pid=pid,
+                error=repr(group.exceptions[0]),
+                exc_info=group,
+            )
 
 
 class ProducerConnection:

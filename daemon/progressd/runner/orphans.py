@@ -79,9 +79,9 @@ class ProcessRecords:
         cgroups = Cgroup.existing(cgroup_prefix(self.mark))
         populated = {job_id for job_id, one in cgroups.items() if not await trio.to_thread.run_sync(one.end)}
         if tree:
-            log.warning("processes of an earlier daemon ended", processes=len(tree) - len(left))
+            log.warning("processes of an earlier daemon killed", processes=len(tree) - len(left))
         if left:
-            log.error("cannot end processes of an earlier daemon", processes=[str(process) for process in left])
+            log.error("cannot kill processes of an earlier daemon", processes=[str(process) for process in left])
         jobs = {tree.label(process) for process in left} | populated
         for job_id in set(self.recorded_jobs()) - jobs:
             (self._records / job_id).unlink(missing_ok=True)

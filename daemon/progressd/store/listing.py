@@ -1,8 +1,9 @@
 """Lists of jobs: all jobs, jobs of a kind, or jobs with a label; by status, newest first, with their total number.
 
-The cost of a page depends neither on the number of jobs nor on its position in the list. Counts are stored by block of
-offsets. They determine in which block a page begins; from there an index is read in order. Only a label in combination
-with a second label or a kind needs a search among all jobs with the first label. Triggers maintain labels and counts.
+The cost of a page depends neither on the number of jobs nor on its position in the list. The offsets of messages are
+divided into blocks, and the store counts the jobs of each block. The counts tell in which block a page begins. From
+there, an index is read in order. Only a label in combination with a second label or a kind needs a search among all
+jobs with the first label. Triggers maintain labels and counts.
 """
 
 import contextlib

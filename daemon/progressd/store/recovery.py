@@ -99,7 +99,7 @@ def _move_wal_into(path: Path) -> None:
         if not damaged(error):
             raise
     if wal.exists() and wal.stat().st_size:
-        raise SettingsError(f"cannot repair {path}: another program uses {wal.name} (stop that)")
+        raise SettingsError(f"cannot repair {path}: another program is using {wal.name} (stop that program first)")
 
 
 def _fill(new: Path, path: Path, shell: str) -> list[str]:

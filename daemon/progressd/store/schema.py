@@ -1,4 +1,4 @@
-"""The schema of the SQLite file, the check whether a file is a store, and the migrations from every older version.
+"""The schema of the SQLite file, the check that a file is a store, and the migrations from every older version.
 
 A file of another program, of a newer progressd, or a damaged file is rejected and not changed.
 """

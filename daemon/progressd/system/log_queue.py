@@ -1,7 +1,7 @@
 """The output of a program that is not in its log yet, within bounds.
 
-If the log is slower than the program, the queue keeps the oldest and the newest output. Of the rest, it keeps only the
-number of bytes. The output is not split into lines here, because a fast program would have to wait for that.
+If the log is slower than the program, the queue keeps the oldest and the newest output. It counts the bytes of the rest
+and drops them. The output is not split into lines here, because a fast program would have to wait for that.
 """
 
 import threading

@@ -1,7 +1,7 @@
 """Find and kill all processes of a program, including those that left its process group or session.
 
 timeout(1) makes a new process group, setsid(1) a new session. So this module searches /proc. A search misses a program
-that forks and exits all the time: only a cgroup finds it for certain. See `cgroup.py` for where there is one.
+that forks and exits all the time: only a cgroup finds it for certain. `cgroup.py` describes when a cgroup is available.
 """
 
 import contextlib

@@ -1,4 +1,5 @@
-"""One client's WebSocket: a nursery with its tasks for reading, sending and closing. The heartbeat of all of them."""
+"""One client's WebSocket: a nursery with its tasks for reading, sending and closing. And the heartbeat, which pings all
+WebSockets."""
 
 import math
 from typing import Final

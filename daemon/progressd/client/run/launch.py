@@ -1,7 +1,7 @@
 """Start a command, in its own pseudo-terminal if the user has a terminal.
 
 This module imports little, because the command waits for the imports. Call `launch` while this process has only one
-thread: only then it is safe to fork.
+thread: only then is it safe to fork.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Find the progress of processes from their positions in the files that they read and write.
 
-It is an estimate: sort(1) reads the whole file before it works.
+It is an estimate: sort(1), for example, reads the whole file before it starts to sort.
 """
 
 import os

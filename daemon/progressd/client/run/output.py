@@ -1,7 +1,7 @@
-"""Pass on what a command writes, byte for byte, and hand a part of it to the detection of progress.
+"""Pass on the output of a command, byte for byte, and hand a part of it to the detection of progress.
 
-A thread reads each stream: a write to a terminal or a pipe of the user may block, and these may not be set
-non-blocking, because other programs share them.
+A thread reads each stream: a write to a terminal or a pipe of the user may block. These must not be made non-blocking,
+because other programs share them.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The job of a command at the daemon: its registration, its progress and its end, with retries."""
+"""Report the job of a command to the daemon: its registration, its progress and its end, with retries."""
 
 import contextlib
 import signal

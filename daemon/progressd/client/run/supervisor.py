@@ -55,7 +55,7 @@ class CommandJob:
         known: bool | None,
         notify: "PrivateSocket | None",
     ) -> None:
-        self.log: LogSender | None = None  # sends what the command writes
+        self.log: LogSender | None = None  # sends the output of the command
         self._reporter = JobReporter(client, job_id, registration, self.say, known)
         self._print = say
         self._unsaid: list[str | ClientError] | None = None  # messages for later; None: print them at once
@@ -324,7 +324,7 @@ def _named(processes: Sequence[Process]) -> str:
 
 
 async def _signals_are_heard() -> None:
-    """Wait until any signal that this process and the command received together is processed."""
+    """Let pending signals be handled: Ctrl-C reaches this process and the command at the same time."""
     heard = trio.Event()
     trio.lowlevel.current_trio_token().run_sync_soon(heard.set)  # signals arrive the same way
     await heard.wait()
