@@ -303,7 +303,7 @@ def test_a_command_of_another_user_is_not_signalled(daemon: ServedDaemon) -> Non
         process.stdin.write("go\n")
         process.stdin.flush()
         assert process.wait(PATIENCE) == 3
-    assert said == f"progressd: may not send SIGTERM to {process_of_other} (sh, user nobody)\n"
+    assert said == f"progressd: not permitted to send SIGTERM to {process_of_other} (sh, user nobody)\n"
     assert newest(daemon)["error"] == "setpriv failed with exit status 3"
 
 

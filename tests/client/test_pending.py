@@ -162,7 +162,7 @@ def test_a_deleted_job_is_not_registered_again() -> None:
     daemon.jobs.clear()
     pending.set_progress(step(1))
     assert exchange(pending, daemon) == ""
-    assert exchange(pending, daemon) == f"no job {ID}: nothing more of it is reported"
+    assert exchange(pending, daemon) == f"no job {ID}; the job is not reported any more"
     assert (pending.over, daemon.jobs) == (True, {})
 
 
@@ -200,7 +200,7 @@ def test_the_job_of_another_program_is_registered_by_it() -> None:
     assert (pending.waiting, daemon.jobs[ID].progress.current_step) == (False, 3)
     daemon.restore()
     told = [exchange(pending, daemon) for _ in range(MAX_UNKNOWN + 1)]
-    assert told[-1] == f"no job {ID}: nothing more of it is reported"
+    assert told[-1] == f"no job {ID}; the job is not reported any more"
     assert pending.over
 
 

@@ -19,7 +19,8 @@ from progressd.auth.authenticator import Client
 from progressd.config.settings import Settings
 from progressd.core.errors import RateLimited, TooManyConnections, TooManyOfAddress, TooManyOfKey
 
-Group: TypeAlias = tuple[str, str]  # clients counted together: all, or all of one address, key or token
+# Clients that are counted together: all clients, or those of one address, key or token.
+Group: TypeAlias = tuple[str, str]
 
 MAX_BUCKETS: Final = 10_000  # about 200 bytes each
 

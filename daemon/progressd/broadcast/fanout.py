@@ -112,7 +112,7 @@ class FanOut:
             try:
                 sent.extend(map(call, sends, repeat(frames)))
                 break
-            except BlockingIOError:  # raised by the socket after the ones in `sent`; `sends` is already past it
+            except BlockingIOError:  # the socket after those in `sent` raised this; `sends` is already past it
                 sent.append(0)
             except OSError:  # the peer is gone; the reader of the connection notices this and closes the connection
                 sent.append(whole)

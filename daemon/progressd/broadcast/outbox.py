@@ -183,7 +183,8 @@ class SocketOutbox:
         self._send_directly()
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
-        """Send the messages, and keep the ones that the socket does not accept. Close the connection past the limit."""
+        """Send the messages, and keep the ones that the socket does not accept. Close the connection if they are too
+        many."""
         if self._code is not None:
             return
         if self._sending:

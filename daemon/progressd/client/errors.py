@@ -16,7 +16,7 @@ TOO_MANY_REQUESTS: Final = 429  # RFC 6585 §4
 
 
 def is_temporary(status: int) -> bool:
-    """Return whether a request that was rejected with this HTTP status may succeed later."""
+    """Return whether a request that the daemon rejected with this HTTP status may succeed later."""
     return status >= 500 or status == TOO_MANY_REQUESTS
 
 

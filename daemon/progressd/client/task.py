@@ -10,7 +10,7 @@ from progressd.client.errors import JobCancelled
 
 
 class Tasks:
-    """The tasks of one job, as they are reported: all unfinished ones, and as many finished ones as there is room."""
+    """The tasks of one job, as reported: all unfinished ones, and as many finished ones as there is room for."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, dict[str, object]] = {}
@@ -31,7 +31,7 @@ class Tasks:
         return id_
 
     def change(self, id_: str, **data: object) -> None:
-        """Change a task, unless it has made room for another one."""
+        """Change a task, unless another task has replaced it."""
         if id_ in self._tasks:
             self._tasks[id_].update(data)
 

@@ -173,7 +173,7 @@ def options(left_out: LeftOut, given: Mapping[object, object]) -> bytes:
 
 
 class _Converter:
-    """Converts one set of options. It stops after MAX_OPTIONS values: each takes a byte of JSON at least.
+    """Convert one set of options. It stops after MAX_OPTIONS values, because each takes at least one byte of JSON.
 
     Otherwise an object that contains itself twice would never end.
     """

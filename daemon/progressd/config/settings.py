@@ -15,7 +15,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 def _setting(description: str, **given: Any) -> Meta:
-    """Describe a setting with limits as of Meta, and with the `extra` of config.fields.Setting."""
+    """Describe a setting: its limits are arguments of Meta, and its `extra` is that of config.fields.Setting."""
     limits = {name: given.pop(name) for name in ("ge", "le", "pattern", "min_length") if name in given}
     return Meta(description=description, extra=given, **limits)
 

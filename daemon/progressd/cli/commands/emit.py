@@ -22,7 +22,7 @@ CONNECT_TIMEOUT: Final = 3.0  # seconds
 ANSWER_TIMEOUT: Final = 10.0  # seconds
 CONFLICT: Final = 409  # HTTP status: the job has ended
 KILLED: Final = 128  # a shell adds the number of the signal
-# The trap for EXIT alone would not run in dash and busybox after a signal.
+# After a signal, dash and busybox do not run a trap for EXIT.
 SHELL: Final = """\
 trap 'progressd emit --exit "$?"' EXIT
 trap 'exit 129' HUP

@@ -1,4 +1,4 @@
-"""`progressd logs`: print what a job has written."""
+"""`progressd logs`: print the log of a job."""
 
 import sys
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 STREAMS: Final = {"O": 1, "E": 2, "P": 3}  # in the timing of a transcript
 QUIET: Final = 0.2  # seconds without output after which an unfinished line is searched
 HEAD: Final = ("NAME", "FINDS", "ADDS", "FOR")
-WIDTH: Final = 100  # characters of a frame that are printed
+WIDTH: Final = 100  # characters of a line that are printed
 
 
 @click.group(invoke_without_command=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from progressd.client.rest import RestClient
 
 POLL_INTERVAL: Final = 5.0  # seconds between reports without progress, and between attempts to watch the job
-WATCH_DELAY: Final = 1.0  # seconds until the job is watched; many commands take less, and the import takes long
+WATCH_DELAY: Final = 1.0  # seconds until the job is watched; many commands end earlier, and the import is slow
 END_TIMEOUT: Final = 60.0  # seconds to report the end to an unreachable daemon, such as during a restart
 UNKNOWN: Final = 404  # HTTP status: the job does not exist
 CONFLICT: Final = 409  # HTTP status: the job's status does not allow it
@@ -28,7 +28,7 @@ class JobReporter:
     """Report one job. `say` prints a message for the user.
 
     `known`: the daemon has registered the job; None: perhaps. `cancelled` is set if another user
-    cancels the job. `over`: the job has finished for the daemon; the command may still run.
+    cancels the job. `over`: for the daemon, the job has finished; the command may still run.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class JobReporter:
             self.cancelled.set()
 
     def _note_failure(self, sentence: str | None) -> None:
-        """Print a message if the daemon failed the job because its lease expired, such as after a long Ctrl-Z."""
+        """Print a message if the lease of the job expired, for example during a long Ctrl-Z."""
         if sentence == PRODUCER_LOST and not self._lost:
             self._lost = True
             self._say(f"job {self.job_id} has failed: nothing was reported for too long; the command continues")

@@ -36,7 +36,7 @@ class TerminalSession:
             return 0
 
     def stop(self) -> None:
-        """Stop like the command, after Ctrl-Z. Continue it when a shell continues us."""
+        """Stop when the command stops, after Ctrl-Z. Continue it when a shell continues us."""
         self._terminal.restore()
         os.killpg(os.getpgrp(), signal.SIGTSTP)  # returns when a shell continues us
         self._continue()

@@ -210,11 +210,11 @@ class CommandJob:
         try:
             forbidden = await self._tree.send(signal.Signals(number), but_groups=reached)
         except OSError as error:
-            self.say(f"cannot look for what the command has started: {error.strerror}")
+            self.say(f"cannot find the processes of the command: {error.strerror}")
             self._send(number)
         else:
             if forbidden:
-                self.say(f"may not send {signal.Signals(number).name} to {_named(forbidden)}")
+                self.say(f"not permitted to send {signal.Signals(number).name} to {_named(forbidden)}")
 
     def _last(self, status: int) -> dict[str, Any]:
         if not status:
@@ -269,7 +269,7 @@ class CommandJob:
                 try:
                     left = await self._tree.end(KILL_GRACE)
                 except OSError as error:
-                    self.say(f"cannot look for what the command has started: {error.strerror}")
+                    self.say(f"cannot find the processes of the command: {error.strerror}")
                     self._send(signal.SIGTERM)
                     await trio.sleep(1)
                 else:
