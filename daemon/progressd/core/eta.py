@@ -25,7 +25,7 @@ Source: TypeAlias = Literal["history", "rate", "producer"]
 PARTS: Final = 20  # points of a curve, besides its beginning
 MAX_WORDS: Final = 40  # words of a command that are compared
 MAX_WORD: Final = 80  # characters
-MIN_SECONDS: Final = 1.0  # shorter jobs are not kept: they end before anybody asks
+MIN_SECONDS: Final = 1.0  # seconds; shorter jobs are not kept, because they end before anybody asks
 FORGET: Final = 0.7  # the weight of a run, compared with that of the next one
 INTERVAL: Final = 0.2  # seconds between two estimates, at least; in between, the last one is valid
 MAX_INTERVAL: Final = 0.5  # seconds
@@ -70,7 +70,7 @@ class Expected(Struct, frozen=True):
 
 
 def words_of(name: str | None, options: Mapping[str, object]) -> tuple[str, ...]:
-    """Return what is compared between two jobs: hashes of the words of the name, and of the options."""
+    """Return the hashes by which two jobs are compared: those of the words of the name, and of the options."""
     words = [*(name or "").split(), *(f"{key}={value}" for key, value in options.items())]
     return tuple(hashed(word[:MAX_WORD]) for word in words[:MAX_WORDS])
 
@@ -222,7 +222,7 @@ class Estimator:
         return self._eta
 
     def _mark(self, passed: float, done: float) -> None:
-        """Note the time at which each twentieth was reached, since the last estimate."""
+        """Record the times at which twentieths were reached since the last estimate."""
         moved = done - self.done
         for number in range(len(self._marks) + 1, min(int(done * PARTS), PARTS) + 1):
             part = (number / PARTS - self.done) / moved if moved > 0 else 1.0

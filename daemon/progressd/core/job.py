@@ -231,7 +231,7 @@ def _progress(job: Job, event: ProgressEvent, now: datetime, forecast: Forecast)
 
 
 def _detailed(job: Job, given: ReportedProgress, now: datetime, forecast: Forecast) -> tuple[Job, ProgressData]:
-    """Return the job and its progress after a report with details, or of a job that has some."""
+    """Return the job and its progress after a report, if the report or the job has details."""
     data, detail = detailed(job.progress, job.detail or Detail(), given, now)
     percent = float(data.percent) if data.tasks else given.percent
     whole = replace(given, current_step=data.current_step, total_steps=data.total_steps, percent=percent)
@@ -344,7 +344,7 @@ def _requeue(job: Job, event: RequeueEvent, now: datetime) -> Applied:
 
 
 def _start(job: Job, now: datetime, forecast: Forecast = no_forecast) -> tuple[Job, tuple[JobMessage, ...]]:
-    """Start a job. If earlier runs tell how long it will take, there is progress from the beginning."""
+    """Start a job. If its duration can be estimated from earlier runs, it has progress from the beginning."""
     if job.status is not JobStatus.QUEUED:
         raise Conflict(f"job {job.id} is {job.status}: only a queued job can start")
     started = replace(job, status=JobStatus.PROCESSING, started_at=now)

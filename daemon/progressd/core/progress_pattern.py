@@ -23,7 +23,7 @@ _NAMED_GROUP: Final = re.compile(r"\(\?P?<(\w+)>")
 
 
 class Pattern:
-    """A regular expression (RE2's) with named groups, for the first MAX_SEARCHED bytes of a line."""
+    """A regular expression (RE2 syntax) with named groups, for the first MAX_SEARCHED bytes of a line."""
 
     def __init__(self, pattern: str) -> None:
         """Compile a pattern. Raises ValueError if RE2 rejects it or it is too complex."""
@@ -73,8 +73,7 @@ class Pattern:
 
 
 class ProgressPattern(Pattern):
-    """A pattern with the groups `current` and `total`, or `percent`, or `fraction`. Optional: step, phase, rate,
-    eta."""
+    """A pattern with the groups `current` and `total`, `percent` or `fraction`. Optional: step, phase, rate, eta."""
 
     def __init__(self, pattern: str) -> None:
         """Compile a pattern. Raises ValueError if RE2 rejects it or it lacks a group."""

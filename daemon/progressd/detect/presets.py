@@ -1,4 +1,4 @@
-"""Presets: what progressd knows about the output of a program, as data in `presets/NAME.toml`.
+"""Presets: how to find the progress in the output of a program, as data in `presets/NAME.toml`.
 
 A preset is read when its program is run. The file has the name of the program. A user's preset has the same format and
 replaces the built-in one of that name. `rules.py` checks it and applies its rules.
@@ -27,13 +27,13 @@ def _preset_of(table: Mapping[str, Any]) -> Preset:
 
 
 def _check(table: Mapping[str, Any]) -> None:
-    from progressd.detect.rules import check  # only for presets of users: the import takes long
+    from progressd.detect.rules import check  # only for presets of users, because the import is slow
 
     check(table)
 
 
 class Presets:
-    """The presets of some directories. The first directory that contains a name wins. The built-in presets are last."""
+    """The presets in some directories. If several contain a name, the first one wins. The built-in presets are last."""
 
     def __init__(self, directories: Sequence[Path] = ()) -> None:
         self._directories = (*directories, BUILT_IN)
