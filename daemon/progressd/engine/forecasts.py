@@ -62,7 +62,7 @@ class Forecasts:
         return None if known is None else known.seconds
 
     def run_of(self, job: Job) -> KeyedRun | None:
-        """Return what is kept of a finished job; None if it failed or was too short."""
+        """Return the record of a finished job; None if the job failed or was too short."""
         if job.status is not JobStatus.COMPLETED or job.started_at is None or job.completed_at is None:
             return None
         seconds = (job.completed_at - job.started_at).total_seconds()
@@ -96,14 +96,14 @@ class Forecasts:
 
 
 class QueuePlace(Struct, frozen=True, omit_defaults=True):
-    """The position of a waiting job, from 1, and the time at which it may start, if the history knows the others."""
+    """The position of a waiting job, from 1, and its expected start, if the durations of the earlier jobs are known."""
 
     position: int
     expected_start: datetime | UnsetType = UNSET
 
 
 class Queue:
-    """The places of the jobs that wait for the runner. They are computed at most once a second, if somebody asks."""
+    """The places of the jobs that wait for the runner. They are computed on request, at most once a second."""
 
     def __init__(self, registry: Registry, forecasts: Forecasts, slots: int) -> None:
         self._registry = registry
@@ -161,5 +161,5 @@ class Queue:
 
 
 def _key(job: Job) -> str:
-    """Return a hash of what similar jobs have in common."""
+    """Return a hash of the properties that similar jobs share."""
     return hashed("\n".join((job.kind, job.pipeline or "", job.labels.get("host", ""), shape_of(job.name))))

@@ -56,7 +56,7 @@ class StoreHealth:
 
 
 class Log(Protocol):
-    """The log to which ingest appends. If a method raises StoreFailed, the change must not become visible."""
+    """The commit log, to which ingest appends. If a method raises StoreFailed, the change must not become visible."""
 
     health: StoreHealth
 
@@ -97,7 +97,7 @@ class Offsets:
         return self.next
 
     async def probe(self) -> None:
-        """Reserve one further offset. This tests a write to the store, and has no other effect."""
+        """Reserve one more offset. This tests a write to the store, and has no other effect."""
         await self._reserve_below(self._reserved + 1)
 
     async def _reserve_below(self, offset: int) -> None:
@@ -106,7 +106,7 @@ class Offsets:
 
 
 class LocalLog:
-    """A log that uses the SQLite store directly: an append is a commit."""
+    """A commit log that uses the SQLite store directly: an append is a commit."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class LocalLog:
         self._due.set()
 
     async def run(self) -> None:
-        """See Log. Events are decided while progress is written, so that no event waits for this write."""
+        """See Log. Events are processed while progress is written, so that no event waits for this write."""
         while True:
             await self._due.wait()
             await trio.sleep(self._write_behind_interval)  # collects further progress

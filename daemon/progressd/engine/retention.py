@@ -18,9 +18,9 @@ from progressd.engine.registry import Registry
 from progressd.files.job_files import ORPHAN_MIN_AGE, JobFiles
 from progressd.store.base import Store
 
-FIRST_DELAY: Final = 60.0  # seconds between the first two runs, for daemons that never run for long
+FIRST_DELAY: Final = 60.0  # seconds between the first two runs, for daemons that only run for a short time
 INTERVAL: Final = 600.0  # seconds between later runs
-DELETE_BATCH: Final = 500  # jobs or directories at once; the store deletes fewer jobs if that would take long
+DELETE_BATCH: Final = 500  # jobs or directories at once; the store deletes fewer jobs if that would be slow
 PAUSE: Final = 0.05  # seconds between two batches
 
 log = structlog.get_logger(__name__)

@@ -1,4 +1,4 @@
-"""Keep what a pipeline writes as the log of its job.
+"""Keep the output of a pipeline as the log of its job.
 
 Events on standard output are not kept, except for the text of `log` events.
 The program never waits for its log, and neither do its progress and its end.

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 def cgroup_prefix(mark: str) -> str:
-    """Return how the names of the cgroups of a daemon begin. The job id follows."""
+    """Return the prefix of the names of a daemon's cgroups. The job id follows."""
     return f"progressd-{mark}-"
 
 

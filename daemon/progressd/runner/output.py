@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 class OutputParser:
-    """Submit the progress of a job. Keep its result or error until the program has exited.
+    """Submit the progress of a job, and keep its result or error until the program has exited.
 
     As soon as the program reports progress itself, its other output is no longer searched, unless `always` is true.
     """

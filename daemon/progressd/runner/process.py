@@ -47,7 +47,8 @@ OOM_SCORE_ADJ: Final = 500  # the maximum is 1000; the kernel kills the child be
 CPU_GRACE: Final = 5  # seconds of processor time from SIGXCPU to SIGKILL
 
 _OUT_OF_MEMORY = re.compile(rb"out ?of ?memory|MemoryError|bad_alloc|cannot allocate memory", re.IGNORECASE)
-_FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)  # sent if the kernel or allocator lacks memory
+# Signals of the kernel or the allocator when memory runs out.
+_FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)
 
 OnLines: TypeAlias = Callable[[Sequence[NumberedLine]], Awaitable[None]]
 OnChunk: TypeAlias = Callable[[int, bytes], Awaitable[None]]
@@ -86,7 +87,7 @@ class ResourceLimits(NamedTuple):
         return [f"--{name}={_within(name, soft)}:{_within(name, hard)}" for name, (soft, hard) in limits.items()]
 
     def describe_exit(self, status: int, stderr: bytes) -> str:
-        """Return a description of a failure, to follow the name of the program. A negative status is a signal."""
+        """Return the reason of a failure, to print after the name of the program. A negative status is a signal."""
         number = -status if status < 0 else status - 128  # a shell adds 128 to the signal of its command
         if number == signal.SIGXCPU:
             return f"used more than {seconds_text(self.cpu)} of processor time, its limit"
@@ -219,7 +220,7 @@ class ChildProcess:
 
     @property
     def processes(self) -> int:
-        """Return how many processes of the program have been signalled."""
+        """Return the number of processes of the program that received a signal."""
         return len(self._tree)
 
     async def run(self, on_stdout: OnLines, on_chunk: OnChunk) -> int:

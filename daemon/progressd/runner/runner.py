@@ -1,4 +1,5 @@
-"""The runner: takes queued jobs of the configured pipelines, in the order of `RunQueue`, and runs each as a child.
+"""The runner: take queued jobs of the configured pipelines, in the order of `RunQueue`, and run each as a child
+process.
 
 The runner is an ordinary producer: it reports the output and the end of the child as events. Only the runner starts
 these jobs.
@@ -38,7 +39,7 @@ from progressd.system.notify_socket import NotifySocket
 from progressd.system.transient import is_transient
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
-ESTIMATE_INTERVAL: Final = 1.0  # seconds between two looks at how far a program has read its input
+ESTIMATE_INTERVAL: Final = 1.0  # seconds between two checks of how far a program has read its input
 RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
 REQUEUE_TIMEOUT: Final = 5.0  # seconds, in case the store fails
 
@@ -136,9 +137,9 @@ class Runner:
             self._slots.release()
 
     async def _requeue(self, job: Job) -> None:
-        """Requeue a job that was interrupted by a stop, so that the next start does not count the attempt.
+        """Requeue a job that was interrupted by a shutdown, which does not count as an attempt.
 
-        If its processes could not be stopped, the job fails, because a next attempt would run at the same time.
+        If its processes could not be stopped, the job fails, because another attempt would run at the same time.
         """
         if job.id in self._left:
             await self._report(RunnerEvent(job.id, self._failed(job, "the daemon stopped")))
