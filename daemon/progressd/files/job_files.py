@@ -76,11 +76,11 @@ class Upload:
         await self._file.flush()
         await trio.to_thread.run_sync(partial(os.fsync, self._file.wrapped.fileno()))
         await self.replace_with(self._path)
-        self.release()  # without a checkpoint in between, so that the bytes do not count twice
+        self.release()  # no checkpoint in between, so that the bytes are not counted twice
         await self._file.aclose()
 
     def release(self) -> None:
-        """Stop counting the bytes as received."""
+        """Stop counting these bytes as those of an upload."""
         self._usage.receiving -= self._receiving
         self._receiving = 0
 

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from progressd.core.events import LogStream
 
-SEGMENTS: Final = 8  # at least; the oldest one that is not at the beginning is deleted
+SEGMENTS: Final = 8  # at least this many; the oldest one that is not at the beginning is deleted
 MAX_SEGMENT: Final = 1 << 20  # bytes
 MAX_SOURCES: Final = 1000  # producers of one log whose last number is in memory
 HEAD: Final = 4  # the share of the beginning is one in four
@@ -28,7 +28,7 @@ _HEADER: Final = re.compile(
 
 
 class Record(NamedTuple):
-    """What a job has written at a time. `source` and `seq`: see ReportedLog."""
+    """The output of a job at one time. `source` and `seq`: see ReportedLog."""
 
     time: str
     stream: LogStream

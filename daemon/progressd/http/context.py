@@ -26,10 +26,10 @@ from progressd.net.request import BasePath
 from progressd.producers.ndjson import MAX_ANSWERS
 
 CONTEXT: Final = "progressd.context"  # the key of a RequestContext in an ASGI scope
-# Bytes of unread NDJSON answers of all clients together. Each client may have MAX_ANSWERS, because many read no answer
-# before they have sent all lines. Above the limit, the client with the most unread answers is disconnected.
+# Bytes of unread NDJSON answers of all clients together. Each client may have MAX_ANSWERS, because many clients read no
+# answer before they have sent all lines. Above the limit, the client with the most unread answers is disconnected.
 MAX_PENDING: Final = 4 * MAX_ANSWERS
-STALL_TIMEOUT: Final = 5.0  # seconds of delay after which a new upload can replace an upload
+STALL_TIMEOUT: Final = 5.0  # seconds that an upload must be behind before a new one can replace it
 
 _encode = msgspec.json.Encoder().encode
 

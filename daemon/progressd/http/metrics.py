@@ -93,7 +93,9 @@ class MetricsCollector(Collector):
             "outcome",
             [("accepted", ingest.counters.events), ("rejected", ingest.counters.rejected)],
         )
-        yield _gauge("progressd_ingest_queue_length", "Commands that wait in the ingest queue.", ingest.queued)
+        yield _gauge(
+            "progressd_ingest_queue_length", "Submissions and deletions that wait in the ingest queue.", ingest.queued
+        )
         yield from ingest.health.commit_durations.collect()
         yield from self.engine.store.delete_durations.collect()
         yield _counter(

@@ -12,8 +12,8 @@ from progressd.core.eta import Run
 from progressd.core.job import Job
 from progressd.core.messages import JobDeleted, JobStatus, StateChange
 
-RUNS_PER_KEY: Final = 20  # the newest ones
-MAX_RUNS: Final = 5000  # of all keys, about 700 bytes each
+RUNS_PER_KEY: Final = 20  # the newest ones are kept
+MAX_RUNS: Final = 5000  # for all keys together, about 700 bytes each
 
 
 class Change(NamedTuple):

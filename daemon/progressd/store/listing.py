@@ -34,7 +34,7 @@ ALL: Final = _List("all", "", "jobs WHERE status = ?")
 def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int, page_bytes: int) -> tuple[list[Any], int]:
     """Return a page of rows with the bodies of the jobs, and the total number of jobs. Call this in a transaction.
 
-    A page that would exceed `page_bytes` ends early, after at least one job.
+    A page that would exceed `page_bytes` contains fewer jobs, but at least one.
     """
     statuses = list(JobStatus if which.statuses is None else which.statuses)
     if not statuses:

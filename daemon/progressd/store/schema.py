@@ -191,11 +191,11 @@ def read_meta(db: sqlite3.Connection) -> StoreMeta:
     """Return the values in the table meta. Raises sqlite3.DatabaseError if a value is missing or invalid."""
     name, reserved, oldest = (_value(db, key) for key in ("store_id", "reserved", "oldest_cursor"))
     if not (isinstance(name, str) and STORE_ID.fullmatch(name)):
-        raise UnreadableRow("value", "store_id", f"it is {name!r}")
+        raise UnreadableRow("value", "store_id", f"{name!r} is invalid")
     if not (isinstance(reserved, int) and 0 < reserved < MAX_OFFSET):
-        raise UnreadableRow("value", "reserved", f"it is {reserved!r}")
+        raise UnreadableRow("value", "reserved", f"{reserved!r} is invalid")
     if not (isinstance(oldest, int) and 0 <= oldest < MAX_OFFSET):
-        raise UnreadableRow("value", "oldest_cursor", f"it is {oldest!r}")
+        raise UnreadableRow("value", "oldest_cursor", f"{oldest!r} is invalid")
     return StoreMeta(name, reserved, oldest)
 
 
