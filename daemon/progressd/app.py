@@ -52,8 +52,8 @@ from progressd.system.log import set_level
 from progressd.system.systemd import Check, Notifier, Watchdog, run_status, watchdog_seconds
 from progressd.ws.server import WebSocketServer
 
-STAGGER: Final = 1.0  # maximum seconds over which watchers are closed, so that they do not all reconnect at once
-STAGGER_EACH: Final = 0.005  # seconds between two closes of few watchers: no client is accepted during that time
+STAGGER: Final = 1.0  # maximum seconds over which watchers are disconnected, so that they do not all reconnect at once
+STAGGER_EACH: Final = 0.005  # seconds between two disconnects; no client is accepted meanwhile
 LAST_WORK: Final = 30.0  # seconds for all work after the drain timeout, including killing jobs that ignore SIGTERM
 CLOSE_TIMEOUT: Final = 5.0  # seconds for the last bytes of connections
 # A connection leaves no reference cycle, and a request 8 objects of werkzeug. So collections are rare. Every second one
@@ -259,7 +259,7 @@ class Daemon:
         notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self.settings.shutdown.drain_timeout + LAST_WORK) * 1e6)}")
 
     async def _finish_work(self, deadline: ShutdownDeadline, close_timeout: float) -> None:
-        """Reject new work, notify the watchers, and wait for jobs, transfers and lines of producers."""
+        """Reject new work, notify the watchers, and wait for jobs, transfers and the lines of producers."""
         shutdown, transfers = self.settings.shutdown, self.services.transfers
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers.ends else 0
         until = trio.current_time() + seconds

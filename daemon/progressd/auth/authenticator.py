@@ -149,8 +149,9 @@ class Authenticator:
         return ANONYMOUS if self.required else UNRESTRICTED
 
     def authenticate(self, headers: Sequence[tuple[bytes, bytes]], query: str | None) -> Identity:
-        """Return the sender's identity. If no keys exist and none is required, a key is ignored: the client has the
-        same permissions without it.
+        """Return the sender's identity.
+
+        If no keys exist and none is required, a key is ignored: the client has the same permissions without it.
 
         Args:
             headers: with names in lower case.

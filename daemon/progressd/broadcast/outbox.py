@@ -183,8 +183,10 @@ class SocketOutbox:
         self._send_directly()
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
-        """Send the messages, and keep the ones that the socket does not accept. Close the connection if they are too
-        many."""
+        """Send the messages, and keep the ones that the socket does not accept.
+
+        Close the connection above the limit.
+        """
         if self._code is not None:
             return
         if self._sending:

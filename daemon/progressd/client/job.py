@@ -258,8 +258,7 @@ class Job:
         }
 
     def __getstate__(self) -> dict[str, object]:
-        """Return the state for a copy, such as in another process. The copy of a job that has started reports
-        nothing."""
+        """Return the state for a copy, such as in another process. A copy of a started job reports nothing."""
         begun = dict.fromkeys(("_reporter", "_process", "_where", "_scope", "_acknowledged")) if self._reporter else {}
         return {**self.__dict__, **begun, "_log": None}
 

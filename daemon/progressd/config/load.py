@@ -42,8 +42,10 @@ def load(
     again: bool = False,
     default_file: Path = DEFAULT_FILE,
 ) -> tuple[Settings, Origins]:
-    """Return the settings in force, and the origin of each by key. Flags override the environment, which overrides the
-    file. Raises SettingsError for unknown settings and invalid values.
+    """Return the settings in force, and the origin of each by key.
+
+    Flags override the environment, which overrides the file. Raises SettingsError for unknown settings and invalid
+    values.
 
     Args:
         config_path: A file that must exist. None: `default_file`, if it exists.

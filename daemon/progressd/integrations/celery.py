@@ -50,7 +50,7 @@ class _Tasks:
             signal.connect(receiver, weak=False, dispatch_uid=f"progressd {receiver.__name__} {id(app)}")
 
     def progress(self, task_id: str, state: str, meta: object) -> None:
-        """Report what `update_state` gets. Raises JobCancelled."""
+        """Report the arguments of `update_state`. Raises JobCancelled."""
         if (job := self._jobs.get(task_id)) is not None:
             report(job, meta if isinstance(meta, Mapping) else None, "" if state == PROGRESS else state.capitalize())
 

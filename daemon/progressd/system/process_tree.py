@@ -21,7 +21,7 @@ from progressd.system.transient import is_transient
 MIN_PAUSE: Final = 0.005  # seconds between two searches, doubled each time
 MAX_PAUSE: Final = 0.1  # seconds
 EMPTY_SEARCHES: Final = 2  # a search misses a process whose parent has started it and exited meanwhile
-KILL_SEARCHES: Final = 50  # after SIGKILL, until a process counts as unkillable; 5 s
+KILL_SEARCHES: Final = 50  # searches after SIGKILL, until a process counts as unkillable; 5 s
 
 Identity: TypeAlias = tuple[int, int]
 
@@ -67,7 +67,7 @@ class SignalSender:
         self.forbidden = dict[Identity, Process]()
 
     def cleaning_up(self, members: Iterable[Process]) -> set[int]:
-        """Return the members that got SIGTERM and still run. Their new children get no SIGTERM."""
+        """Return the members that received SIGTERM and still run. Their new children receive no SIGTERM."""
         return {one.pid for one in members if one.identity in self.sent} if self.number is SIGTERM else set()
 
     def send(self, process: Process, descriptor: int) -> bool:

@@ -49,8 +49,7 @@ class FragmentSink(Protocol):
         """Take a fragment of a message; `finished`: the last one."""
 
     async def settle(self, *, dropping: bool) -> None:
-        """Stop taking fragments, and finish the taken ones before a close; `dropping`: drop those that are not
-        started."""
+        """Stop taking fragments, and finish the taken ones before a close; `dropping`: drop the unstarted ones."""
 
 
 class NullSink:
@@ -231,8 +230,7 @@ class ServerProtocol(WebSocketConnection):
 
 
 def _subprotocol(offered: Collection[str]) -> str | None:
-    """Return the first subprotocol that is not a token, otherwise a token, because a browser expects one of its
-    offers."""
+    """Return the first subprotocol that is not a token, otherwise a token: a browser expects one of its offers."""
     if not any(name.startswith(SUBPROTOCOL) for name in offered):
         return None
     return next((name for name in offered if not name.startswith(SUBPROTOCOL)), next(iter(offered)))
