@@ -305,8 +305,10 @@ class Daemon:
         return listener
 
     def _checks(self, sockets: Sockets) -> dict[str, Check]:
-        ports = {f"nobody is accepted at {one.getsockname()}": one.accepts for one in [*sockets.tcp, *sockets.unix]}
-        return {"ingest does not commit": self.ingest.probe, **ports}
+        ports = {
+            f"no connection is accepted at {one.getsockname()}": one.accepts for one in [*sockets.tcp, *sockets.unix]
+        }
+        return {"ingest stores no changes": self.ingest.probe, **ports}
 
     def _status(self) -> str:
         unfinished = self.registry.unfinished.values()
@@ -335,4 +337,4 @@ class Daemon:
         try:
             await self.files.settle(self.store)
         except (StoreFailed, OSError) as error:
-            log.warning("cannot delete uploads without a job, the next start will", error=str(error))
+            log.warning("cannot delete uploads without a job, will retry at the next start", error=str(error))

@@ -492,7 +492,7 @@ def test_a_signal_ends_the_wait_for_the_daemon(tmp_path: Path, free_port: int) -
                     process.wait(1)
             assert process.returncode == 3
             said = process.stderr.read().splitlines()
-            assert said[-1] == "progressd: the daemon did not receive the end of the command"
+            assert said[-1] == "progressd: the daemon did not receive the end of the job"
 
 
 COUNTS = "echo ready; until [ -e {} ]; do echo 3/9; sleep 0.05; done; exit 4"

@@ -132,7 +132,7 @@ def seconds(number: object) -> float:
     """Return a non-negative number of seconds, which may be infinite."""
     given = float(number)  # type: ignore[arg-type]
     if not given >= 0:
-        raise ValueError(f"{given:g} is not a number of seconds")
+        raise ValueError(f"expected 0 or more seconds, not {given:g}")
     return given
 
 
@@ -140,7 +140,7 @@ def lease(number: object) -> float:
     """Return the seconds of a lease."""
     given = _finite(number)
     if given <= 0:
-        raise ValueError(f"{given:g} is not more than 0 seconds")
+        raise ValueError(f"expected more than 0 seconds, not {given:g}")
     return min(given, MAX_LEASE)
 
 

@@ -356,7 +356,9 @@ class JobFiles:
             failed.update(dict.fromkeys(job_ids, error))
         if failed:
             job_id, reason = next(iter(failed.items()))
-            log.warning("files not deleted, the next start will", job_id=job_id, jobs=len(failed), error=str(reason))
+            log.warning(
+                "files not deleted, will retry at the next start", job_id=job_id, jobs=len(failed), error=str(reason)
+            )
         for job_id in job_ids:
             if job_id in failed:
                 self._mark(job_id)
@@ -381,7 +383,7 @@ def _disk_errors() -> Iterator[None]:
         if error.errno in FULL:
             raise InsufficientStorage("no space left on the daemon's disk") from error
         if error.errno == errno.EFBIG:
-            raise InsufficientStorage("the file is larger than the daemon may write") from error
+            raise InsufficientStorage("the file exceeds the file size limit of the daemon (ulimit -f)") from error
         raise
 
 

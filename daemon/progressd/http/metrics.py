@@ -100,7 +100,7 @@ class MetricsCollector(Collector):
         yield from self.engine.store.delete_durations.collect()
         yield _counter(
             "progressd_deliveries",
-            "Live messages for each watcher, before filters, and without replays.",
+            "Live messages times their watchers, before filters. Replayed messages are not counted.",
             broadcaster.traffic.messages,
         )
         yield _counter("progressd_delivered_bytes", "Bytes of these messages, in frames.", broadcaster.traffic.bytes)

@@ -58,7 +58,7 @@ class ProcessRecords:
             if boot is not None and process is not None:
                 path.write_bytes(msgspec.json.encode(ProcessId(boot, pid, process.started)))
         except OSError as error:
-            log.warning("cannot record a child", job_id=job_id, error=str(error))
+            log.warning("cannot record a child process", job_id=job_id, error=str(error))
         try:
             yield
         finally:

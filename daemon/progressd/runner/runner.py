@@ -168,7 +168,7 @@ class Runner:
             raise
         except Exception as error:
             log.error("cannot run job", job_id=job.id, pipeline=job.pipeline, error=repr(error), exc_info=error)
-            return self._failed(job, f"the daemon failed to run {job.pipeline} (see its log)")
+            return self._failed(job, f"the daemon failed to run {job.pipeline} (see the daemon's log)")
 
     async def _attempt(self, job: Job) -> CompletedEvent | ErrorEvent:
         """Run the job once, and return its outcome. Raises OSError, and Conflict if the job ends in the meantime."""

@@ -143,7 +143,7 @@ def inspect(path: Path) -> int:
         wal = path.resolve().with_name(path.resolve().name + "-wal")
         if wal.exists() and wal.stat().st_size:  # SQLite would delete it
             raise SettingsError(
-                f"the database {path} is empty or missing, but its WAL {wal} is not: restore a backup of it"
+                f"the database {path} is empty or missing, but its WAL {wal} is not: restore a backup of the database"
             )
         return 0
     try:

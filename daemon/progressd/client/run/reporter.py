@@ -72,7 +72,7 @@ class JobReporter:
                 if await self.report(event) or not (self._known or self._maybe_known):
                     return self._known
                 await trio.sleep(1)
-        self._say("the daemon did not receive the end of the command")
+        self._say("the daemon did not receive the end of the job")
         return False
 
     async def report(self, event: Mapping[str, Any] | None) -> bool:
