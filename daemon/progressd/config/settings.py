@@ -129,7 +129,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     ] = 64 << 20
     max_handshakes: Annotated[
         int,
-        _count("Connections at a time that have not sent the header of a request. A further one closes the oldest."),
+        _count(
+            "Connections at a time that have not sent the header of a request. If another one arrives, the oldest is closed."
+        ),
     ] = 1000
     max_upload_bytes: Annotated[int, _bytes("The largest file that can be submitted.")] = 500 << 20
     max_form_fields: Annotated[int, _count("Fields in a form, without its files.")] = 20
