@@ -61,7 +61,7 @@ class PendingEvents:
         self._progress = self._last = self._event("progress", data)
 
     def drop_progress(self) -> None:
-        """Send no progress, not even at the start."""
+        """Send no progress, not even with the start of the job."""
         self._progress = self._last = None
 
     def end(self, type_: str | None, data: Mapping[str, Any]) -> None:

@@ -130,7 +130,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_handshakes: Annotated[
         int,
         _count(
-            "Connections at a time that have not sent the header of a request. If another one arrives, the oldest is closed."
+            "Connections at a time that have not sent the header of a request. If another one arrives, the oldest is "
+            "closed."
         ),
     ] = 1000
     max_upload_bytes: Annotated[int, _bytes("The largest file that can be submitted.")] = 500 << 20

@@ -197,7 +197,7 @@ def reading_of(groups: Mapping[str, str], rule: Rule | None = None) -> Reading:
         found.percent = fraction * 100
     if "rate" in groups and (rate := numbers.rate(groups["rate"])) is not None:
         found.rate = rate.value
-        if rule is None or "current" not in groups:  # otherwise it may be the rate of something else, as of git
+        if rule is None or "current" not in groups:  # otherwise it may be the rate of something else, as for git
             found.unit = found.unit or rate.unit.removesuffix("/s")
     if "eta" in groups:
         found.eta = numbers.seconds(groups["eta"])

@@ -76,7 +76,7 @@ class Notifications:
 class NotifySocket:
     """A private socket, whose path the program gets by `environment`.
 
-    Descriptors in a message, as of BARRIER=1, are closed at once, because `recv` does not ask the kernel for them.
+    Descriptors in a message, such as BARRIER=1, are closed at once, because `recv` does not ask the kernel for them.
     Raises OSError.
     """
 
