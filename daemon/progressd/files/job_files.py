@@ -151,7 +151,7 @@ class JobFiles:
     async def settle(self, store: Store) -> None:
         """Delete uploads that never became jobs, and the files of deleted jobs. Uploads in progress are kept.
 
-        Call this only if no commit of the store is undecided: when the daemon starts, or once the store accepts changes.
+        Call this only if no commit of the store is undecided: at a start, or once the store accepts changes again.
         """
         async with self._settling:
             names = await trio.to_thread.run_sync(lambda: dict(files_of_jobs(self._uploads)))
