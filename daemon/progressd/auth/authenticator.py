@@ -95,7 +95,7 @@ def admit(
 
 
 class Authenticator:
-    """The keys in force. Call `load` first; `run` then follows the key file."""
+    """The keys in force. Call `load` first. `run` then watches the key file for changes."""
 
     def __init__(self, settings: AuthSettings) -> None:
         self.required = settings.required
@@ -131,7 +131,7 @@ class Authenticator:
                 end()
 
     async def run(self) -> None:
-        """Follow the key file until cancelled. An unreadable file changes nothing."""
+        """Watch the key file for changes until cancelled. An unreadable file changes nothing."""
         while True:
             await trio.sleep(POLL_INTERVAL)
             self._end_expired()

@@ -121,7 +121,7 @@ def expected(runs: Sequence[Run], words: tuple[str, ...], size: int) -> Expected
 
 
 def _exponent(runs: Sequence[Run]) -> float:
-    """Return the power of the size that the duration is proportional to, from 0 to 1; 1 if the sizes are similar."""
+    """Return the power p, from 0 to 1, for which durations are proportional to size^p; 1 if the sizes are similar."""
     points = [(math.log(run.size), math.log(run.seconds)) for run in runs if run.size]
     if len(points) < 3:
         return 1.0
@@ -146,8 +146,8 @@ def survival(known: Expected, elapsed: float) -> float:
 class Estimator:
     """Estimate the remaining time of one job. Times are in seconds since its start, `done` is from 0 to 1.
 
-    `log`, `spread`, `place`: of the last estimate, the logarithm, its expected error, and the fraction of the time that
-    has passed. The measurement needs them.
+    `log`, `spread`, `place`: the logarithm of the last estimate, its expected error, and the fraction of the time that
+    had passed then. They are for `benchmarks/eta`.
     """
 
     # fmt: off

@@ -41,7 +41,7 @@ class Presets:
 
     @classmethod
     def of_user(cls, environ: Mapping[str, str]) -> "Presets":
-        """Return the presets of a user: of the user's configuration, of the host, and the built-in ones."""
+        """Return the presets for a user: the user's own, those of the host, and the built-in ones."""
         home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or "/", ".config")
         return cls([Path(home, "progressd", "presets"), SYSTEM])
 

@@ -62,7 +62,7 @@ class PipelineLog:
         self._queue = OutputQueue(self._changed.notify, job_id)
 
     def put(self, stream: int, chunk: bytes) -> None:
-        """Add output; an empty chunk if the stream is silent. An unfinished line of stdout may become an event.
+        """Add output. An empty chunk means that the stream is silent. An unfinished line of stdout may become an event.
 
         Other descriptors, which presets add, have only progress.
         """

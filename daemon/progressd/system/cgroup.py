@@ -54,7 +54,7 @@ class Cgroup:
 
     @classmethod
     def existing(cls, prefix: str) -> "dict[str, Cgroup]":
-        """Return the cgroups below that of this process whose names have a prefix, by the rest of the name."""
+        """Return the cgroups below that of this process whose names begin with a prefix, by the rest of their names."""
         own = own_cgroup()
         names = [] if own is None else os.listdir(own)
         return {name.removeprefix(prefix): cls(f"{own}/{name}") for name in names if name.startswith(prefix)}

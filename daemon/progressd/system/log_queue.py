@@ -61,7 +61,7 @@ class LogQueue:
         self._lines = dict[LogStream, OutputLines]()
 
     def put(self, stream: LogStream, chunk: bytes) -> None:
-        """Add output; an empty chunk if the stream is silent, so its incomplete line may be a question."""
+        """Add output. An empty chunk means that the stream is silent: its incomplete line may be a question."""
         entry = LogEntry(time.time(), stream, chunk)
         with self._lock:
             if not self._tail and self._head_size + len(chunk) + OVERHEAD <= MAX_HEAD:
@@ -75,7 +75,7 @@ class LogQueue:
         self._on_put()
 
     def close(self) -> None:
-        """Note that nothing more will be put."""
+        """Signal that no more output follows."""
         self._closed = True
         self._on_put()
 

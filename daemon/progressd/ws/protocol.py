@@ -183,7 +183,7 @@ class ServerProtocol(WebSocketConnection):
     def _floods(self, event: Event) -> bool:
         """Return whether the client sends too many frames without content.
 
-        Control frames, empty data frames, and data frames that no sink uses count.
+        These are control frames, empty data frames, and data frames that no sink uses.
         """
         if isinstance(event, Message) and (not event.frame_finished or (event.data and self._is_read)):
             return False
