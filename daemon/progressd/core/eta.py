@@ -267,7 +267,8 @@ class Estimator:
         )
 
     def _limited(self, seconds: float, low: float, high: float, passed: float, source: Source, runs: int) -> Eta:
-        """Return the estimate without jumps. What was shown before has become shorter by the time that passed."""
+        """Return the estimate without jumps. The time that was last shown has become shorter by the time that has
+        passed since."""
         if self.place >= 1:
             seconds = 0.0
         elif self._shown >= 0:

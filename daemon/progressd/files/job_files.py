@@ -163,7 +163,8 @@ class JobFiles:
 
     @asynccontextmanager
     async def deletion(self, job_id: str) -> AsyncGenerator[None]:
-        """Delete the files of a job after the block, in which the job is deleted. After a crash, `settle` does this."""
+        """Delete the files of a job at the end of the block, which deletes the job. After a crash, `settle` does
+        this."""
         with suppress(OSError):
             await trio.to_thread.run_sync(partial(self._mark, job_id))
         yield

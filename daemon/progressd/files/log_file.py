@@ -86,7 +86,7 @@ class Segment(NamedTuple):
 
 
 def rfc3339(time: datetime) -> str:
-    """Return a time in UTC as it is in a log."""
+    """Return a time in UTC in the format of a log."""
     return time.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 

@@ -156,7 +156,7 @@ class AccessMiddleware:
             return None
 
     def _cors(self, origin: str | None) -> Headers:
-        """Return the headers for an allowed origin. The response depends on it even if the request has no Origin."""
+        """Return the CORS headers for an allowed origin. `Vary` is necessary even if the request has no Origin."""
         if not self._context.settings.server.allowed_origins:
             return ()
         vary = (b"vary", b"Origin")
