@@ -138,7 +138,7 @@ def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
 # docs/benchmarks.md
 
 PAGE: Final = HERE.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- measured: from here to the end mark, --write-docs writes -->", "<!-- end of measured -->"
+BEGIN, END = "<!-- measured: --write-docs rewrites everything from here to the end mark -->", "<!-- end of measured -->"
 
 
 def write_docs(scenarios: Iterable[Scenario], samples: Sequence[Sample], run: str) -> None:
@@ -170,7 +170,7 @@ def _frames(samples: Sequence[Sample]) -> str:
         whose: [
             s.figures["frame_bytes"] for s in samples if "frame_bytes" in s.figures and (s.server == "progressd") is own
         ]
-        for whose, own in (("progressd's", True), ("the peers'", False))
+        for whose, own in (("progressd's have", True), ("those of the other servers", False))
     }
     shown = " and ".join(f"{whose} {median(found):.0f} bytes" for whose, found in sizes.items() if found)
     return f"Frames: {shown}, header included."

@@ -158,7 +158,8 @@ def report(runs: Sequence[Recorded], calibration: Calibration) -> str:
         "",
         f"- If no run of the same tool is used for the calibration, the coverage is {unseen}.",
         f"- An estimate is shown for {shown} of the time with history, and for {compared} without.",
-        f"- Jumps of the predicted end in each run, by more than a second and a tenth of the remaining time: {moves}.",
+        f"- Jumps per run: {moves}. A jump moves the predicted end by more than 10 % of the remaining time, and by more"
+        " than a second.",
     ]
     return "\n".join(lines)
 

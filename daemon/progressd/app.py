@@ -53,8 +53,8 @@ from progressd.system.log import set_level
 from progressd.system.systemd import Check, Notifier, Watchdog, run_status, watchdog_seconds
 from progressd.ws.server import WebSocketServer
 
-STAGGER: Final = 1.0  # maximum seconds over which watchers are closed, so that they do not all reconnect at once
-STAGGER_EACH: Final = 0.005  # seconds between two closes of few watchers: no client is accepted during that time
+STAGGER: Final = 1.0  # maximum seconds over which watchers are disconnected, so that they do not all reconnect at once
+STAGGER_EACH: Final = 0.005  # seconds between two disconnects; no client is accepted meanwhile
 LAST_WORK: Final = 30.0  # seconds for all work after the drain timeout, including killing jobs that ignore SIGTERM
 CLOSE_TIMEOUT: Final = 5.0  # seconds for the last bytes of connections
 # A connection leaves no reference cycle, and a request 8 objects of werkzeug. So collections are rare. Every second one
@@ -267,7 +267,7 @@ class Daemon:
         notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self.settings.shutdown.drain_timeout + LAST_WORK) * 1e6)}")
 
     async def _finish_work(self, deadline: ShutdownDeadline, close_timeout: float) -> None:
-        """Reject new work, notify the watchers, and wait for jobs, transfers and lines of producers."""
+        """Reject new work, notify the watchers, and wait for jobs, transfers and the lines of producers."""
         shutdown, transfers = self.settings.shutdown, self.services.transfers
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers.ends else 0
         until = trio.current_time() + seconds
@@ -313,8 +313,10 @@ class Daemon:
         return listener
 
     def _checks(self, sockets: Sockets) -> dict[str, Check]:
-        ports = {f"nobody is accepted at {one.getsockname()}": one.accepts for one in [*sockets.tcp, *sockets.unix]}
-        return {"ingest does not commit": self.ingest.probe, **ports}
+        ports = {
+            f"no connection is accepted at {one.getsockname()}": one.accepts for one in [*sockets.tcp, *sockets.unix]
+        }
+        return {"ingest stores no changes": self.ingest.probe, **ports}
 
     def _status(self) -> str:
         unfinished = self.registry.unfinished.values()
@@ -343,4 +345,4 @@ class Daemon:
         try:
             await self.files.settle(self.store)
         except (StoreFailed, OSError) as error:
-            log.warning("cannot delete uploads without a job, the next start will", error=str(error))
+            log.warning("cannot delete uploads without a job, will retry at the next start", error=str(error))

@@ -46,7 +46,7 @@ def ignore_alone() -> None:
 
 
 class ShutdownDeadline:
-    """Time limits of a shutdown. Each signal that `run` receives ends one limit early: the current or the next."""
+    """The time limits of a shutdown. Each signal that `run` receives ends one early: the current or the next."""
 
     def __init__(self, signals: AsyncIterator[int]) -> None:
         self._signals = signals

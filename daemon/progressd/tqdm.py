@@ -1,4 +1,4 @@
-"""A short name of `progressd.integrations.tqdm`."""
+"""A short name for `progressd.integrations.tqdm`."""
 
 from progressd.integrations.tqdm import tqdm, trange
 

@@ -6,7 +6,7 @@ import math
 from PIL import Image, ImageChops, ImageFilter
 
 MAX_ANGLE = 8.0
-"""Degrees. A larger angle is intended, and searching for it takes long."""
+"""Degrees. A larger angle is intended, and searching for it is slow."""
 
 MIN_ANGLE = 0.15
 """Degrees. The estimate is accurate to 0.1. Correcting less would blur the page more than it helps."""

@@ -35,7 +35,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         [bad] = found(settings_in(tmp_path, server={"port": port}), "bad")
     assert bad == (
-        f"port {port} of 127.0.0.1 is in use: stop what `sudo ss -ltnp sport = :{port}` shows,"
+        f"port {port} of 127.0.0.1 is in use: stop the process that `sudo ss -ltnp sport = :{port}` shows,"
         " or choose another port (server.port)"
     )
 

@@ -221,7 +221,7 @@ async def test_the_command_accepts_the_start_of_an_id(side: Side) -> None:
     claims = read_token(secret_from(settings.auth.token_secret_file), await made(one[:8].upper()))
     assert claims.topic == f"job:{one}"
     await side.daemon.report(registered(twin))
-    assert await made(one[:8]) == f"Error: 2 job ids begin with {one[:8]}: {one}, {twin} (give more of the id)"
+    assert await made(one[:8]) == f"Error: 2 job ids begin with {one[:8]}: {one}, {twin} (give more characters)"
     assert await made("abcdef02") == "Error: no job id begins with abcdef02"
 
 

@@ -47,7 +47,7 @@ def test_a_script_reports_progress_and_its_end(way: str, daemon: ServedDaemon) -
     assert seen(daemon, job_id)["error"] == "no paper"
     late = emit("--completed", **where)
     assert late.exit_code == 1
-    assert late.stderr == f"Error: job {job_id} is already failed: a completion comes too late\n"
+    assert late.stderr == f"Error: job {job_id} is already failed and accepts no completion\n"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -130,7 +130,7 @@ def test_the_program_reports_and_prints_rejections(way: str, daemon: ServedDaemo
     progress = seen(daemon, job_id)["progress"]
     assert (progress["step_name"], progress["percent"]) == ('a "b"\\\n', 25)
     assert program("--failed", "no paper", **where) == (0, "", "")
-    late = f"Error: job {job_id} is already failed: a completion comes too late\n"
+    late = f"Error: job {job_id} is already failed and accepts no completion\n"
     assert program("--completed", **where) == (1, "", late)
     assert program("--job", "x", "One", **environment(daemon, way))[0] == 1
 

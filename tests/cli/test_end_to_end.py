@@ -314,7 +314,7 @@ def test_job_ids_can_be_abbreviated(daemon: Daemon) -> None:
     several = daemon.run("cancel", first[:8])
     assert (several.returncode, several.stderr) == (
         1,
-        f"Error: 2 job ids begin with abcdef01: {second}, {first} (give more of the id)\n",
+        f"Error: 2 job ids begin with abcdef01: {second}, {first} (give more characters)\n",
     )
     assert daemon.run("emit", "--job", first[:10], "--step", "1", "One").returncode == 0
     assert daemon.run("cancel", first[:10].upper()).stdout == f"{first} cancelled\n"

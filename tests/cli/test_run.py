@@ -339,7 +339,7 @@ def test_a_command_of_another_user_is_not_signalled(daemon: ServedDaemon) -> Non
         process.stdin.write("go\n")
         process.stdin.flush()
         assert process.wait(PATIENCE) == 3
-    assert said == f"progressd: may not send SIGTERM to {process_of_other} (sh, user nobody)\n"
+    assert said == f"progressd: not permitted to send SIGTERM to {process_of_other} (sh, user nobody)\n"
     assert newest(daemon)["error"] == "setpriv failed with exit status 3"
 
 
@@ -539,7 +539,7 @@ def test_a_signal_ends_the_wait_for_the_daemon(tmp_path: Path, free_port: int) -
                     process.wait(5)  # a signal during the exit of Python would change the status
             assert process.returncode == 3
             said = process.stderr.read().splitlines()
-            assert said[-1] == "progressd: the daemon did not receive the end of the command"
+            assert said[-1] == "progressd: the daemon did not receive the end of the job"
 
 
 COUNTS = "echo ready; until [ -e {} ]; do echo 3/9; sleep 0.05; done; exit 4"

@@ -50,7 +50,7 @@ def test_a_script_reports_a_job_without_python(shell: list[str], way: str, daemo
     assert emit(shell, "--exit", "37", **where) == (0, "", "")
     assert seen(daemon, job_id)["error"] == "failed with exit status 37"
     assert emit(shell, "--exit", "0", **where) == (0, "", "")  # the job keeps its first end
-    late = f"Error: job {job_id} is already failed: a completion comes too late\n"
+    late = f"Error: job {job_id} is already failed and accepts no completion\n"
     assert emit(shell, "--completed", **where) == (1, "", late)
 
 

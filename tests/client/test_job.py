@@ -216,7 +216,7 @@ def test_invalid_values_are_logged_once(daemon: ServedDaemon, caplog: pytest.Log
     assert view["options"] == {"optimizer": {"decay": 0.01}, "seed": 2**64 - 1}
     assert (view["progress"]["current_step"], view["progress"]["total_steps"], view["page_count"]) == (7, 2, 0)
     assert warnings(caplog) == [
-        "scan: ignored patience: nan is not a number of seconds",
+        "scan: ignored patience: expected 0 or more seconds, not nan",
         "scan: ignored lease_seconds: nan is not a finite number",
         "scan: ignored total_steps: invalid literal for int() with base 10: 'many'",
         "scan: ignored input_filename: even this went wrong",

@@ -168,7 +168,7 @@ def test_a_job_that_has_ended_is_an_error() -> None:
     daemon.take({"type": "error", "job_id": ID, "data": {"message": "producer lost"}})
     pending.set_progress(step(1))
     assert exchange(pending, daemon) == ""
-    assert exchange(pending, daemon) == f"job {ID} is already failed: progress comes too late"
+    assert exchange(pending, daemon) == f"job {ID} is already failed and accepts no progress"
     assert (pending.cancelled, pending.over) == (False, True)
 
 
@@ -178,7 +178,7 @@ def test_a_deleted_job_is_not_registered_again() -> None:
     daemon.jobs.clear()
     pending.set_progress(step(1))
     assert exchange(pending, daemon) == ""
-    assert exchange(pending, daemon) == f"no job {ID}: nothing more of it is reported"
+    assert exchange(pending, daemon) == f"no job {ID}; the job is not reported any more"
     assert (pending.over, daemon.jobs) == (True, {})
 
 
@@ -216,7 +216,7 @@ def test_a_foreign_program_registers_its_job() -> None:
     assert (pending.waiting, daemon.jobs[ID].progress.current_step) == (False, 3)
     daemon.restore()
     told = [exchange(pending, daemon) for _ in range(MAX_UNKNOWN + 1)]
-    assert told[-1] == f"no job {ID}: nothing more of it is reported"
+    assert told[-1] == f"no job {ID}; the job is not reported any more"
     assert pending.over
 
 

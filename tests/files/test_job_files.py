@@ -294,7 +294,7 @@ async def test_a_file_above_rlimit_fsize_leaves_no_files(files: JobFiles, tmp_pa
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (least, limits[1]))
     try:
-        with pytest.raises(InsufficientStorage, match="larger than the daemon may write"):
+        with pytest.raises(InsufficientStorage, match="exceeds the file size limit of the daemon"):
             await receive(files, content=bytes(2 * least))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

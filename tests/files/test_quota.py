@@ -150,7 +150,7 @@ async def test_bytes_above_the_limit_are_rejected(files: JobFiles) -> None:
     files.usage.max_bytes = 2 * KIB
     await receive(files, 1, KIB)
     files.usage.require(KIB)
-    with pytest.raises(InsufficientStorage, match="those of jobs take 1 KiB of the 2 KiB allowed"):
+    with pytest.raises(InsufficientStorage, match="the files of all jobs take 1 KiB of the 2 KiB allowed"):
         files.usage.require(KIB + 1)
     assert files.usage.full is None
     async with files.upload(job_id(2)) as upload:

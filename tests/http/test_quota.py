@@ -129,7 +129,7 @@ async def test_a_result_counts_but_is_never_rejected(tmp_path: Path) -> None:
         assert await stored(client) == 600 * KIB
         health = (await client.get("/api/health")).json()
         assert health["status"] == "degraded"
-        assert "those of jobs take 600 KiB of the 500 KiB allowed" in health["error"]
+        assert "the files of all jobs take 600 KiB of the 500 KiB allowed" in health["error"]
         assert (await client.get("/api/health/ready")).status_code == 200
         assert (await post_form(client, file_part(), pipeline="true")).status_code == 507
         await client.delete(f"/api/jobs/{first}?purge=true")

@@ -100,7 +100,7 @@ async def test_an_invalid_event_changes_nothing(daemon: RunningDaemon, client: h
     await daemon.report(registered(ID), progress(ID, 1), completed(ID, page_count=3), registered(OTHER))
     before = [await daemon.daemon.registry.get(one) for one in (ID, OTHER)]
     for event, status, sentence in [
-        (progress(ID, 1), 409, "is already completed: progress comes too late"),
+        (progress(ID, 1), 409, "is already completed and accepts no progress"),
         (status_change(ID, "processing", "queued"), 409, "is completed, not queued"),
         (completed(OTHER), 409, "must be processing before it can be completed"),
         (completed(OTHER, output_path="/etc/passwd"), 400, "output_path '/etc/passwd' is not a URL"),

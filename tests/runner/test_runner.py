@@ -447,7 +447,7 @@ async def test_a_job_without_its_files_fails_alone(tmp_path: Path) -> None:
     }
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
         done = await run(daemon, "pdf")
-        assert done.error == "Pipeline error: the daemon failed to run pdf (see its log)"
+        assert done.error == "Pipeline error: the daemon failed to run pdf (see the daemon's log)"
         assert (await run(daemon, "next")).status is COMPLETED
 
 

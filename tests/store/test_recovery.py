@@ -331,7 +331,9 @@ def test_a_log_in_use_is_not_deleted(path: Path, tmp_path: Path) -> None:
         db.execute("SELECT * FROM meta").fetchall()
         with closing(sqlite3.connect(path, isolation_level=None)) as writer:
             writer.execute("INSERT INTO meta VALUES ('more', 1)")
-        with pytest.raises(SettingsError, match=r"another program uses progressd.db-wal \(stop that\)"):
+        with pytest.raises(
+            SettingsError, match=r"another program is using progressd.db-wal \(stop that program first\)"
+        ):
             recover(path)
 
 

@@ -121,7 +121,7 @@ def test_a_log_without_a_database_is_an_error(path: Path, tmp_path: Path, spoil:
         for file in origin.iterdir():
             shutil.copy(file, tmp_path)
     spoil(path)
-    assert f"is empty or missing, but its WAL {path}-wal is not: restore a backup of it" in refused(path)
+    assert f"is empty or missing, but its WAL {path}-wal is not: restore a backup of the database" in refused(path)
 
 
 def test_a_failed_migration_changes_nothing(path: Path) -> None:

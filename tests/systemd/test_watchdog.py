@@ -104,7 +104,7 @@ def starved(daemon: Daemon) -> Iterator[socket.socket]:
 
 
 def test_a_stuck_writer_is_killed(daemons: Daemons) -> None:
-    assert 'watchdog ping withheld reason="ingest does not commit"' in daemons.writer.is_killed()
+    assert 'watchdog ping withheld reason="ingest stores no changes"' in daemons.writer.is_killed()
 
 
 def test_a_stuck_event_loop_is_killed(daemons: Daemons) -> None:

@@ -94,7 +94,7 @@ class Clients:
 
     def rejected(self, story: Story, position: int, error: str, sent: float) -> None:
         """Check a rejection: the daemon stops, its disk fails, or another end came first."""
-        if len(story.ends) > 1 and "comes too late" in error:
+        if len(story.ends) > 1 and "is already " in error:
             story.answered = story.last
             return
         assert "damaged" not in error, f"job {story.id}, event {position}: {error}"

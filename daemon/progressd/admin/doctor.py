@@ -31,7 +31,7 @@ TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronized
 
 
 class Finding(NamedTuple):
-    """The result of a check. `bad`: the daemon does not work; `note`: it works only partly, or not for long."""
+    """The result of a check. `bad`: the daemon does not work. `note`: it works only partly, or not for long."""
 
     grade: Literal["good", "note", "bad"]
     sentence: str
@@ -127,7 +127,7 @@ def _port(settings: Settings, host: str, port: int, running: bool, *, held: bool
             if running or held:
                 yield Finding("good", f"port {port} of {address[0]} is in use, as expected")
             elif error.errno == errno.EADDRINUSE:
-                hint = f"stop what {LISTENERS.format(port)} shows, or choose another port (server.port)"
+                hint = f"stop the process that {LISTENERS.format(port)} shows, or choose another port (server.port)"
                 yield Finding("bad", f"port {port} of {address[0]} is in use: {hint}")
             else:
                 yield Finding("bad", f"port {port} of {address[0]}: {os.strerror(error.errno or 0).lower()}")

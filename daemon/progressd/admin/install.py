@@ -1,6 +1,5 @@
-"""Install progressd as a systemd service, and remove it, in steps.
-
-Each step has a description. Completed steps are omitted, so installing twice is harmless.
+"""Install progressd as a systemd service, or remove it, in steps. Each step has a description. Completed steps are
+skipped, so installing twice does no harm.
 """
 
 import pwd
@@ -132,7 +131,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _of_instances(directory: Path) -> list[Path]:
-    """Return the directories of the instances of the template unit. Instances are named by port."""
+    """Return the directories of the instances of the template unit. The name of an instance is its port."""
     return sorted(directory.parent.glob(f"{directory.name}-[0-9]*"))
 
 

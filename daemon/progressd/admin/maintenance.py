@@ -94,7 +94,7 @@ def check(state_dir: Path) -> Generator[Finding]:
 def repair(state_dir: Path) -> Iterator[tuple[str, bool]]:
     """Repair the problems. Yield a sentence for each problem and lost record, and whether it is repaired.
 
-    A problem may hide a further problem, so the check repeats until it finds nothing new. If jobs may have been lost in
+    A problem may hide another one, so the check repeats until it finds nothing new. If jobs may have been lost in
     this run, files without a job are kept. Raises SettingsError while a daemon runs.
     """
     repaired, recovered = set[str](), False

@@ -1,6 +1,6 @@
 """API keys. A JSON file stores their hashes and scopes, never the keys themselves.
 
-A key has 256 random bits, so a plain SHA-256 protects it as well as a slow hash protects a password.
+A key has 256 random bits, so a plain SHA-256 is enough: a slow hash is only needed for passwords.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
 
 
 class Scope(StrEnum):
-    """A right: read jobs; submit, report and cancel them; or all rights."""
+    """A permission: `read` jobs; `write` (submit, report and cancel); `admin`, both."""
 
     READ = "read"
     WRITE = "write"

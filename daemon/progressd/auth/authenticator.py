@@ -1,4 +1,5 @@
-"""Authentication: find the identity of a client from the key or token in its request. Authorization: its rights."""
+"""Authentication: find the identity of a client from the key or token in its request. Authorization: check its
+permissions."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """An identity. With `labels`, it sees only jobs that have all of them; with `topic`, only that topic."""
+    """An identity. With `labels`, it sees only jobs that have all of them. With `topic`, it sees only that topic."""
 
     name: str | None = None  # name of the key
     scopes: frozenset[Scope] = frozenset()
@@ -67,7 +68,7 @@ class Client(NamedTuple):
 
 
 def require(identity: Identity, action: Scope) -> None:
-    """Check that an identity has the right `action`. Raises Unauthorized, OutOfScope."""
+    """Check that an identity may do `action`. Raises Unauthorized, OutOfScope."""
     if not identity.scopes:
         raise Unauthorized("a key is required: send it as Authorization: Bearer KEY, or as X-API-Key")
     if action not in identity.scopes and Scope.ADMIN not in identity.scopes:
@@ -78,7 +79,7 @@ def require(identity: Identity, action: Scope) -> None:
 def admit(
     address: str, authenticate: Callable[[], Identity], count: Callable[[Client], object], check: Callable[[], None]
 ) -> Client:
-    """Return the sender of a request or handshake. A guess of a key counts too, for the address.
+    """Return the sender of a request or handshake. A request with a wrong key counts for the rate limit of the address.
 
     `check` checks what a browser says about the page. Raises the errors of all three functions.
     """
@@ -94,7 +95,7 @@ def admit(
 
 
 class Authenticator:
-    """The keys in force. Call `load` first; `run` then follows the key file."""
+    """The keys in force. Call `load` first. `run` then watches the key file for changes."""
 
     def __init__(self, settings: AuthSettings) -> None:
         self.required = settings.required
@@ -130,7 +131,7 @@ class Authenticator:
                 end()
 
     async def run(self) -> None:
-        """Follow the key file until cancelled. An unreadable file changes nothing."""
+        """Watch the key file for changes until cancelled. An unreadable file changes nothing."""
         while True:
             await trio.sleep(POLL_INTERVAL)
             self._end_expired()
@@ -150,7 +151,7 @@ class Authenticator:
     def authenticate(self, headers: Sequence[tuple[bytes, bytes]], query: str | None) -> Identity:
         """Return the sender's identity.
 
-        If no keys exist and none is required, a key is ignored: the client has the same rights without it.
+        If no keys exist and none is required, a key is ignored: the client has the same permissions without it.
 
         Args:
             headers: with names in lower case.
@@ -182,7 +183,7 @@ class Authenticator:
         return new_token(self._secret, topic, end, identity.name or "", identity.key), end
 
     def _identity_of(self, token: str) -> Identity:
-        """Return a token's identity. Its rights and expiry do not exceed those of the key that made it."""
+        """Return a token's identity. Its permissions and expiry do not exceed those of the key that made it."""
         claims = read_token(self._secret, token)
         maker = self._keys.get(claims.key)
         if claims.key and maker is None:

@@ -1,4 +1,4 @@
-"""Limits per client: its address, even behind proxies, the rate of its requests, and its connections.
+"""Find a client's address, even behind proxies, and limit its request rate and its connections.
 
 Proxies report the client's address in X-Forwarded-For, but any client can too. Each proxy appends the address of its
 peer. So the list is read from the right, as long as a trusted proxy wrote the entry. The first address that is not a
@@ -19,7 +19,8 @@ from progressd.auth.authenticator import Client
 from progressd.config.settings import Settings
 from progressd.core.errors import RateLimited, TooManyConnections, TooManyOfAddress, TooManyOfKey
 
-Group: TypeAlias = tuple[str, str]  # clients counted together: all, or all of one address, key or token
+# Clients that are counted together: all clients, or those of one address, key or token.
+Group: TypeAlias = tuple[str, str]
 
 MAX_BUCKETS: Final = 10_000  # about 200 bytes each
 

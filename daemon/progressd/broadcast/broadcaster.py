@@ -38,11 +38,11 @@ class Topic:
         self._alive = trio.CancelScope()
 
     def join(self, subscription: Subscription) -> None:
-        """Deliver further messages to a subscription."""
+        """Deliver all later messages to a subscription."""
         self.subscriptions[subscription] = self._catching_up[subscription] = None
 
     def leave(self, subscription: Subscription) -> None:
-        """Deliver nothing more to a subscription."""
+        """Deliver no more messages to a subscription."""
         self.subscriptions.pop(subscription, None)
         self._catching_up.pop(subscription, None)
         self._fan_out.remove(subscription.outbox)
@@ -179,7 +179,7 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Receive no further messages."""
+        """Receive no more messages."""
         self._subscription.leave()
 
 

@@ -116,7 +116,7 @@ class Channel(Generic[T]):
             return
 
     async def take(self, not_before: float = -math.inf) -> list[T]:
-        """Wait for an item, and until `not_before`. Return it and the items queued after it."""
+        """Wait until an item is queued, and until `not_before`. Return the queued items, at most MAX_TAKE."""
         items = [await self._receive.receive()]
         if trio.current_time() < not_before:
             await trio.sleep_until(not_before)

@@ -1,8 +1,8 @@
 """A session: one watcher of many topics, which receives every message once, in the order of the offsets.
 
 If each topic delivered through its own fan-out task, a message could overtake a message of a different topic. Then a
-cursor could not state which messages the watcher has received. So the messages for all sessions pass through one
-separate channel, in order.
+cursor would not say which messages the watcher has received. So the messages for all sessions pass through one separate
+channel, in order.
 """
 
 import math
@@ -37,7 +37,8 @@ class Session:
         replay_lock: trio.Lock,
     ) -> None:
         self.topics: dict[str, int] = {}  # offset by topic: all later messages have been or will be delivered
-        self._ended: dict[str, tuple[int, int]] = {}  # offsets by ended topic: all messages between were delivered
+        # Two offsets by ended topic: all messages between them were delivered.
+        self._ended: dict[str, tuple[int, int]] = {}
         self._outbox = outbox
         self._newest_offset = newest_offset
         self._sessions = sessions
@@ -46,7 +47,7 @@ class Session:
         self._replay_lock = replay_lock
         self._held: Backlog[Envelope] = Backlog()
         self._holding = False
-        self._seen_unfinished = 0  # all messages of jobs that were unfinished at this offset were delivered
+        self._seen_unfinished = 0  # all messages of the jobs that were unfinished at this offset have been delivered
 
     async def subscribe(
         self,

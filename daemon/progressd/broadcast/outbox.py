@@ -2,8 +2,8 @@
 
 The outbox of a connection holds its unsent messages, and has a task that writes them to the socket. `put` never
 blocks. Messages that the socket does not accept wait in order. A newer progress replaces a waiting one of the same job;
-state changes are never dropped. Past its limit an outbox closes its connection as a slow consumer. A MemoryBudget
-limits the waiting bytes of all connections together.
+state changes are never dropped. If an outbox exceeds its limit, it closes the connection with `slow consumer`. A
+MemoryBudget limits the waiting bytes of all connections together.
 """
 
 import math
@@ -79,7 +79,7 @@ class BudgetMember(Protocol):
 
 
 class MemoryBudget:
-    """The sum of the waiting bytes. Past the limit, the members with the most bytes are given up first."""
+    """The sum of the waiting bytes. If it exceeds the limit, the members with the most bytes are closed first."""
 
     def __init__(self, limit: float = math.inf) -> None:
         self.limit = limit
@@ -173,7 +173,7 @@ class FanOut:
             try:
                 sent.extend(map(call, sends, repeat(frames)))
                 break
-            except BlockingIOError:  # raised by the socket after the ones in `sent`; `sends` is already past it
+            except BlockingIOError:  # the socket after those in `sent` raised this; `sends` is already past it
                 sent.append(0)
             except OSError:  # the peer is gone; the reader of the connection notices this and closes the connection
                 sent.append(whole)
@@ -247,7 +247,10 @@ class SocketOutbox:
         self._send_directly()
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
-        """Send the messages, and keep the ones that the socket does not accept. Close the connection past the limit."""
+        """Send the messages, and keep the ones that the socket does not accept.
+
+        Close the connection above the limit.
+        """
         if self._code is not None:
             return
         if self._sending:

@@ -15,7 +15,7 @@ from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.core.close_codes import BATCH_FINISHED, JOB_FINISHED, SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobDeleted, batch_topic, ends_job
 
-REPLAY_BATCH = 128  # messages put into an outbox before it must drain
+REPLAY_BATCH = 128  # messages that are put into an outbox before it must drain
 REPLAY_BYTES = 65536  # limit for their bytes, well below that of an outbox; a larger message is sent alone
 
 

@@ -1,6 +1,6 @@
-"""The program `progressd`. Plain `emit` and `run` begin here, because click takes too long to import for them.
+"""The program `progressd`. Simple `emit` and `run` calls are handled without click, because importing click is slow.
 
-Arguments that these paths do not fully understand go to the command line, which knows all options and errors.
+All other calls are passed to the click command line, which knows all options and errors.
 """
 
 import os

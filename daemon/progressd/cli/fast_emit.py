@@ -1,8 +1,8 @@
 """A plain `progressd emit`, without click, so that a script spends little time on reports.
 
-This path imports only C modules: `socket`, `json` or `typing` would each take as long as the interpreter's start. The
-path reports only what it fully understands. All else goes to the command line, which sends the same report again and
-prints the error: the daemon accepts a repeated report.
+This module imports only C modules, because importing `socket`, `json` or `typing` takes as long as starting Python. It
+handles only the common options. For other options, or after an error, the full command line runs. It may send the same
+report again, which does no harm, and prints the error.
 """
 
 import _socket  # `socket` imports enum and selectors
@@ -28,7 +28,7 @@ FLAGS = ("--completed",)
 PROGRESS = ("--step", "--total", "--percent", "--unit", "--phase", "--eta", "--task")
 OPTIONS = (*PROGRESS, "--job", "--failed", "--url", "--key", "--key-file", "--socket")
 MAX_UNIT = 20  # characters
-MAX_PHASE = 200  # characters; also of the name of a task
+MAX_PHASE = 200  # characters; also for the name of a task
 MAX_TASK = 100  # characters
 MAX_ETA = 36500 * 86400  # seconds
 SHORT = {"-n": "--step", "-t": "--total", "--current": "--step"}

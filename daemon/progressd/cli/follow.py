@@ -20,7 +20,7 @@ MAX_CONNECTIONS: Final = 16  # at once; the daemon runs jobs in order, so later 
 
 
 def follow(remote: Remote, job_ids: Collection[str] | None, names: Mapping[str, str], *, as_json: bool = False) -> int:
-    """Show the messages of these jobs until all have ended, or of all jobs if None, without end.
+    """Show the messages of these jobs until all have ended. If `job_ids` is None, show those of all jobs, forever.
 
     Return the exit status: 0 if all completed, 1 if not, 130 after SIGINT, 143 after SIGTERM. `names`: known job
     names by id. Raises ClientError.

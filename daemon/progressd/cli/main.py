@@ -1,4 +1,4 @@
-"""The command line. A command is imported when it is called, and its dependencies when it runs, to start fast."""
+"""The command line. To start fast, it imports only the called command, which imports its dependencies when it runs."""
 
 import os
 import sys

@@ -129,7 +129,7 @@ def the_only_id(given: str, found: Sequence[str], where: str = "") -> str:
         raise APIError(404, f"no job id begins with {given}{where}")
     if len(found) > 1:
         ids = ", ".join(found[:MAX_LISTED]) + (", …" if len(found) > MAX_LISTED else "")
-        raise APIError(409, f"{len(found)} job ids begin with {given}: {ids} (give more of the id)")
+        raise APIError(409, f"{len(found)} job ids begin with {given}: {ids} (give more characters)")
     return found[0]
 
 

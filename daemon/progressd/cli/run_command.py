@@ -1,6 +1,6 @@
 """Run a command as a job, for `progressd run`.
 
-Until the command has been started, nothing may be imported that takes long, such as click, Trio or an HTTP library.
+Do not import anything slow, such as click, Trio or an HTTP library, before the command has started.
 """
 
 import os
@@ -166,7 +166,7 @@ class _Report(NamedTuple):
 
 
 def _say_unwritten(error: OSError) -> None:
-    _print(f"progressd: cannot pass on what the command writes: {error.strerror}")
+    _print(f"progressd: cannot pass on the output of the command: {error.strerror}")
 
 
 def _print(text: str) -> None:

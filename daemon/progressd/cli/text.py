@@ -134,7 +134,7 @@ def phase_and_step(phase: str, step: str) -> str:
 
 
 def task_detail(task: TaskData) -> str:
-    """Return what is known of a task besides its name."""
+    """Return the progress of a task: everything that is known except its name."""
     if task.state is not JobStatus.PROCESSING:
         return str(task.state)
     return counts(task.current, task.total, task.unit)

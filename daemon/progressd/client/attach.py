@@ -24,7 +24,7 @@ from progressd.core.messages import JobStatus
 from progressd.system.file_offsets import FileOffsets
 from progressd.system.process_tree import Process, describe_exit, is_running, look, running
 
-INTERVAL: Final = 0.5  # seconds between two looks at the positions, and for new processes
+INTERVAL: Final = 0.5  # seconds between two checks of the positions, or for new processes
 MIN_SIZE: Final = 1  # bytes of a file
 SETTLE: Final = 0.05  # seconds in which a new process gets its arguments
 EXIT_WAIT: Final = 1.0  # seconds in which the parent of an ended process may reap it
@@ -194,7 +194,7 @@ class Attachment:
     async def run(self, targets: Sequence[Target], names: Sequence[str]) -> int:
         """Report targets, and processes with these names that start later. Return the exit status.
 
-        It is 0 if every process has succeeded, as far as that is known, 1 if not, and 128 + N after signal N.
+        It is 0 if no process is known to have failed, 1 if one has, and 128 + N after signal N.
         Raises ClientError if a job cannot be registered.
         """
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

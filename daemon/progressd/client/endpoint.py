@@ -85,7 +85,7 @@ def _quoted(job_id: str) -> str:
 
 
 def _checked_key(key: str, name: str) -> str:
-    """Return the key if it is valid in a header. The error of the HTTP library would contain the key."""
+    """Return the key if it is valid in a header. Check it here, because the HTTP library's error would contain it."""
     if not key:
         raise InvalidKey(f"{name} is empty")
     if not (key.isascii() and key.isprintable()) or " " in key:

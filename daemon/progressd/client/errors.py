@@ -4,7 +4,7 @@ from typing import Any
 
 
 def is_temporary(status: int) -> bool:
-    """Return whether a request that was rejected with this HTTP status may succeed later."""
+    """Return whether a request that the daemon rejected with this HTTP status may succeed later."""
     return status >= 500 or status == 429  # RFC 6585 §4
 
 
@@ -31,7 +31,7 @@ class ResponseTimeout(ClientError):
 class APIError(ClientError):
     """The daemon rejected the request.
 
-    `retry_after`: the seconds to wait before a retry, if the daemon sent them. `code`: the daemon's name of the
+    `retry_after`: the seconds to wait before a retry, if the daemon sent them. `code`: the daemon's code for the
     reason; "" if the response is not from a daemon.
     """
 

@@ -37,7 +37,7 @@ def call_soon_function() -> Callable[..., object]:
 
 
 async def wait_for_end(reporter: ReporterThread, acknowledged: "anyio.Event", hurry: float) -> None:
-    """Wait until the end is acknowledged or the patience is over; after a cancellation, at most `hurry` seconds."""
+    """Wait until the end is acknowledged or the time is over; after a cancellation, at most `hurry` seconds."""
     import anyio
 
     async def wait() -> None:

@@ -1,4 +1,4 @@
-"""HTTP requests to one daemon, over one connection that opens on demand; and the TLS of all clients."""
+"""HTTP requests to one daemon, over one connection that opens on demand; and the TLS context of all clients."""
 
 import encodings.idna  # noqa: F401, name resolution imports it, and the reporter's thread must not import
 import select

@@ -152,7 +152,7 @@ class Job:
         """Set the progress: the number of completed steps, the total, and the name of the current step.
 
         Omitted arguments keep their values. `percent` replaces the ratio of the steps. `unit` is what the steps count,
-        such as "B" or "pages"; with it, watchers see the rate. In a new `phase`, the steps may begin again. An invalid
+        such as "B" or "pages"; with it, watchers see the rate. In a new `phase`, the steps may start again. An invalid
         value is logged and ignored. Never waits. Raises JobCancelled.
 
         `eta_seconds` is the remaining time, if the program knows it better than the daemon can estimate it. It counts
@@ -184,7 +184,7 @@ class Job:
         self._report(change)
 
     def task(self, name: str, total: int = 0, *, unit: str | None = None) -> Task:
-        """Return a part of the job with a progress of its own, to use in a `with` block. Several may run at a time.
+        """Return a part of the job that has its own progress, to use in a `with` block. Several may run at a time.
 
         If the job itself has no total and no percentage, its percentage comes from its tasks. `total`: 0 if unknown.
         """
@@ -245,13 +245,13 @@ class Job:
             self._log_failed(f"the log is not kept: {error}")
 
     def _finish_log(self, seconds: float) -> None:
-        """Wait until the log was sent. Blocks."""
+        """Block until the log has been sent, at most for this number of seconds."""
         if self._log is not None and self._log.ident is not None and not self._log.finish(seconds):
             self._log_failed("the daemon did not receive the end of the log")
 
     @property
     def _log_timeout(self) -> float:
-        """Return the seconds for the rest of the log: none if not even the end was received."""
+        """Return the seconds for the rest of the log: 0 if the daemon did not even receive the end of the job."""
         return LOG_TIMEOUT if self._pending.over else 0.0
 
     def result(self, output_path: str | None = None, page_count: int | None = None) -> None:
@@ -262,7 +262,7 @@ class Job:
         }
 
     def __getstate__(self) -> dict[str, object]:
-        """Return the state for a copy, such as in another process. The copy of a job that has begun reports nothing."""
+        """Return the state for a copy, such as in another process. A copy of a started job reports nothing."""
         begun = dict.fromkeys(("_reporter", "_process", "_where", "_scope", "_acknowledged")) if self._reporter else {}
         return {**self.__dict__, **begun, "_log": None}
 
@@ -282,7 +282,7 @@ class Job:
                 self._finish_log(min(wait, self._log_timeout))
 
     def wait(self, seconds: float = math.inf) -> bool:
-        """Wait until the daemon has accepted the end, or cannot be reached. Return whether that is so."""
+        """Wait until the daemon has accepted the end, or cannot be reached. Return whether it has accepted the end."""
         if self._reporter is None or os.getpid() != self._process:
             return True
         self._reporter.wait(seconds)

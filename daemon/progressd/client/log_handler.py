@@ -1,4 +1,4 @@
-"""`logging.getLogger().addHandler(LogHandler(job))` adds what a program logs to the log of its job."""
+"""`logging.getLogger().addHandler(LogHandler(job))` adds the log records of a program to the log of its job."""
 
 import logging
 from typing import Final

@@ -1,6 +1,7 @@
 """Send the log of a job from a thread of its own, so that neither the work nor the reports of its progress wait.
 
-The memory is bounded, see OutputBuffer. Events are numbered, so that the daemon stores each once after a lost answer.
+The memory is bounded: see OutputBuffer. Events are numbered, so that the daemon stores an event only once, even if it
+is sent again after a lost response.
 """
 
 import os

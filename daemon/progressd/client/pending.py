@@ -41,7 +41,7 @@ class PendingEvents:
         self._registration = None if registration is None else self._event("job_created", registration)
         self._registered = self._registration
         self._cursor = ""  # the newest cursor from the daemon
-        self._unknown = 0  # number of consecutive answers that the job does not exist
+        self._unknown = 0  # number of consecutive answers saying that the job does not exist
         self._progress: Event | None = None
         self._last: Event | None = None  # the newest progress, sent or waiting
         self._ends_at: float | None = None  # the monotonic time at which the program expects the end of the job
@@ -65,7 +65,7 @@ class PendingEvents:
         self._ends_at = at
 
     def drop_progress(self) -> None:
-        """Send no progress, not even at the start."""
+        """Send no progress, not even with the start of the job."""
         self._progress = self._last = None
 
     def end(self, type_: str | None, data: Mapping[str, Any]) -> None:
@@ -128,7 +128,7 @@ class PendingEvents:
             self.cancelled = self.over = True
 
     def _register_again(self) -> bool:
-        """Send everything again if the daemon forgot the job, as after a restore of an older backup.
+        """Send everything again if the daemon forgot the job, for example because an older backup was restored.
 
         If the job was deleted instead, the daemon rejects the registration. If another program registered the job, that
         program registers it again.
@@ -170,7 +170,7 @@ class PendingEvents:
         else:
             self.over = True
             if answer.status == HTTPStatus.NOT_FOUND:
-                return f"{answer.error}: nothing more of it is reported"
+                return f"{answer.error}; the job is not reported any more"
         return answer.error
 
     def _close(self) -> None:

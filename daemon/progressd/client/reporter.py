@@ -113,13 +113,13 @@ class ReporterThread:
             self._changed.notify_all()
 
     def hurry(self, patience: float) -> None:
-        """Reduce the patience to at most `patience` seconds from now."""
+        """Reduce the remaining time for the end to at most `patience` seconds from now."""
         with self._changed:
             assert self._closed_at is not None
             self._patience = min(self._patience, time.monotonic() - self._closed_at + patience)
 
     def wait(self, seconds: float) -> None:
-        """Wait until the end is acknowledged or the patience is over, for at most `seconds`."""
+        """Wait until the end is acknowledged or the time is over, for at most `seconds`."""
         give_up = time.monotonic() + seconds
         try:
             while (left := min(self.time_left(), give_up - time.monotonic())) > 0:
@@ -129,7 +129,7 @@ class ReporterThread:
             raise
 
     def time_left(self) -> float:
-        """Return the seconds to wait before the next call; 0 if the end is acknowledged or the patience is over."""
+        """Return the seconds to wait before the next call; 0 if the end is acknowledged or the time is over."""
         assert self._closed_at is not None
         if self._finished.is_set():
             return 0.0

@@ -1,4 +1,4 @@
-"""The REST API as function calls that block until the daemon answers."""
+"""The REST API as function calls that block until the daemon responds."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from progressd.core.json import UNDECODABLE
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
 CONNECT_TIMEOUT: Final = 10.0  # seconds
-MAX_ANSWERS: Final = 1 << 20  # bytes of the answers to a batch of events
+MAX_ANSWERS: Final = 1 << 20  # maximum bytes of the answers to a batch of events
 CHUNK_SIZE: Final = 65536  # bytes read from a file at once
 # Characters that a field name may not contain (WHATWG HTML, "Multipart form data").
 _ESCAPED: Final = {ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"}

@@ -1,4 +1,4 @@
-"""`with job.task("layer", total=3) as task:` reports a part of a job with a progress of its own."""
+"""`with job.task("layer", total=3) as task:` reports a part of a job that has its own progress."""
 
 import contextlib
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from progressd.core.events import MAX_COUNT, MAX_TASK_ID, MAX_TASKS
 
 
 class Tasks:
-    """The tasks of one job, as they are reported: all unfinished ones, and as many finished ones as there is room."""
+    """The tasks of one job, as reported: all unfinished ones, and as many finished ones as there is room for."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, dict[str, object]] = {}
@@ -32,7 +32,7 @@ class Tasks:
         return id_
 
     def change(self, id_: str, **data: object) -> None:
-        """Change a task, unless it has made room for another one."""
+        """Change a task, unless another task has replaced it."""
         if id_ in self._tasks:
             self._tasks[id_].update(data)
 

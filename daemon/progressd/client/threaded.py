@@ -1,4 +1,4 @@
-"""Iterate over a stream of Trio in asyncio and in synchronous programs. Trio runs in a thread."""
+"""Iterate over a Trio stream from asyncio and from synchronous programs. Trio runs in a thread."""
 
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator

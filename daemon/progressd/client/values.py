@@ -134,7 +134,7 @@ def seconds(number: object) -> float:
     """Return a non-negative number of seconds, which may be infinite."""
     given = float(number)  # type: ignore[arg-type]
     if not given >= 0:
-        raise ValueError(f"{given:g} is not a number of seconds")
+        raise ValueError(f"expected 0 or more seconds, not {given:g}")
     return given
 
 
@@ -142,7 +142,7 @@ def lease(number: object) -> float:
     """Return the seconds of a lease."""
     given = _finite(number)
     if given <= 0:
-        raise ValueError(f"{given:g} is not a number of seconds")
+        raise ValueError(f"expected more than 0 seconds, not {given:g}")
     return min(given, MAX_LEASE)
 
 
@@ -180,7 +180,7 @@ def options(left_out: LeftOut, given: Mapping[object, object]) -> bytes:
 
 
 class _Converter:
-    """Converts one set of options. It stops after MAX_OPTIONS_BYTES values: each takes a byte of JSON at least.
+    """Convert one set of options. It stops after MAX_OPTIONS_BYTES values, because each takes at least a byte of JSON.
 
     Otherwise an object that contains itself twice would never end.
     """

@@ -1,4 +1,4 @@
-"""Watch jobs over a WebSocket. A watcher reconnects with its cursor, as often as necessary.
+"""Watch jobs over a WebSocket. A watcher reconnects with its cursor whenever the connection is lost.
 
 async with watch("http://127.0.0.1:8080", job_id) as messages:  # in Trio or asyncio
     async for message in messages:

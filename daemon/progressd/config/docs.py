@@ -18,14 +18,14 @@ from progressd.core.pipeline import Option, Pipeline
 _INTRODUCTION: Final = f"""\
 # Settings
 
-Every setting has a default, so progressd starts without a config file. A setting is taken from, in this order:
+Every setting has a default, so progressd starts without a config file. The value of a setting is the first of these:
 
 1. the flag of `progressd serve`, if the setting has one;
 2. the environment variable;
 3. the config file: `{DEFAULT_FILE}` if it exists, or the one given with `--config PATH`;
 4. the default.
 
-`progressd config` prints the settings in force and where each came from; `progressd config --sample` prints a
+`progressd config` prints the settings in force and the source of each; `progressd config --sample` prints a
 documented config file to start from. With an unknown setting or an invalid value the daemon does not start, and prints
 an error. `systemctl reload progressd` applies changes, except those that [need a restart](operations.md#install).
 

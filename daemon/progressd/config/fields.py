@@ -118,7 +118,7 @@ def toml(value: object) -> str:
         case dict():
             pairs = ", ".join(f"{toml_key(key)} = {toml(item)}" for key, item in value.items())
             return f"{{ {pairs} }}" if pairs else "{}"
-    raise TypeError(f"{type(value).__name__} is not a type of TOML")
+    raise TypeError(f"TOML has no type for {type(value).__name__}")
 
 
 def toml_key(key: str) -> str:

@@ -43,8 +43,8 @@ def load(
 ) -> tuple[Settings, Origins]:
     """Return the settings in force, and the origin of each by key.
 
-    Flags precede the environment, then the file, then the defaults. Raises SettingsError for unknown settings and
-    invalid values.
+    Flags override the environment, which overrides the file. Raises SettingsError for unknown settings and invalid
+    values.
 
     Args:
         config_path: A file that must exist. None: `default_file`, if it exists.

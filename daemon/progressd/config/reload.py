@@ -54,7 +54,7 @@ class Reload:
         self._hooks: list[Hook] = []
 
     def register(self, hook: Hook) -> None:
-        """Call a hook at each reload."""
+        """Register a hook that each reload calls."""
         self._hooks.append(hook)
 
     @property

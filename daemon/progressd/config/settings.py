@@ -15,7 +15,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 def _setting(description: str, **given: Any) -> Meta:
-    """Describe a setting with limits as of Meta, and with the `extra` of config.fields.Setting."""
+    """Describe a setting: its limits are arguments of Meta, and its `extra` is that of config.fields.Setting."""
     limits = {name: given.pop(name) for name in ("ge", "le", "pattern", "min_length") if name in given}
     return Meta(description=description, extra=given, **limits)
 
@@ -129,7 +129,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     ] = 64 << 20
     max_handshakes: Annotated[
         int,
-        _count("Connections at a time that have not sent the header of a request. Beyond it, the oldest is closed."),
+        _count(
+            "Connections at a time that have not sent the header of a request. If another one arrives, the oldest is "
+            "closed."
+        ),
     ] = 1000
     max_upload_bytes: Annotated[int, _bytes("The largest file that can be submitted.")] = 500 << 20
     max_form_fields: Annotated[int, _count("Fields in a form, without its files.")] = 20
@@ -160,9 +163,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     rate_limit_per_minute: Annotated[
         int, _count("Requests per minute with one key, or from one address without a key.")
     ] = 60
-    rate_limit_burst: Annotated[int, _count("How many of them may arrive at once.")] = 10
+    rate_limit_burst: Annotated[int, _count("How many requests of one client may arrive at once.")] = 10
     exempt_addresses: Annotated[
-        Networks, _setting("Addresses without limits on requests, uploads and connections.", expected=NETWORKS)
+        Networks,
+        _setting(
+            "Addresses without a limit on requests and connections per address. They may use three quarters of "
+            "`max_uploads`.",
+            expected=NETWORKS,
+        ),
     ] = ("127.0.0.0/8", "::1")
 
 
@@ -190,7 +198,7 @@ class RunnerSettings(Struct, frozen=True, kw_only=True):
     max_file_bytes: Annotated[int, _bytes("The largest file that a job may write.")] = 4 << 30
     max_open_files: Annotated[int, _setting("Open files of each process of a job.", ge=16)] = 1024
     max_attempts: Annotated[
-        int, _count("How often a job is started in total, if the daemon is killed while the job runs.")
+        int, _count("How many times a job is started in total, if the daemon is killed while the job runs.")
     ] = 3
 
 
@@ -208,7 +216,7 @@ class IngestSettings(Struct, frozen=True, kw_only=True):
     socket_mode: Annotated[
         str,
         _setting(
-            "The file mode of the socket, which decides who may connect.",
+            "The file mode of the socket, which determines the users who may connect.",
             pattern="^0?[0-7]{3}$",
             expected='an octal file mode in quotes, such as "0660"',
         ),
@@ -274,7 +282,7 @@ class LogSettings(Struct, frozen=True, kw_only=True):
     max_bytes_per_job: Annotated[
         int,
         _setting(
-            "The limit for the log of a job. Of a longer log, the first quarter and the end are kept.",
+            "The limit for the log of a job. If a log is longer, only its first quarter and its end are kept.",
             ge=1 << 20,
             le=64 << 20,
             unit="bytes",

@@ -1,4 +1,4 @@
-"""All errors of progressd, each with its HTTP status, and the text for sizes in their sentences."""
+"""All errors of progressd, each with its HTTP status; and the text of sizes in error messages."""
 
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
@@ -114,7 +114,7 @@ class Unavailable(ProgressdError):
 class StoreFailed(Unavailable):
     """The store rejected a change, so the change is not published.
 
-    `undecided`: the commit itself failed, so the change may exist when the store is opened again.
+    `undecided`: the commit itself failed, so the change may be there when the store is opened again.
     """
 
     undecided = False
@@ -172,7 +172,7 @@ class TooManyUploads(Unavailable):
 
 
 class InsufficientStorage(ProgressdError):
-    """No disk space is left for an upload, or the quota for the files of jobs is used up."""
+    """No disk space is left for an upload, or the files of jobs have reached their quota."""
 
     status = 507
 

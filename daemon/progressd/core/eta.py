@@ -1,14 +1,14 @@
 """The remaining time of a job, from the speed of the job and from earlier runs of similar jobs.
 
-`Forecasts` has an `Estimator` for each running job. It gets the progress with its times, and returns an `Eta`. A `Run`
-is what is kept of a finished job: its duration, its size, and the times at which it reached each twentieth. Jobs of the
-same kind, pipeline, host and shape of command share their runs.
+`Forecasts` has an `Estimator` for each running job. It receives the progress with its times, and returns an `Eta`. A
+`Run` is the record of a finished job: its duration, its size, and the times at which it reached each twentieth. Jobs of
+the same kind, pipeline, host and shape of command share their runs.
 
 The estimate is a weighted mean, in logarithms, of two others. The first extrapolates the speed of the job, where later
 progress counts more. The second is the duration of earlier runs, scaled by size. The curve of earlier runs corrects
 both, because a percentage is rarely proportional to time. The weights are the inverse variances: earlier runs that
-differ much have a small weight, and so has the speed at the beginning. `benchmarks/eta` measures the errors with
-recorded runs, and `low` and `high` follow from these errors.
+differ a lot have a small weight, and so does the speed at the beginning. `benchmarks/eta` measures the errors with
+recorded runs, and `low` and `high` are computed from these errors.
 """
 
 import math
@@ -29,10 +29,10 @@ Source: TypeAlias = Literal["history", "rate", "producer"]
 PARTS: Final = 20  # points of a curve, besides its beginning
 MAX_WORDS: Final = 40  # words of a command that are compared
 MAX_WORD: Final = 80  # characters
-MIN_SECONDS: Final = 1.0  # shorter jobs are not kept: they end before anybody asks
-RUNS_PER_KEY: Final = 20  # the newest ones
-MAX_RUNS: Final = 5000  # of all keys, about 700 bytes each
-RESIZED: Final = 0.05  # a larger change of the number of steps begins a new estimate
+MIN_SECONDS: Final = 1.0  # seconds; shorter jobs are not kept, because they end before anybody asks
+RUNS_PER_KEY: Final = 20  # the newest ones are kept
+MAX_RUNS: Final = 5000  # for all keys together, about 700 bytes each
+RESIZED: Final = 0.05  # a larger change of the number of steps starts a new estimate
 FORGET: Final = 0.7  # the weight of a run, compared with that of the next one
 INTERVAL: Final = 0.2  # seconds between two estimates, at least; in between, the last one is valid
 MAX_INTERVAL: Final = 0.5  # seconds
@@ -85,7 +85,7 @@ class Expected(Struct, frozen=True):
 
 
 def words_of(name: str | None, options: Mapping[str, object]) -> tuple[str, ...]:
-    """Return what is compared between two jobs: hashes of the words of the name, and of the options."""
+    """Return the hashes by which two jobs are compared: those of the words of the name, and of the options."""
     words = [*(name or "").split(), *(f"{key}={value}" for key, value in options.items())]
     return tuple(hashed(word[:MAX_WORD]) for word in words[:MAX_WORDS])
 
@@ -141,7 +141,7 @@ def expected(runs: Sequence[Run], words: tuple[str, ...], size: int) -> Expected
 
 
 def _exponent(runs: Sequence[Run]) -> float:
-    """Return the power of the size that the duration is proportional to, from 0 to 1; 1 if the sizes are similar."""
+    """Return the power p, from 0 to 1, for which durations are proportional to size^p; 1 if the sizes are similar."""
     points = [(math.log(run.size), math.log(run.seconds)) for run in runs if run.size]
     if len(points) < 3:
         return 1.0
@@ -166,8 +166,8 @@ def survival(known: Expected, elapsed: float) -> float:
 class Estimator:
     """Estimate the remaining time of one job. Times are in seconds since its start, `done` is from 0 to 1.
 
-    `log`, `spread`, `place`: of the last estimate, the logarithm, its expected error, and the fraction of the time that
-    has passed. The measurement needs them.
+    `log`, `spread`, `place`: the logarithm of the last estimate, its expected error, and the fraction of the time that
+    had passed then. They are for `benchmarks/eta`.
     """
 
     # fmt: off
@@ -242,7 +242,7 @@ class Estimator:
         return self._eta
 
     def _mark(self, passed: float, done: float) -> None:
-        """Note the time at which each twentieth was reached, since the last estimate."""
+        """Record the times at which twentieths were reached since the last estimate."""
         moved = done - self.done
         for number in range(len(self._marks) + 1, min(int(done * PARTS), PARTS) + 1):
             part = (number / PARTS - self.done) / moved if moved > 0 else 1.0
@@ -287,7 +287,8 @@ class Estimator:
         )
 
     def _limited(self, seconds: float, low: float, high: float, passed: float, source: Source, runs: int) -> Eta:
-        """Return the estimate without jumps. What was shown before has become shorter by the time that passed."""
+        """Return the estimate without jumps. The time that was last shown has become shorter by the time that has
+        passed since."""
         if self.place >= 1:
             seconds = 0.0
         elif self._shown >= 0:
@@ -348,7 +349,7 @@ class Forecasts:
         return None if known is None else known.seconds
 
     def run_of(self, job: Job) -> KeyedRun | None:
-        """Return what is kept of a finished job; None if it failed or was too short."""
+        """Return the record of a finished job; None if the job failed or was too short."""
         if job.status is not JobStatus.COMPLETED or job.started_at is None or job.completed_at is None:
             return None
         seconds = (job.completed_at - job.started_at).total_seconds()

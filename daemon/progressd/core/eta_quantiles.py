@@ -1,4 +1,4 @@
-"""The errors of recorded runs. `make eta ARGS=--write` writes these numbers, and docs/eta.md has their meaning."""
+"""The errors of recorded runs. `make eta ARGS=--write` writes these numbers, and docs/eta.md explains them."""
 
 from typing import Final
 

@@ -34,7 +34,7 @@ MAX_PAGES: Final = 10**9
 MAX_LOG_TEXT: Final = 2**18  # characters in one event
 MAX_NESTING: Final = 32  # levels of options; the parsers of Python and SQLite fail at about 1000
 MAX_UNIT: Final = 20  # characters
-MAX_PHASE: Final = 200  # characters; also of the name of a task
+MAX_PHASE: Final = 200  # characters; also for the name of a task
 MAX_TASK_ID: Final = 100  # characters
 MAX_TASKS: Final = 32  # unfinished tasks of a job
 MAX_RATE: Final = 1e18  # units a second
@@ -47,7 +47,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 
 class ReportedTask(Struct, frozen=True):
-    """A part of a job with a progress of its own, such as one of several downloads. Omitted values stay as they are."""
+    """A part of a job that has its own progress, such as one of several downloads. Omitted values stay as they are."""
 
     id: Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID)]
     name: Annotated[str, Meta(max_length=MAX_PHASE)] | None = None
@@ -60,10 +60,10 @@ class ReportedTask(Struct, frozen=True):
 class ReportedProgress(Struct, frozen=True, omit_defaults=True):
     """The progress of a job. `percent`: for a producer whose percentage is not current_step / total_steps.
 
-    `unit`: of the steps, such as B or pages. `rate`: for a producer whose rate the steps do not express. `phase`: a
-    part of the job in which the steps may begin again. `tasks`: those that have changed. `eta_seconds`: the remaining
-    time, for a producer that knows it better than the daemon can estimate it. With one of these, the steps may be
-    omitted, and omitted values stay as they are. An empty unit or phase removes the one before.
+    `unit`: of the steps, such as B or pages. `rate`: for a producer whose rate cannot be computed from the steps.
+    `phase`: the current part of the job; the steps may start again in each phase. `tasks`: those that have changed.
+    With one of these, the steps may be omitted, and omitted values stay as they are. An empty unit or phase removes the
+    earlier one. `eta_seconds`: the remaining time, for a producer that knows it better than the daemon can estimate it.
     """
 
     current_step: Count | None = None
@@ -78,7 +78,7 @@ class ReportedProgress(Struct, frozen=True, omit_defaults=True):
 
     @property
     def has_details(self) -> bool:
-        """Return whether the report has more than counts and the name of a step."""
+        """Return whether the report contains more than counts and the name of a step."""
         given = (self.unit, self.phase, self.rate, self.eta_seconds)
         return bool(self.tasks) or any(value is not None for value in given)
 
@@ -169,7 +169,7 @@ def parts_of(text: bytes) -> dict[str, Raw]:
 
 
 def checked_options_size(text: bytes, within: str = "") -> bytes:
-    """Return a JSON object, after a check of the size of its options if the object is LARGE.
+    """Return a JSON object. If it is LARGE, check the size of its options first.
 
     Decoding the options in 1 MiB of JSON takes 0.1 s. `within`: the key of the object that contains the options.
     Raises InvalidInput and the errors of a msgspec decoder.

@@ -157,7 +157,7 @@ def _apply(job: Job | None, event: Event, now: datetime, forecast: Forecast) -> 
         case RunnerEvent():
             return _end(job, event.end, now)
         case PreviewEvent():
-            _require_unfinished(job, "a page preview")
+            _require_unfinished(job, "page previews")
             return Applied(job, (PagePreview(job.id, event.data),), False)
         case StartEvent():
             return Applied(*_start(job, now, forecast), True)
@@ -168,7 +168,7 @@ def _apply(job: Job | None, event: Event, now: datetime, forecast: Forecast) -> 
         case LeaseExpiredEvent():
             return _fail(job, PRODUCER_LOST, now)
         case BatchCancelEvent():
-            _require_unfinished(job, "a cancellation")
+            _require_unfinished(job, "cancellation")
             return _finish(job, JobStatus.CANCELLED, now)
         case LogEvent():  # ingest writes the lines; they do not change the job
             return Applied(job, (), False)
@@ -231,7 +231,7 @@ def _progress(job: Job, event: ProgressEvent, now: datetime, forecast: Forecast)
 
 
 def _detailed(job: Job, given: ReportedProgress, now: datetime, forecast: Forecast) -> tuple[Job, ProgressData]:
-    """Return the job and its progress after a report with details, or of a job that has some."""
+    """Return the job and its progress after a report, if the report or the job has details."""
     data, detail = detailed(job.progress, job.detail or Detail(), given, now)
     counted = given.current_step is not None or given.total_steps is not None
     kept = not counted and given.percent is None and data.percent != percentage(data.current_step, data.total_steps)
@@ -262,7 +262,7 @@ def _status(job: Job, event: StatusEvent, now: datetime, forecast: Forecast) -> 
         _require_of_producer(job)
         return Applied(*_start(job, now, forecast), True)
     if new is JobStatus.CANCELLED:
-        _require_unfinished(job, "a cancellation")
+        _require_unfinished(job, "cancellation")
         return _finish(job, new, now)
     if new in (JobStatus.COMPLETED, JobStatus.FAILED):
         kind = "completed" if new is JobStatus.COMPLETED else "error"
@@ -285,7 +285,7 @@ def _complete(job: Job, event: CompletedEvent, now: datetime) -> Applied:
     given = event.data
     if job.status is JobStatus.COMPLETED and _agree(job, given):
         return Applied(job, (), False)
-    _require_unfinished(job, "a completion")
+    _require_unfinished(job, "completion")
     if job.started_at is None:
         raise Conflict(f"job {job.id} is {job.status}: it must be processing before it can be completed")
     elapsed = given.elapsed_seconds
@@ -306,13 +306,13 @@ def _agree(job: Job, given: ReportedResult) -> bool:
 def _fail(job: Job, sentence: str, now: datetime) -> Applied:
     if job.status is JobStatus.FAILED and job.error == sentence:
         return Applied(job, (), False)
-    _require_unfinished(job, "a failure")
+    _require_unfinished(job, "failure")
     job = replace(job, error=sentence)
     return _finish(job, JobStatus.FAILED, now, Error(job.id, ErrorData(sentence)))
 
 
 def _stall(job: Job) -> Applied:
-    _require_unfinished(job, "a silence")
+    _require_unfinished(job, "stall")
     if job.progress.stalled:
         return Applied(job, (), False)
     data = replace(job.progress, stalled=True, eta_seconds=UNSET, eta=UNSET, rate=UNSET)
@@ -346,7 +346,7 @@ def _requeue(job: Job, event: RequeueEvent, now: datetime) -> Applied:
 
 
 def _start(job: Job, now: datetime, forecast: Forecast = no_forecast) -> tuple[Job, tuple[JobMessage, ...]]:
-    """Start a job. If earlier runs tell how long it will take, there is progress from the beginning."""
+    """Start a job. If its duration can be estimated from earlier runs, it has progress from the beginning."""
     if job.status is not JobStatus.QUEUED:
         raise Conflict(f"job {job.id} is {job.status}: only a queued job can start")
     started = replace(job, status=JobStatus.PROCESSING, started_at=now)
@@ -370,7 +370,7 @@ def _changed(job: Job, new: JobStatus) -> StatusChange:
 
 def _require_unfinished(job: Job, what: str) -> None:
     if job.status.finished:
-        raise Conflict(f"job {job.id} is already {job.status}: {what} comes too late")
+        raise Conflict(f"job {job.id} is already {job.status} and accepts no {what}")
 
 
 def _require_of_producer(job: Job) -> None:

@@ -10,8 +10,8 @@ _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|
 def last_lines(written: bytes, count: int = 1) -> list[str]:
     """Return up to `count` of the last lines that contain text, without escapes and control characters.
 
-    A line that was overwritten after a carriage return counts as its last version. Indented lines, such as those of a
-    traceback, are left out unless the last line is one.
+    If a line was redrawn with carriage returns, only its last version is used. Indented lines, such as those of a
+    traceback, are skipped unless the last line is indented.
     """
     found: list[str] = []
     for line in reversed(_ESCAPES.sub("", written.decode(errors="replace")).split("\n")):

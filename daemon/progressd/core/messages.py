@@ -54,7 +54,7 @@ class Cursor(NamedTuple):
 
 
 class TaskData(Struct, frozen=True):
-    """A part of a job with a progress of its own. `total`: 0 if unknown."""
+    """A part of a job that has its own progress. `total`: 0 if unknown."""
 
     id: str
     name: str
@@ -67,7 +67,7 @@ class TaskData(Struct, frozen=True):
 class Eta(Struct, frozen=True, omit_defaults=True):
     """The remaining time in seconds: with a probability of 80 %, it is between `low` and `high`.
 
-    `source`: what decided most, earlier `runs` of the job, its speed, or the producer.
+    `source`: the main source of the estimate: earlier `runs` of the job, its speed, or the producer.
     """
 
     seconds: float
@@ -81,7 +81,7 @@ class ProgressData(Struct, frozen=True, omit_defaults=True):
     """The progress of a job. `percent` is 0–100. `eta`, and its `seconds` as `eta_seconds`, are missing if unknown.
 
     `stalled`: the producer has been silent for longer than its lease. `unit`: of the steps, such as B. `rate`: units a
-    second. `phase`: the part of the job in which it is. `tasks`: all current ones.
+    second. `phase`: the current part of the job. `tasks`: all current ones.
     """
 
     current_step: int
@@ -276,7 +276,7 @@ class ServerStatusData(Struct, frozen=True, omit_defaults=True):
 
 
 class ServerStatus(Struct, frozen=True, tag_field="type", tag="server_status"):
-    """The store stopped or started to accept changes."""
+    """The store has stopped or resumed accepting changes."""
 
     data: ServerStatusData
 

@@ -1,4 +1,4 @@
-"""Make the lines of a log from what a program writes. Of the frames of a progress bar, only the last one stays."""
+"""Split the output of a program into the lines of a log. Only the last state of a progress bar is kept."""
 
 from typing import Final
 
@@ -57,7 +57,7 @@ class OutputLines:
         return b"".join([self._line(first), b"\n", *[_shown(line) + b"\n" for line in others]])
 
     def _line(self, line: bytes) -> bytes:
-        """Return the last frame of a line. If another frame was passed on, the carriage return stays."""
+        """Return the last state of a line. If an earlier state was passed on, the carriage return stays."""
         shown = _shown(line)
         return b"\r" + shown if self._begun and b"\r" in line.rstrip(b"\r") else shown
 
@@ -67,7 +67,7 @@ def _shown(line: bytes) -> bytes:
 
 
 def _last_frame(text: bytes) -> bytes:
-    """Return the incomplete line, without the frames before the last one. A carriage return shows that it had some."""
+    """Return the last state of the incomplete line. It begins with a carriage return if there were earlier states."""
     stripped = text.rstrip(b"\r")
     shown = stripped.rpartition(b"\r")[2]
     return b"\r" * (shown != stripped) + shown + b"\r" * (stripped != text)

@@ -121,10 +121,10 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     progress_pattern: Annotated[
         str | None,
         Meta(
-            description="A regular expression (RE2's) that finds the progress in the output of a program that does "
-            "not write progressd's JSON lines. The daemon searches the first 1024 bytes of a line. The named groups "
-            "are `current` and `total`, or `percent`, or `fraction` (0 to 1). The groups `step`, `phase`, `rate` and "
-            "`eta` are optional. The expression replaces the preset."
+            description="A regular expression (RE2 syntax) that finds the progress in the output of a program that "
+            "does not write progressd's JSON lines. The daemon searches the first 1024 bytes of a line. The named "
+            "groups are `current` and `total`, or `percent`, or `fraction` (0 to 1). The groups `step`, `phase`, "
+            "`rate` and `eta` are optional. The expression replaces the preset."
         ),
     ] = None
     preset: Annotated[

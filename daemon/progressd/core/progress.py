@@ -11,7 +11,7 @@ from progressd.core.errors import Conflict, InvalidInput
 from progressd.core.events import MAX_TASKS, ReportedProgress, ReportedTask
 from progressd.core.messages import JobStatus, ProgressData, TaskData
 
-FADE: Final = 15.0  # seconds after which what was measured counts for a tenth
+FADE: Final = 15.0  # seconds after which a measurement counts for a tenth
 MIN_INTERVAL: Final = 0.1  # seconds between two measurements, and of a step in the timeline
 MAX_STEPS: Final = 200  # of a timeline
 MERGED: Final = 50  # steps of a full timeline that are merged at a time
@@ -20,7 +20,7 @@ MERGED: Final = 50  # steps of a full timeline that are merged at a time
 class Meter(Struct, frozen=True, array_like=True):
     """A rate, smoothed twice with exponential weights by time. Bursts, pauses and irregular reports do not upset it.
 
-    Times are in seconds. `source`: what is counted; the count of another source begins anew.
+    Times are in seconds. `source`: what is counted. When the source changes, the measurement starts again.
     """
 
     source: str
@@ -52,7 +52,7 @@ def _weight(seconds: float) -> float:
 
 
 class Dropped(Struct, frozen=True, array_like=True):
-    """The finished tasks that made room for new ones. They still count for the percentage."""
+    """The finished tasks that new ones have replaced. They still count for the percentage."""
 
     tasks: int = 0
     current: int = 0
@@ -60,7 +60,7 @@ class Dropped(Struct, frozen=True, array_like=True):
 
 
 class Detail(Struct, frozen=True, omit_defaults=True):
-    """What the daemon remembers of a job whose progress has details. `percent_given`: by the producer itself."""
+    """The stored details of a job's progress. `percent_given`: the producer itself sent the percentage."""
 
     meter: Meter | None = None
     dropped: Dropped = Dropped()
@@ -68,7 +68,7 @@ class Detail(Struct, frozen=True, omit_defaults=True):
 
 
 class Step(Struct, frozen=True, omit_defaults=True):
-    """A step in the timeline of a job. The counts at its begin and at its end are in `unit`s.
+    """A step in the timeline of a job. The counts at its start and its end are in `unit`s.
 
     `merged`: the steps that were merged into this one; it has the name of the longest.
     """
@@ -97,9 +97,9 @@ NO_STEP: Final = Step("", datetime.min)
 def detailed(
     before: ProgressData, detail: Detail, given: ReportedProgress, now: datetime
 ) -> tuple[ProgressData, Detail]:
-    """Return the progress after a report with details, and what to remember.
+    """Return the progress after a report with details, and the details to store.
 
-    What the report omits stays as it was. Raises Conflict for too many tasks.
+    Omitted values stay as they were. Raises Conflict for too many tasks.
     """
     current = before.current_step if given.current_step is None else given.current_step
     total = before.total_steps if given.total_steps is None else given.total_steps
@@ -148,7 +148,7 @@ def detailed(
 
 
 def done_of(current: int, total: int, tasks: tuple[TaskData, ...], dropped: Dropped) -> int:
-    """Return what is done: the steps, or else the sum of the tasks."""
+    """Return the amount that is done: the steps, or else the sum of the tasks."""
     if current or total or not tasks:
         return current
     return sum([task.current for task in tasks]) + dropped.current
@@ -174,7 +174,7 @@ def merged_tasks(
 ) -> tuple[tuple[TaskData, ...], Dropped]:
     """Return the tasks after new values of some, in the order in which they were first reported.
 
-    The finished task that is oldest makes room for a new one. Raises Conflict if none has finished.
+    A new task replaces the oldest finished one if necessary. Raises Conflict if none has finished.
     """
     tasks = {task.id: task for task in before}
     for one in given:

@@ -1,7 +1,7 @@
 """Find progress in the output of any program, with a regular expression.
 
-RE2 matches in linear time. Python's `re` takes 54 s for `\\d+/\\d+` in 64 KiB of digits, and never ends with `(a+)+$`
-in 100 letters.
+RE2 matches in linear time. Python's `re` takes 54 s for `\\d+/\\d+` in 64 KiB of digits, and never finishes for
+`(a+)+$` on 100 letters.
 """
 
 import re
@@ -23,7 +23,7 @@ _NAMED_GROUP: Final = re.compile(r"\(\?P?<(\w+)>")
 
 
 class Pattern:
-    """A regular expression (RE2's) with named groups, for the first MAX_SEARCHED bytes of a line."""
+    """A regular expression (RE2 syntax) with named groups, for the first MAX_SEARCHED bytes of a line."""
 
     def __init__(self, pattern: str) -> None:
         """Compile a pattern. Raises ValueError if RE2 rejects it or it is too complex."""
@@ -73,13 +73,16 @@ class Pattern:
 
 
 class ProgressPattern(Pattern):
-    """A pattern with the groups `current` and `total`, or `percent` or `fraction`. Others: step, phase, rate, eta."""
+    """A pattern with the groups `current` and `total`, `percent` or `fraction`. Optional: step, phase, rate, eta."""
 
     def __init__(self, pattern: str) -> None:
         """Compile a pattern. Raises ValueError if RE2 rejects it or it lacks a group."""
         super().__init__(pattern)
         if not {"percent", "fraction"} & self.names and not {"current", "total"} <= self.names:
-            raise ValueError(f"{pattern!r} needs the named groups (?P<current>…) and (?P<total>…), or (?P<percent>…)")
+            raise ValueError(
+                f"{pattern!r} needs the named groups (?P<current>…) and (?P<total>…), or (?P<percent>…),"
+                " or (?P<fraction>…)"
+            )
         if unknown := self.names - _NAMES:
             raise ValueError(f"(?P<{min(unknown)}>…) is not one of {', '.join(sorted(_NAMES))}")
 

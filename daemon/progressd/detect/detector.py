@@ -1,4 +1,4 @@
-"""Find the progress of a program in what it writes.
+"""Find the progress of a program in its output.
 
 The sources, best first: OSC 9;4, the preset of the program, lines of JSON with known keys, general patterns. A better
 source replaces a worse one as soon as it appears.
@@ -24,12 +24,12 @@ STDERR: Final = 2
 DESCRIPTOR: Final = 3  # the stream of the descriptor that only progressd reads
 
 LARGE: Final = 2048  # bytes of a chunk that a program without a pause writes
-PATIENCE: Final = 16  # large chunks in a row that are looked at; of those that follow, one in SAMPLED
+PATIENCE: Final = 16  # large chunks in a row that are searched; after these, one in SAMPLED is searched
 SAMPLED: Final = 16
 
 ANYWHERE: Final = ("git", "rsync", "yt-dlp")  # presets for the output of any program, such as a script
 
-MAX_BINARY: Final = 20  # frames that are no text, after which a stream is not searched for general patterns
+MAX_BINARY: Final = 20  # frames that are not text, after which a stream is not searched for general patterns
 
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _OSC: Final = Pattern(r"\]9;4;(?P<state>\d)(?:;(?P<percent>\d{1,3}))?")
@@ -38,7 +38,7 @@ _REMOVED, _ERROR = "0", "2"
 
 
 class _Stream:
-    """The frames of one stream. `skipped`: the last chunk that was not looked at, in a flood of large chunks."""
+    """The frames of one stream. `skipped`: the last chunk that was not searched, in a flood of large chunks."""
 
     def __init__(self) -> None:
         self.frames = FrameSplitter()
@@ -47,7 +47,7 @@ class _Stream:
         self._binary = 0  # frames that are no text
 
     def is_text(self, frame: bytes) -> bool:
-        """Return whether a frame is text, in a stream of text: compressed data has numbers by chance."""
+        """Return whether a frame and its stream are text: compressed data contains numbers by chance."""
         if self._binary < MAX_BINARY and (_CONTROL.search(frame) is not None or not _is_utf8(frame)):
             self._binary += 1
             return False
@@ -74,7 +74,7 @@ class Detector:
         self._track = self._new_track()
         self._last: ReportedProgress | None = None
         self._on = plan.enabled or pattern is not None
-        self.source = ""  # the source for people: "rsync", "OSC 9;4", "tqdm"; "" while there is none
+        self.source = ""  # the name of the source: "rsync", "OSC 9;4", "tqdm"; "" while there is none
 
     @property
     def found(self) -> Reading:

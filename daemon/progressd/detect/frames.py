@@ -1,4 +1,4 @@
-"""Split the output of a program into frames: lines, and the states of a line that the program redraws.
+"""Split the output of a program into frames. A frame is a line, or one state of a line that the program redraws.
 
 A program redraws a line with a carriage return, with backspaces, or by moving the cursor. The return may come before
 or after the text. OSC 9;4, the progress sequence of terminals, is a frame of its own.
@@ -52,8 +52,8 @@ class FrameSplitter:
     def feed(self, chunk: bytes) -> list[Frame]:
         """Return the frames that end in this chunk and are not empty.
 
-        Text without digits is skipped. Of a chunk above MAX_FED bytes, only the end is split.
-        Of more than MAX_FRAMES frames, the last are returned.
+        Text without digits is skipped. If a chunk has more than MAX_FED bytes, only its end is split. If there are more
+        than MAX_FRAMES frames, only the last ones are returned.
         """
         if len(chunk) > MAX_FRAME and not self._has_digits(chunk):
             chunk = chunk[max(chunk.rfind(b"\n") - 1, 0) :]

@@ -1,4 +1,4 @@
-"""Remove the frames that a program writes only because progressd asked for them."""
+"""Remove the frames that the options of progressd add to the output of a program."""
 
 import re
 from typing import Final
@@ -27,7 +27,7 @@ class OutputFilter:
         self._redraw = False
 
     def feed(self, data: bytes) -> bytes:
-        """Return what the user should see of this chunk and of what was held back."""
+        """Return the part of this chunk, and of the output held back before, that the user should see."""
         data = self._tail + data
         half = b"\r" if data.endswith(b"\r") else b""  # it may be the first half of CR LF
         *pieces, tail = _SEPARATOR.split(data.removesuffix(half))
@@ -44,7 +44,7 @@ class OutputFilter:
         return b"" if self._tail_is_hidden() or not self._tail.strip(b"\r") else self._pass_tail()
 
     def end(self) -> bytes:
-        """Return what is left at the end of the output."""
+        """Return the rest of the output at its end."""
         return b"" if self._tail_is_hidden() else self._returns + self._tail
 
     def _frame(self, text: bytes, separator: bytes, seen: list[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Plan how to find the progress of a command: its preset, and what to add to the command."""
+"""Plan how to find the progress of a command: choose its preset, and the options to add to the command."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from progressd.core.errors import InvalidInput, meant
 from progressd.detect.preset import Adaptation, Preset, any_match
 from progressd.detect.preset_loader import Presets
 
-NONE: Final = "none"  # the name with which nothing is searched for
+NONE: Final = "none"  # the name of a preset that searches for nothing
 
 # Programs that run another program, each with its options that take a value and the number of arguments before the
 # other program.
@@ -144,7 +144,7 @@ def _of_program(command: tuple[str, ...], at: int, presets: Presets) -> Preset |
 
 
 def _subcommand(command: tuple[str, ...], at: int, preset: Preset) -> int | None:
-    """Return the place of the first argument that is not an option, if it is a subcommand of the preset."""
+    """Return the index of the first argument that is not an option, if it is a subcommand of the preset."""
     place = at + 1
     while place < len(command) and command[place].startswith("-"):
         place += 2 if command[place] in preset.options else 1
@@ -152,7 +152,7 @@ def _subcommand(command: tuple[str, ...], at: int, preset: Preset) -> int | None
 
 
 def _program(command: tuple[str, ...]) -> tuple[int, bool]:
-    """Return the place of the program after wrappers such as `nice`, and whether it inherits descriptors.
+    """Return the index of the program after wrappers such as `nice`, and whether it inherits descriptors.
 
     `python -m NAME` is the program NAME.
     """
@@ -248,7 +248,7 @@ def _size(path: str) -> int | None:
 
 
 def _total_of_ffmpeg(arguments: Sequence[str]) -> float | None:
-    """Return the seconds of an output that `-t` limits."""
+    """Return the length of ffmpeg's output in seconds if `-t` limits it, otherwise None."""
     from progressd.detect import numbers
 
     for option, value in pairwise(arguments):

@@ -1,6 +1,6 @@
-"""One preset: what progressd knows about the output of a program, and what it adds to the command.
+"""One preset: how to find the progress in the output of a program, and the options to add to its command.
 
-This module has the types only. `rules.py` describes and applies the rules of a preset.
+This module only defines the types. `rules.py` describes and applies the rules of a preset.
 """
 
 import re
@@ -13,7 +13,7 @@ _NONE: Final = MappingProxyType[str, Any]({})
 
 
 class Adaptation(NamedTuple):
-    """A change to the command that makes the program report progress, and that its user does not see.
+    """A change to the command that makes the program report progress. The user does not see a difference.
 
     `{fd}` in an argument becomes the number of a descriptor that only progressd reads.
     """
@@ -23,7 +23,7 @@ class Adaptation(NamedTuple):
     environment: Mapping[str, str] = _NONE
     terminal: bool | None = None  # only with the output on a terminal (true), or only without one (false)
     subcommands: tuple[str, ...] = ()  # if set, only with one of these
-    unless: tuple[str, ...] = ()  # arguments (globs) with which nothing is changed; -v means -av, too
+    unless: tuple[str, ...] = ()  # arguments (globs) with which nothing is changed; -v also matches -av
     hide: str = ""  # a regular expression for the frames that the change adds to the output
     hide_redraws: bool = True  # only hide frames that the program redraws
 
@@ -62,7 +62,7 @@ class Preset(NamedTuple):
     rules: tuple[dict[str, Any], ...] = ()  # the first that matches a frame is used
     json: tuple[dict[str, Any], ...] = ()
     phases: Mapping[str, float] = _NONE  # in order, each with its share; NAME|NAME: one of these
-    labels: Mapping[str, str] = _NONE  # the names of phases for people
+    labels: Mapping[str, str] = _NONE  # the display names of phases
     many: bool = False  # the program handles many items one by one, each from 0 to 100 %
     items: Literal["", "files", "urls"] = ""  # the arguments that are items, each from 0 to 100 %
     needs_terminal: bool = False  # the program reports progress only on a terminal

@@ -1,4 +1,4 @@
-"""Presets: what progressd knows about the output of a program, as data in `presets/NAME.toml`.
+"""Presets: how to find the progress in the output of a program, as data in `presets/NAME.toml`.
 
 A preset is read when its program is run. The file has the name of the program. A user's preset has the same format and
 replaces the built-in one of that name. `rules.py` checks it and applies its rules.
@@ -21,7 +21,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 class Presets:
-    """The presets of some directories. The first directory that contains a name wins. The built-in presets are last."""
+    """The presets in some directories. If several contain a name, the first one wins. The built-in presets are last."""
 
     def __init__(self, directories: Sequence[Path] = ()) -> None:
         self._directories = (*directories, BUILT_IN_PRESETS)
@@ -29,7 +29,7 @@ class Presets:
 
     @classmethod
     def of_user(cls, environ: Mapping[str, str]) -> "Presets":
-        """Return the presets of a user: of the user's configuration, of the host, and the built-in ones."""
+        """Return the presets for a user: the user's own, those of the host, and the built-in ones."""
         home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or "/", ".config")
         return cls([Path(home, "progressd", "presets"), SYSTEM])
 

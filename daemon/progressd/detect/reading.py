@@ -7,8 +7,8 @@ class Reading(Struct):
     """The values in one frame. None and "" mean unknown.
 
     `current` and `total` are in `unit`s, `rate` in units a second, `eta` in seconds. `item` of `items` is the position
-    of a file or a task that has a percentage of its own. The progress of several `id`s is added up. `done` has the
-    named tasks that are done.
+    of a file or a task that has its own percentage. The progress of several `id`s is added up. `done` says which tasks
+    are done, by name.
     """
 
     current: float | None = None
@@ -29,5 +29,5 @@ class Reading(Struct):
 
     @property
     def moves(self) -> bool:
-        """Return whether the frame has progress."""
+        """Return whether the frame contains progress."""
         return self.current is not None or self.percent is not None

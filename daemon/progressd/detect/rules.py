@@ -1,6 +1,6 @@
 """Apply the rules of a preset to a frame, and check a preset's file.
 
-`progressd.detect.plan` does not need this module, whose imports take long.
+`progressd.detect.plan` does not import this module, whose own imports are slow.
 """
 
 import re
@@ -26,7 +26,7 @@ _GROUPS: Final = frozenset(
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """A regular expression (RE2's) for a frame of the output, with the named groups of `_GROUPS`."""
+    """A regular expression (RE2 syntax) for a frame of the output, with the named groups of `_GROUPS`."""
 
     regex: str
     unit: str = ""
@@ -54,7 +54,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
 
 class JsonRule(Struct, frozen=True, forbid_unknown_fields=True):
-    """The keys of a JSON object that have the progress. A dot leads into an inner object."""
+    """The keys of a JSON object that contain the progress. A dot selects a key of a nested object."""
 
     current: str = ""
     total: str = ""
@@ -65,9 +65,9 @@ class JsonRule(Struct, frozen=True, forbid_unknown_fields=True):
     rate: str = ""
     eta: str = ""
     id: str = ""  # with it, the progress is the sum over all ids
-    each: str = ""  # a list of objects; each has an `id` and a `step`, and counts as one
+    each: str = ""  # the key of a list of objects; each has an `id` and a `step`, and counts as one
     done: str = ""  # the key that only finished objects of this list have
-    skip: str = ""  # objects whose `step` begins so do not count
+    skip: str = ""  # objects whose `step` begins with this text do not count
     where: dict[str, str | bool | int] = {}  # values that the object must have
     unit: str = ""
 
@@ -197,7 +197,7 @@ def reading_of(groups: Mapping[str, str], rule: Rule | None = None) -> Reading:
         found.percent = fraction * 100
     if "rate" in groups and (rate := numbers.rate(groups["rate"])) is not None:
         found.rate = rate.value
-        if rule is None or "current" not in groups:  # otherwise it may be the rate of something else, as of git
+        if rule is None or "current" not in groups:  # otherwise it may be the rate of something else, as for git
             found.unit = found.unit or rate.unit.removesuffix("/s")
     if "eta" in groups:
         found.eta = numbers.seconds(groups["eta"])

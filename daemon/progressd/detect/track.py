@@ -38,9 +38,9 @@ class _Phase(Struct, eq=False):
 class Track:
     """Turn readings into the progress of the job.
 
-    `shares`: the phases that are known, in order, with the share of each. Other phases get half of what is left, so
-    that the percentage can always rise. Without known phases, the first one is the whole, unless there are `many`.
-    Each of `items` has the same share.
+    `shares`: the phases that are known, in order, with the share of each. Each other phase gets half of the rest, so
+    that the percentage can always rise. Without known phases, the first one is the whole, unless there are `many`. Each
+    of `items` has the same share.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Track:
         self.last = Reading()  # everything known now: the rate, the unit and the time left, too
 
     def note(self, reading: Reading) -> None:
-        """Take the values besides the progress: the step, the total, the rate and the time left."""
+        """Take the values other than the progress: the step, the total, the rate and the time left."""
         last = self.last
         last.step = self._step = reading.step or self._step
         last.rate = reading.rate if reading.rate is not None else last.rate
@@ -160,7 +160,7 @@ class Track:
         reading.percent = None
 
     def _add_done(self, reading: Reading, done: Mapping[str, bool]) -> None:
-        """Count the tasks that are done. A task that is done stays so. If all are done, another one may follow."""
+        """Count the tasks that are done. A task never becomes undone. If all are done, another one may follow."""
         for name, is_done in done.items():
             if name in self._named or len(self._named) < MAX_NAMED:
                 self._named[name] = is_done or self._named.get(name, False)

@@ -1,4 +1,4 @@
-"""The commit log: makes decided changes durable, in one order, before they become visible."""
+"""The commit log: makes accepted changes durable, in a single order, before they become visible."""
 
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -97,7 +97,7 @@ class Offsets:
         return self.next
 
     async def probe(self) -> None:
-        """Reserve one further offset. This tests a write to the store, and has no other effect."""
+        """Reserve one more offset. This tests a write to the store, and has no other effect."""
         await self._reserve_below(self._reserved + 1)
 
     async def _reserve_below(self, offset: int) -> None:
@@ -156,7 +156,7 @@ class LocalCommitLog:
         self._due.set()
 
     async def run(self) -> None:
-        """See CommitLog. Events are decided while progress is written, so that no event waits for this write."""
+        """See CommitLog. Events are processed while progress is written, so that no event waits for this write."""
         while True:
             await self._due.wait()
             await trio.sleep(self._write_behind_interval)  # collects further progress

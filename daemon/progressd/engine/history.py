@@ -1,6 +1,7 @@
 """The history: past messages, for new and reconnecting watchers.
 
-The messages of jobs in memory are kept there, already encoded. Messages of other jobs are read from the store.
+The messages of jobs that are in memory are also kept in memory, already encoded. Messages of other jobs are read from
+the store.
 """
 
 import weakref
@@ -20,7 +21,7 @@ from progressd.net.request import AT_ROOT, BasePath
 from progressd.store.base import Change, Deletion, Store
 
 PAGE: Final = 500  # messages read at once, about 0.1 ms in memory
-SNAPSHOT_MAX_AGE: Final = 1000  # offsets; up to this age new watchers receive the same snapshot, then newer messages
+SNAPSHOT_MAX_AGE: Final = 1000  # offsets; new watchers share a snapshot of at most this age
 
 
 class History:
@@ -159,7 +160,7 @@ class History:
         """Read a page from memory and the store, because the registry has dropped jobs that finished after `after`."""
         recent = self._registry.recent.between(
             after, upto, self._page_size
-        )  # read first: newer progress may replace messages
+        )  # read this first, because newer progress may replace messages
         end = recent[-1].offset if len(recent) == self._page_size else upto
         changes = await self._store.changes(after, end, self._page_size)
         if len(changes) == self._page_size:

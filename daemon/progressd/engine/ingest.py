@@ -1,8 +1,9 @@
-"""Ingest: the only writer. It queues commands, decides them, appends to the log, and answers the producers, in order.
+"""Ingest: the only writer. It queues events and requests, accepts or rejects each, appends the changes to the commit
+log, and answers the producers, in order.
 
-Commands queued during a commit form the next transaction. A transaction is committed once, and only if the state of a
-job changed. Watchers and producers learn of a change only after it is durable. The queue is bounded: when it is full,
-producers wait.
+Events and requests that are queued during a commit form the next transaction. A transaction is committed once, and only
+if the state of a job changed. Watchers and producers learn of a change only after it is durable. The queue is bounded:
+when it is full, producers wait.
 """
 
 import math
@@ -33,9 +34,9 @@ from progressd.store.base import Change, Deletion, Store
 from progressd.system.event_loop_limiter import EventLoopLimiter
 from progressd.system.log import log_change
 
-QUEUE_CAPACITY: Final = 64  # commands; one contains all events that a producer had ready
+QUEUE_CAPACITY: Final = 64  # commands; a command contains all events that a producer had ready
 PASS_BYTES: Final = 16384  # bytes of events read in one pass of the event loop; if all are blank lines, this takes 2 ms
-MAX_EVENTS: Final = 1000  # events decided in one transaction, in about 10 ms
+MAX_EVENTS: Final = 1000  # events processed in one transaction, in about 10 ms
 STEP: Final = 25  # jobs or log lines per pass of the event loop; 25 finished jobs with 64 KiB of options take 10 ms
 
 log = structlog.get_logger(__name__)
@@ -52,9 +53,7 @@ class EventSink(Protocol):
     """The interface through which producers submit events."""
 
     store_id: str
-    limiter: (
-        EventLoopLimiter  # fairness between clients that send events over HTTP and WebSockets; weights are in bytes
-    )
+    limiter: EventLoopLimiter  # for fairness between clients that send over HTTP and WebSockets; weights are in bytes
 
     async def submit(self, *events: Event) -> list[Outcome]:
         """Submit events, in order, and wait until they are durable and published.
@@ -93,7 +92,7 @@ class _Answered:
 
 
 class Submit(_Answered):
-    """Decide the events of one producer. Jobs that the producer may not see do not exist for it."""
+    """Apply the events of one producer. Jobs that the producer may not see do not exist for it."""
 
     __slots__ = ("events", "may_see")
 
@@ -162,7 +161,7 @@ class Counters:
 
 
 class Follower:
-    """Apply what the log has made durable: update the jobs in memory, publish the messages, and count."""
+    """Apply the changes that are durable: update the jobs in memory, publish the messages, and count."""
 
     def __init__(
         self,
@@ -203,7 +202,7 @@ class Follower:
                 await trio.lowlevel.checkpoint()
 
     async def delete(self, job: Job, deletion: Deletion) -> None:
-        """Forget a job, and tell its watchers."""
+        """Forget a job, and notify its watchers."""
         self._registry.forget([job.id], deletion.offset)
         await self._broadcaster.publish(Envelope(deletion.offset, deletion.message, job.labels))
         log.info("job deleted", job_id=job.id)
@@ -251,7 +250,7 @@ class Ingest(EventSink):
         return await self._queue(Submit(events, may_see))
 
     async def _submit_with_logs(self, events: Sequence[Event], may_see: MaySee) -> list[Outcome]:
-        """Decide the other events first, because they may register the job. Then write the lines to the logs."""
+        """Apply the other events first, because they may register the job. Then write the lines to the logs."""
         others = iter(await self.submit(*[one for one in events if not isinstance(one, LogEvent)], may_see=may_see))
         lines = [one for one in events if isinstance(one, LogEvent)]
         self._note_arrival(lines, may_see)
@@ -283,14 +282,15 @@ class Ingest(EventSink):
         return self._receive.statistics().current_buffer_used
 
     async def probe(self) -> None:
-        """Wait until all commands in the queue are decided and the store commits. Raises StoreFailed, Unavailable."""
+        """Wait until all commands in the queue are processed and the store commits. Raises StoreFailed, Unavailable."""
         await self._queue(Barrier())
         await self._store.commit((), ())
 
     async def run(self) -> None:
-        """Decide commands until cancelled. Then decide the queued commands, and write unsaved progress.
+        """Process commands until cancelled.
 
-        The leases of unfinished jobs begin at the start of this task.
+        Then process the queued commands, and write unsaved progress. The leases of unfinished jobs start with this
+        task.
         """
         self._leases.begin(self._registry.unfinished.values(), trio.current_time())
         async with trio.open_nursery() as nursery:
@@ -353,7 +353,7 @@ class Ingest(EventSink):
                     command.answer([])
 
     async def _decide(self, events: Sequence[tuple[Event, MaySee]]) -> list[Outcome]:
-        """Decide all events in one transaction, append it to the log, and apply its changes. Raises StoreFailed."""
+        """Process all events in one transaction, append it to the log, and apply its changes. Raises StoreFailed."""
         try:
             transaction, outcomes = await self._transaction(events)
         except MemoryError as error:
@@ -366,7 +366,7 @@ class Ingest(EventSink):
         return outcomes
 
     async def _transaction(self, events: Sequence[tuple[Event, MaySee]]) -> tuple[Transaction, list[Outcome]]:
-        """Decide events. Their changes are not visible yet. Raises StoreFailed, MemoryError."""
+        """Accept or reject events. Their changes are not visible yet. Raises StoreFailed, MemoryError."""
         stored = await self._jobs_not_in_memory(event for event, _ in events)
         offset = await self._commit_log.reserve(MAX_MESSAGES * len(events))
         transaction = Transaction(
@@ -407,7 +407,7 @@ class Ingest(EventSink):
         return found
 
     def _note_arrival(self, events: Iterable[Event], may_see: MaySee) -> None:
-        """Renew leases when events arrive, not when they are decided: a slow store must not fail jobs."""
+        """Renew leases when events arrive, not when they are processed: a slow store must not fail jobs."""
         if not (last_heard := self._registry.last_heard):
             return
         now = trio.current_time()

@@ -12,7 +12,7 @@ from progressd.core.events import LeaseEvent, LeaseExpiredEvent, StalledEvent
 from progressd.core.job import Job
 from progressd.engine.registry import Registry
 
-EXPIRES_AFTER: Final = 3  # lease durations of silence
+EXPIRES_AFTER: Final = 3  # duration of the silence, in leases, after which a job fails
 EXPIRY_BATCH: Final = 100  # jobs at once, about a millisecond
 
 log = structlog.get_logger(__name__)
@@ -48,8 +48,8 @@ class LeaseTimer:
     def expired(self, now: float) -> list[LeaseEvent]:
         """Return events for jobs whose producers are silent. An event is repeated once per lease until it is stored.
 
-        A stalled job has two further leases, however late it stalled. Further events may be due while `next_check` is
-        in the past.
+        A stalled job fails two leases later, however late it stalled. More events may be due while `next_check` is in
+        the past.
         """
         events: list[LeaseEvent] = []
         while self.next_check <= now and len(events) < EXPIRY_BATCH:

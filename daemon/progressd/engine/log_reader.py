@@ -29,7 +29,7 @@ GRACE: Final = 1.0  # seconds without a line after the end of the job, after whi
 MAX_LINES: Final = 500  # in one message
 MAX_TEXT: Final = 32768  # bytes of text in one message
 MAX_LINE: Final = 16384  # bytes of a line in a message; a longer one is divided
-LINE_RATE: Final = 20_000  # lines a second in messages to one watcher
+LINE_RATE: Final = 20_000  # lines a second that are sent to one watcher
 LETTERS: Final = {LogStream.STDOUT: "o", LogStream.STDERR: "e", LogStream.NOTE: "n"}
 
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]+)?)(s|m|min|h|d)", re.ASCII)

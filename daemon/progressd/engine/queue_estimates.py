@@ -19,14 +19,14 @@ MAX_AGE: Final = 1.0  # seconds for which the places are valid
 
 
 class QueuePlace(Struct, frozen=True, omit_defaults=True):
-    """The position of a waiting job, from 1, and the time at which it may start, if the history knows the others."""
+    """The position of a waiting job, from 1, and its expected start, if the durations of the earlier jobs are known."""
 
     position: int
     expected_start: datetime | UnsetType = UNSET
 
 
 class QueueEstimates:
-    """The places of the jobs that wait for the runner. They are computed at most once a second, if somebody asks."""
+    """The places of the jobs that wait for the runner. They are computed on request, at most once a second."""
 
     def __init__(self, registry: Registry, forecasts: Forecasts, slots: int) -> None:
         self._registry = registry

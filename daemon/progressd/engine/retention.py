@@ -18,9 +18,9 @@ from progressd.engine.registry import Registry
 from progressd.files.job_files import ORPHAN_MIN_AGE, JobFiles
 from progressd.store.base import Store
 
-FIRST_DELAY: Final = 60.0  # seconds between the first two runs, for daemons that never run for long
+FIRST_DELAY: Final = 60.0  # seconds between the first two runs, for daemons that only run for a short time
 INTERVAL: Final = 600.0  # seconds between later runs
-DELETE_BATCH: Final = 500  # jobs or directories at once; the store deletes fewer jobs if that would take long
+DELETE_BATCH: Final = 500  # jobs or directories at once; the store deletes fewer jobs if that would be slow
 PAUSE: Final = 0.05  # seconds between two batches
 
 log = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ async def _sweep(keep: float, store: Store, files: JobFiles, batch: int) -> None
             async for names in steps:
                 if seen is None:
                     log.error(
-                        "files of jobs are kept: the store has no job (check that it is the right one;"
+                        "files without a job are kept: the database has no jobs (check that it is the right one;"
                         " `progressd check --repair` deletes the files)",
                     )
                     break
@@ -95,7 +95,9 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: JobF
         try:
             last = last or await store.last_seen() or now
             if _far_ahead(now, last, keep):
-                log.warning("nothing is deleted until the next run: the clock is far ahead of the last run or job")
+                log.warning(
+                    "no old jobs are deleted in this run: the clock is far ahead of the previous run or the newest job"
+                )
             else:
                 await _delete_finished(now - timedelta(seconds=keep), store, registry, files, batch)
             last = now

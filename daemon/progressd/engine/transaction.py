@@ -1,4 +1,5 @@
-"""Decide a batch of events, and assign offsets to their messages. Nothing is durable or visible yet."""
+"""Accept or reject each event of a transaction, and assign offsets to the messages. Nothing is durable or visible
+yet."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,11 +19,11 @@ from progressd.engine.registry import Batches, Registry, placed_messages
 from progressd.net.request import BasePath
 from progressd.store.base import Change
 
-MAX_MESSAGES: Final = 5  # upper bound of messages per event: such as a start and a progress, and two about the batch
+MAX_MESSAGES: Final = 5  # upper bound of messages per event, for example a start, a progress, and two about the batch
 
 
 class Transaction:
-    """Decide events one after the other. `stored`: the jobs of these events that are not in memory."""
+    """Accept or reject events, one after the other. `stored`: the jobs of these events that are not in memory."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class Transaction:
     def decide(self, event: Event, may_see: MaySee) -> Job | ProgressdError:
         """Return the job after the event, or the error that rejects the event: NotFound for an invisible job.
 
-        Visibility is decided here, since an earlier event of the transaction may create the job.
+        Visibility is checked here, because an earlier event of the transaction may create the job.
         """
         job: Job | CorruptRecord | None = self._known(event.job_id)
         try:

@@ -1,6 +1,6 @@
 """The engine as one client sees it. A key bound to labels and a token for one topic may see only some jobs.
 
-Jobs and batches that a client may not see do not exist for it. Callers need not check the client's rights.
+Jobs and batches that a client may not see do not exist for it. Callers need not check the client's permissions.
 """
 
 from collections.abc import Collection, Mapping

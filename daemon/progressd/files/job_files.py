@@ -76,11 +76,11 @@ class Upload:
         await self._file.flush()
         await trio.to_thread.run_sync(partial(os.fsync, self._file.wrapped.fileno()))
         await self.replace_with(self._path)
-        self.release()  # without a checkpoint in between, so that the bytes do not count twice
+        self.release()  # no checkpoint in between, so that the bytes are not counted twice
         await self._file.aclose()
 
     def release(self) -> None:
-        """Stop counting the bytes as received."""
+        """Stop counting these bytes as those of an upload."""
         self._usage.receiving -= self._receiving
         self._receiving = 0
 
@@ -151,7 +151,7 @@ class JobFiles:
     async def settle(self, store: Store) -> None:
         """Delete uploads that never became jobs, and the files of deleted jobs. Uploads in progress are kept.
 
-        Call this only if no commit of the store is undecided: at the start, or once the store accepts changes again.
+        Call this only if no commit of the store is undecided: at a start, or once the store accepts changes again.
         """
         async with self._settling:
             names = await trio.to_thread.run_sync(lambda: dict(files_of_jobs(self._uploads)))
@@ -163,7 +163,8 @@ class JobFiles:
 
     @asynccontextmanager
     async def deletion(self, job_id: str) -> AsyncGenerator[None]:
-        """Delete the files of a job after the block, in which the job is deleted. After a crash, `settle` does this."""
+        """Delete the files of a job at the end of the block, which deletes the job. After a crash, `settle` does
+        this."""
         with suppress(OSError):
             await trio.to_thread.run_sync(partial(self._mark, job_id))
         yield
@@ -356,7 +357,9 @@ class JobFiles:
             failed.update(dict.fromkeys(job_ids, error))
         if failed:
             job_id, reason = next(iter(failed.items()))
-            log.warning("files not deleted, the next start will", job_id=job_id, jobs=len(failed), error=str(reason))
+            log.warning(
+                "files not deleted, will retry at the next start", job_id=job_id, jobs=len(failed), error=str(reason)
+            )
         for job_id in job_ids:
             if job_id in failed:
                 self._mark(job_id)
@@ -381,7 +384,7 @@ def _disk_errors() -> Iterator[None]:
         if error.errno in FULL:
             raise InsufficientStorage("no space left on the daemon's disk") from error
         if error.errno == errno.EFBIG:
-            raise InsufficientStorage("the file is larger than the daemon may write") from error
+            raise InsufficientStorage("the file exceeds the file size limit of the daemon (ulimit -f)") from error
         raise
 
 

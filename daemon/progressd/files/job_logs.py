@@ -1,8 +1,8 @@
 """The logs of jobs: one writer for all, and watchers that read at their own pace.
 
 Lines of logs do not change jobs: they have no cursor, and they are not in the store. Producers wait until their lines
-are written, so a queue of limited size slows them and nobody else. The writer is a thread, because a write may have to
-wait for the disk. If the disk is full, lines are lost, and a note in the log says how many bytes.
+are written. So the bounded queue slows only producers. The writer is a thread, because a write may have to wait for the
+disk. If the disk is full, lines are lost, and a note in the log gives the number of bytes.
 """
 
 from collections import deque
@@ -23,11 +23,11 @@ from progressd.files.quota import LOG, DiskUsage, FreeSpaceGuard
 from progressd.system.condition import Condition
 from progressd.system.output_buffer import OVERHEAD
 
-MAX_QUEUED: Final = 1 << 20  # bytes of lines and overhead that wait for the writer, beside those of one event
+MAX_QUEUED: Final = 1 << 20  # bytes of lines and overhead that wait for the writer, in addition to one event
 RATE: Final = 8 << 20  # bytes a second that are written for all jobs together, with the overhead of records
 UNPACED: Final = 8192  # bytes in one turn that the rate does not delay
 MAX_RECENT: Final = 1 << 18  # bytes of each watched log that are also in memory, with the overhead of records
-MAX_OPEN: Final = 1000  # logs whose state is in memory, beside the watched ones
+MAX_OPEN: Final = 1000  # logs whose state is in memory, in addition to the watched ones
 
 log = structlog.get_logger(__name__)
 

@@ -1,9 +1,10 @@
 """The log of one job on disk: a directory of segments, each named after its offset in the whole log.
 
-A record is a line of text, such as `2026-12-01T13:58:29.123Z stderr 12`, and as many bytes of what was written then,
-usually whole lines. A producer that repeats events adds its name and a number. Offsets count the bytes of all records
-from the first one on, so they stay valid when segments in the middle are deleted: the first quarter of the allowed size
-stays, and the newest segments. No file has an index, and nothing is synced: after a crash the last record is cut.
+A record is a header line, such as `2026-12-01T13:58:29.123Z stderr 12`, followed by that number of bytes of output,
+usually whole lines. If the producer may repeat events, the header also contains its `source` and `seq`. Offsets count
+the bytes of all records from the first one on, so they stay valid when segments in the middle are deleted: the first
+quarter of the allowed size stays, and the newest segments. No file has an index, and nothing is synced: after a crash
+the last record is cut.
 """
 
 import os
@@ -16,7 +17,7 @@ from typing import Final, NamedTuple
 
 from progressd.core.events import LogStream
 
-SEGMENTS: Final = 8  # at least; the oldest one that is not at the beginning is deleted
+SEGMENTS: Final = 8  # at least this many; the oldest one that is not at the beginning is deleted
 MAX_SEGMENT: Final = 1 << 20  # bytes
 MAX_SOURCES: Final = 1000  # producers of one log whose last number is in memory
 HEAD: Final = 4  # the share of the beginning is one in four
@@ -27,7 +28,7 @@ _HEADER: Final = re.compile(
 
 
 class Record(NamedTuple):
-    """What a job has written at a time. `source` and `seq`: see ReportedLog."""
+    """The output of a job at one time. `source` and `seq`: see ReportedLog."""
 
     time: str
     stream: LogStream
@@ -85,7 +86,7 @@ class Segment(NamedTuple):
 
 
 def rfc3339(time: datetime) -> str:
-    """Return a time in UTC as it is in a log."""
+    """Return a time in UTC in the format of a log."""
     return time.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 

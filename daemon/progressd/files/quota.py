@@ -46,7 +46,7 @@ COUNT_INTERVAL: Final = 0.01  # seconds between two batches
 
 
 class DiskUsage:
-    """The total size of the files of jobs. Call `count` first, and repeat it from time to time."""
+    """The total size of the files of jobs. Call `count` first, and again from time to time."""
 
     def __init__(
         self, directory: Path, max_bytes: int, *, batch: int = COUNT_BATCH, interval: float = COUNT_INTERVAL
@@ -123,7 +123,7 @@ class DiskUsage:
 
     def _error(self) -> InsufficientStorage:
         return InsufficientStorage(
-            f"no room for more files: those of jobs take {readable_size(self.total)} of the"
+            f"no room for more files: the files of all jobs take {readable_size(self.total)} of the"
             f" {readable_size(self.max_bytes)} allowed (delete finished jobs to make room)"
         )
 

@@ -32,7 +32,7 @@ FROM_FILES: Final = ("options", "labels")  # fields that may be sent as a file, 
 DISPOSITION: Final = b"content-disposition"
 EVENTS: Final = ("header_field", "header_value", "header_end", "headers_finished", "part_data", "part_end", "end")
 
-logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings reach the client as an error
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client receives its warnings as an error
 
 
 class BackpressuredBody:
@@ -172,9 +172,9 @@ class BodyChunks:
         return self._size == self._length
 
     def behind(self) -> float:
-        """Return for how many seconds the client has sent nothing, or its delay at the required rate.
+        """Return for how many seconds the client has sent nothing, or how far it is behind the required rate.
 
-        0 unless the daemon waits for the client.
+        Return 0 unless the daemon waits for the client.
         """
         silent = trio.current_time() - self._waiting_since
         if silent < 0:

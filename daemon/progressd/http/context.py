@@ -1,4 +1,4 @@
-"""What routes use: the client of a request, the parts of the daemon, and what all requests share."""
+"""The context of the routes: the client of the request, the parts of the daemon, and state shared by all requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,10 +26,10 @@ from progressd.net.request import BasePath
 from progressd.producers.ndjson import MAX_ANSWERS
 
 CONTEXT: Final = "progressd.context"  # the key of a RequestContext in an ASGI scope
-# Bytes of unread NDJSON answers of all clients together. Each client may have MAX_ANSWERS, because many read no answer
-# before they have sent all lines. Above the limit, the client with the most unread answers is disconnected.
+# Bytes of unread NDJSON answers of all clients together. Each client may have MAX_ANSWERS, because many clients read no
+# answer before they have sent all lines. Above the limit, the client with the most unread answers is disconnected.
 MAX_PENDING: Final = 4 * MAX_ANSWERS
-STALL_TIMEOUT: Final = 5.0  # seconds of delay after which a new upload can replace an upload
+STALL_TIMEOUT: Final = 5.0  # seconds that an upload must be behind before a new one can replace it
 
 _encode = msgspec.json.Encoder().encode
 
@@ -81,7 +81,9 @@ class Transfers:
         finally:
             self._remove(upload)
         if upload.scope.cancelled_caught:
-            raise RequestTimeout("the body arrived too slowly and made room for another upload")
+            raise RequestTimeout(
+                "the upload was stopped: its body arrived too slowly, and another needed its slot (send it again)"
+            )
 
     def _make_room(self, uploads: list[_Upload], error: TooManyUploads) -> None:
         """Cancel the upload that is furthest behind. Raises the error if no upload is."""

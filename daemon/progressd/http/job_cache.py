@@ -53,7 +53,7 @@ class JobResponseCache:
         self._entries: dict[str, _Entry] = {}
 
     def answer(self, job: Job, if_none_match: bytes | None, place: QueuePlace | None = None) -> CachedResponse:
-        """Return the job, or 304 if the client has it already (RFC 9110 §13.1.2). `place`: in the runner's queue."""
+        """Return the job, or 304 if the client already has it (RFC 9110 §13.1.2). `place`: in the runner's queue."""
         entry = self._entries.get(job.id)
         if entry is None or entry.offset != job.offset or entry.place != place:
             entry = self._add(job, place)

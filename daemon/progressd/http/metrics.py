@@ -93,12 +93,14 @@ class MetricsCollector(Collector):
             "outcome",
             [("accepted", ingest.counters.events), ("rejected", ingest.counters.rejected)],
         )
-        yield _gauge("progressd_ingest_queue_length", "Commands that wait in the ingest queue.", ingest.queued)
+        yield _gauge(
+            "progressd_ingest_queue_length", "Submissions and deletions that wait in the ingest queue.", ingest.queued
+        )
         yield from ingest.health.commit_durations.collect()
         yield from self.engine.store.delete_durations.collect()
         yield _counter(
             "progressd_deliveries",
-            "Live messages for each watcher, before filters, and without replays.",
+            "Live messages times their watchers, before filters. Replayed messages are not counted.",
             broadcaster.traffic.messages,
         )
         yield _counter("progressd_delivered_bytes", "Bytes of these messages, in frames.", broadcaster.traffic.bytes)

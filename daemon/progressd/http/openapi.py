@@ -65,7 +65,7 @@ ERRORS: Final = {
     403: "The key does not allow this, or a page of another site sent the request.",
     404: "Not found, or not visible to this key.",
     408: "The body arrived too slowly, or stopped in the middle.",
-    409: "The status does not allow this, or another request with the same key is under way.",
+    409: "The status does not allow this, or another request with the same `Idempotency-Key` is in progress.",
     413: "Too large.",
     415: "The pipeline does not accept this type of file.",
     416: "The file has no such range.",
@@ -73,7 +73,7 @@ ERRORS: Final = {
     429: "Too many requests; `Retry-After` says when to try again.",
     500: "The daemon failed; its log has details.",
     503: "The daemon is starting or stopping, or its store fails; `Retry-After` says when to try again.",
-    507: "The disk is full, or the files of jobs use all their space.",
+    507: "The disk is full, or the files of all jobs have reached `limits.max_stored_bytes`.",
 }
 SUCCESSES: Final = {
     200: "OK.",
@@ -85,20 +85,20 @@ SUCCESSES: Final = {
     304: "Not modified.",
 }
 REQUEST_HEADERS: Final = {
-    "Idempotency-Key": "The same key again creates nothing new, and returns the first answer.",
-    "If-None-Match": "The `ETag` of the last answer; 304 if nothing has changed.",
+    "Idempotency-Key": "A second request with the same key creates nothing new, and returns the first response.",
+    "If-None-Match": "The `ETag` of the last response; 304 if nothing has changed.",
     "Last-Event-ID": "The id of the last event that the client received.",
     "Range": "A range of the file, in bytes.",
 }
 RESPONSE_HEADERS: Final = {
     "Content-Disposition": ("string", "The file's name."),
-    "ETag": ("string", "For `If-None-Match`."),
-    "Location": ("string", "Where the result is."),
-    "Idempotency-Replayed": ("string", "`true` if the first answer is returned again."),
+    "ETag": ("string", "Send it as `If-None-Match` with the next request."),
+    "Location": ("string", "The URL of the result."),
+    "Idempotency-Replayed": ("string", "`true` if the first response is returned again."),
     "Retry-After": ("integer", "Seconds."),
     "X-RateLimit-Limit": ("integer", "Requests per minute. Left out for clients without a limit."),
     "X-RateLimit-Remaining": ("integer", "Requests that the client may still send at once."),
-    "X-RateLimit-Reset": ("integer", "When the full burst is available again, in seconds since 1970."),
+    "X-RateLimit-Reset": ("integer", "The time at which the full burst is available again, in seconds since 1970."),
 }
 RATE_LIMIT_HEADERS: Final = tuple(name for name in RESPONSE_HEADERS if name.startswith("X-RateLimit-"))
 RESPONSE_HEADER_OF: Final = {  # response headers by request header

@@ -1,4 +1,4 @@
-"""A job as clients see it, and the media types of bodies. Unknown values are absent, never null."""
+"""The JSON of a job for clients, and the media types of bodies. Unknown values are absent, never null."""
 
 from datetime import datetime
 from typing import Final, TypeVar
@@ -24,7 +24,7 @@ T = TypeVar("T")
 class StepView(Struct, frozen=True, kw_only=True):
     """A step or a phase in the timeline of a job. `rate` is in units a second.
 
-    `merged`: this many short steps are shown as one.
+    `merged`: the number of short steps that are shown as this one.
     """
 
     step_name: str
@@ -82,7 +82,7 @@ class JobView(Struct, frozen=True, kw_only=True):
 def job_view(
     job: Job, store_id: str, base: BasePath, place: QueuePlace | None = None, *, with_steps: bool = False
 ) -> JobView:
-    """Return a job for a client. `place`: in the queue of the runner."""
+    """Return a job for a client. `place`: its place in the queue of the runner."""
     return JobView(
         id=job.id,
         job_id=job.id,

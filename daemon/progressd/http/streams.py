@@ -1,4 +1,4 @@
-"""The streams over plain HTTP: limit them, send announcements to them, and close them on shutdown."""
+"""Manage the streams over plain HTTP: limit them, send announcements to them, and close them on shutdown."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -35,7 +35,7 @@ def uuid_of(task: str) -> str:
 
 
 def report(job: Job, meta: object, step: str = "") -> None:
-    """Report what a task stores about itself. `step`: the name of the step, unless `meta` has one.
+    """Report the progress that a task stores in its `meta`. `step`: the name of the step, unless `meta` has one.
 
     Raises JobCancelled if the job is cancelled.
     """
@@ -50,7 +50,7 @@ def report(job: Job, meta: object, step: str = "") -> None:
 
 
 class Ends:
-    """The jobs that have ended, until the daemon has accepted that. So a worker need not wait for each of them."""
+    """The jobs that have ended, until the daemon has accepted their ends. So a worker need not wait for each."""
 
     def __init__(self) -> None:
         self._jobs = list[Job]()

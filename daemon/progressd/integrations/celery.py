@@ -1,4 +1,4 @@
-"""`install(app)`: each task of a Celery app becomes a job of the same id."""
+"""`install(app)`: each task of a Celery app becomes a job with the same id."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -50,7 +50,7 @@ class _Tasks:
             signal.connect(receiver, weak=False, dispatch_uid=f"progressd {receiver.__name__} {id(app)}")
 
     def progress(self, task_id: str, state: str, meta: object) -> None:
-        """Report what `update_state` gets. Raises JobCancelled."""
+        """Report the arguments of `update_state`. Raises JobCancelled."""
         if (job := self._jobs.get(task_id)) is not None:
             report(job, meta if isinstance(meta, Mapping) else None, "" if state == PROGRESS else state.capitalize())
 

@@ -23,7 +23,7 @@ CLOCK: Final = 2.0  # seconds by which the times of a file may differ from the c
 
 
 class _Run(logging.Handler):
-    """One run of OCRmyPDF. No hook tells its end, but the output file and the logged errors do."""
+    """One run of OCRmyPDF. No hook is called at its end, so the output file and the logged errors decide."""
 
     current: "_Run | None" = None  # of this process
 

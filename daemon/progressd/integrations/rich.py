@@ -17,20 +17,19 @@ __all__ = ["Progress"]
 
 
 class Progress(rich.progress.Progress):
-    """A progress display of Rich that also reports a job, even if the display is disabled.
+    """A Rich progress display that also reports a job, even if the display is disabled.
 
-    `job`: arguments of `Job`. The job begins with the first task, whose description is its name unless `job` has one.
-    Its progress is that of all tasks with a total, including those that were removed. Several tasks are tasks of the
-    job. The end of the display completes
-    the job, and an exception of the `with` block fails it. `update` and `advance` raise JobCancelled if the job is
-    cancelled.
+    `job`: arguments of `Job`. The job starts with the first task, whose description is its name unless `job` has one.
+    Its progress is that of all tasks with a total, including those that were removed. If there are several tasks, they
+    are also tasks of the job. The end of the display completes the job, and an exception of the `with` block fails it.
+    `update` and `advance` raise JobCancelled if the job is cancelled.
     """
 
     def __init__(self, *columns: str | ProgressColumn, job: Mapping[str, Any] | None = None, **options: Any) -> None:
         self._arguments = job or {}
         self._job: Job | None = None
         self._job_tasks = dict[TaskID, JobTask]()  # the unfinished ones, if there has been more than one
-        self._removed = [0.0, 0.0]  # of removed tasks: what is done of them, and their total
+        self._removed = [0.0, 0.0]  # of removed tasks: the completed part, and the total
         super().__init__(*columns, **options)
 
     def add_task(self, description: str, *arguments: Any, **options: Any) -> TaskID:
@@ -49,7 +48,7 @@ class Progress(rich.progress.Progress):
         return task
 
     def remove_task(self, task_id: TaskID) -> None:
-        """Remove a task from the display. What is done of it still counts."""
+        """Remove a task from the display. Its completed part still counts."""
         with self._lock:
             if (task := self._tasks.get(task_id)) is not None and task.total:
                 self._removed[0] += _done(task)

@@ -1,4 +1,4 @@
-"""`rq worker --worker-class progressd.integrations.rq.Worker`: each job of RQ becomes a job of the same id."""
+"""`rq worker --worker-class progressd.integrations.rq.Worker`: each RQ job becomes a job with the same id."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -36,7 +36,7 @@ class _Reporting(rq.worker.BaseWorker):
         return done
 
     def handle_job_retry(self, job: rq.job.Job, *arguments: Any, **options: Any) -> Any:
-        """Leave a job open whose function wants another attempt."""
+        """Leave a job open if its function asks for another attempt."""
         done = super().handle_job_retry(job, *arguments, **options)
         self._retry(job, "")
         return done

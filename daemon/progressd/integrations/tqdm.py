@@ -16,7 +16,7 @@ __all__ = ["tqdm", "trange"]
 
 
 class tqdm(Bar):  # type: ignore[misc]  # noqa: N801
-    """A bar of tqdm that also reports a job, even if the bar is disabled. A bar inside another one reports nothing.
+    """A tqdm bar that also reports a job, even if the bar is disabled. A bar inside another one reports nothing.
 
     `job`: arguments of `Job`. The name of the job is the bar's description, unless `job` has one. The end of the bar
     completes the job. An exception of a `with` block or of the iterable fails it. A loop that is left early cancels it.

@@ -104,7 +104,7 @@ def _bind_tcp(host: str, port: int) -> Iterator[socket.socket]:
 def _bind_error(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            f"port {port} of {host} is in use: stop what {LISTENERS.format(port)} shows,"
+            f"port {port} of {host} is in use: stop the process that {LISTENERS.format(port)} shows,"
             f" or choose another with --port {port + 1}"
         )
     if error.errno == errno.EACCES:

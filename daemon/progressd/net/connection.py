@@ -17,7 +17,7 @@ from progressd.net.request import BasePath
 MAX_RECEIVE: Final = 65536  # bytes in one read
 HEAD_READ: Final = 4096  # bytes of a request head in one read
 PREFIX: Final = b"GET /ws"
-TLS_HELLO: Final = b"\x16"  # the first byte of a TLS handshake (RFC 8446 §5.1), after which no head would arrive
+TLS_HELLO: Final = b"\x16"  # the first byte of a TLS handshake (RFC 8446 §5.1): no request head follows
 LINGER_TIMEOUT: Final = 2.0  # seconds for the peer to read the last bytes before its socket is closed
 
 
@@ -142,7 +142,7 @@ class Connection:
         self.unread = data + self.unread
 
     def read_head_nowait(self, max_bytes: int) -> bool:
-        """Read what has arrived, before any other read. Return whether `read_head` has nothing left to read."""
+        """Read the bytes that have arrived. Call this first. Return whether `read_head` has nothing left to read."""
         self.unread = self.transport.receive_nowait(min(HEAD_READ, max_bytes))
         if not self._has_head(max_bytes):
             return False

@@ -1,7 +1,8 @@
 """The one port: accept connections, read each request head, and route the connection to WebSocket or HTTP.
 
-A valid WebSocket handshake goes to the WebSocket server, any other request to the HTTP server. The HTTP server returns
-a connection that requests an upgrade after other requests. A failure closes only its own connection.
+A valid WebSocket handshake goes to the WebSocket server, any other request to the HTTP server. If a later request on an
+HTTP connection asks for an upgrade, the HTTP server hands the connection back to the listener. A failure closes only
+its own connection.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from progressd.system.event_loop_limiter import EventLoopLimiter
 BACKLOG: Final = 4096  # connections waiting to be accepted; the kernel limits them to net.core.somaxconn
 RETRY_INTERVAL: Final = 0.1  # seconds
 ACCEPT_BATCH: Final = 16  # connections in one pass of the event loop, 1 ms
-MAX_UNSENT: Final = 16 * 1024  # bytes queued in the kernel, where newer progress cannot replace them
+MAX_UNSENT: Final = 16 * 1024  # maximum bytes queued in the kernel, where newer progress cannot replace them
 REQUEST_GRACE: Final = 0.3  # seconds for a request to arrive after the daemon begins to stop
 # In one pass of the event loop. A thousand WebSocket handshakes in one pass would take 350 ms, and a message needs
 # about six passes to reach its watchers.
@@ -240,7 +241,7 @@ class Listener:
         return connection.unread != b""
 
     async def _route(self, connection: Connection) -> bool:
-        """Return whether the connection is for the WebSocket server, at once or after HTTP requests."""
+        """Return whether the connection is for the WebSocket server, immediately or after HTTP requests."""
         connection.log_entry.outcome = SERVED
         if self._base.strip_head(connection.unread).startswith(PREFIX):
             await self._websocket_handshakes.pass_through(1)

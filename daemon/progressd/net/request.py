@@ -89,7 +89,7 @@ class StreamQuery(Struct, frozen=True):
 
 
 class LogTextQuery(Struct, frozen=True):
-    """The query of a log as text. `ansi`: keep escape sequences. `follow`: go on until the job has finished."""
+    """The query of a log as text. `ansi`: keep escape sequences. `follow`: continue until the job has finished."""
 
     follow: bool = False
     ansi: bool = False

@@ -22,7 +22,7 @@ TURN_LINES: Final = 250  # lines in one pass: 2 ms if all are invalid
 TURN_SECONDS: Final = 0.003
 LINE_WEIGHT: Final = CHUNK // TURN_LINES + 1  # minimum bytes that a line counts as
 MAX_BAD_LINES: Final = 1000  # invalid lines, after which the rest of a remote stream is ignored
-MAX_ANSWERS: Final = 16 * 1024 * 1024  # bytes of unread answers above which the daemon stops reading a producer
+MAX_ANSWERS: Final = 16 * 1024 * 1024  # bytes of unread answers, above which the daemon stops reading from a producer
 SEND_TIMEOUT: Final = 60.0  # seconds for a producer to read its answers after its last line
 
 _decode = msgspec.json.Decoder(ProducerEvent).decode
@@ -164,7 +164,7 @@ def _ref(line: bytes) -> Raw | UnsetType:
 
 
 class Turn:
-    """Limit the lines and the time spent on producers in one pass before other tasks run."""
+    """Limit the lines and the time of producers in one pass of the event loop, so that other tasks can run."""
 
     def __init__(self) -> None:
         self.left = TURN_LINES

@@ -22,7 +22,7 @@ from progressd.engine.ingest import Ingest, Outcome
 from progressd.net.listener import accept_forever
 from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, SEND_TIMEOUT, TURN_LINES, Ack, LineBatch, NDJSONReader, Turn
 
-POLL_INTERVAL: Final = 0.005  # seconds between two rounds, unless a producer waits for an answer or a turn was full
+POLL_INTERVAL: Final = 0.005  # seconds between two reads, unless a producer waits or the last turn was full
 MAX_READY: Final = 8  # producers per epoll call; the kernel rotates among the ready ones
 MAX_READS: Final = 32  # reads in one round, including reads without a line
 STOP_TIMEOUT: Final = 5.0  # seconds for a producer to read its answers while the daemon stops
@@ -107,7 +107,12 @@ class UnixSocket:
         except* OSError:
             log.debug("producer disconnected without reading its answers", pid=pid)
         except* Exception as group:
-            log.error("producer failed", pid=pid, error=repr(group.exceptions[0]), exc_info=group)
+            log.error(
+                "producer connection closed after an internal error",
+                pid=pid,
+                error=repr(group.exceptions[0]),
+                exc_info=group,
+            )
 
 
 class ProducerConnection:
@@ -271,7 +276,7 @@ class _Polled:
 
 
 class Poller:
-    """Read the ready lines of all producers together, so that their events share a batch, its commit and its sends.
+    """Read the ready lines of all producers together, so that they share a transaction, its commit and its sends.
 
     With 20 watchers of all jobs, a single event costs 65 µs; each of ten events together costs 25 µs. So one task waits
     for an epoll set of all sockets. A task per producer would be woken for each event.

@@ -30,7 +30,7 @@ def mark_of(state_dir: Path, store_id: str) -> str:
 
 
 def cgroup_prefix(mark: str) -> str:
-    """Return how the names of the cgroups of a daemon begin. The job id follows."""
+    """Return the prefix of the names of a daemon's cgroups. The job id follows."""
     return f"progressd-{mark}-"
 
 
@@ -44,9 +44,9 @@ async def end_orphans(mark: str, grace: float) -> set[str]:
     cgroups = Cgroup.existing(cgroup_prefix(mark))
     populated = {job_id for job_id, one in cgroups.items() if not await trio.to_thread.run_sync(one.end)}
     if tree:
-        log.warning("processes of an earlier daemon ended", processes=len(tree) - len(left))
+        log.warning("processes of an earlier daemon killed", processes=len(tree) - len(left))
     if left:
-        log.error("cannot end processes of an earlier daemon", processes=[str(process) for process in left])
+        log.error("cannot kill processes of an earlier daemon", processes=[str(process) for process in left])
     return {tree.label(process) for process in left} | populated
 
 

@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 
 class OutputParser:
-    """Submit the progress of a job. Keep its result or error until the program has exited.
+    """Submit the progress of a job, and keep its result or error until the program has exited.
 
     As soon as the program reports progress itself, its other output is no longer searched, unless `always` is true.
     """
@@ -164,7 +164,7 @@ class PipelineLog:
         self._buffer = PipelineOutputBuffer(self._changed.notify, job_id)
 
     def put(self, stream: int, chunk: bytes) -> None:
-        """Add output; an empty chunk if the stream is silent. An unfinished line of stdout may become an event."""
+        """Add output; an empty chunk means a silent stream. An unfinished line of stdout may become an event."""
         if chunk or stream == STDERR:
             self._buffer.put(STREAMS[stream], chunk)
 

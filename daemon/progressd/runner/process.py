@@ -50,7 +50,8 @@ MAX_SUMMARY: Final = 300  # characters
 
 _DIRECTORIES: Final = re.compile(r"""(?<![\w:/.])/(?:[^\s/:'"]+/)*(?=[^\s/])""")  # does not match the file name
 _OUT_OF_MEMORY = re.compile(rb"out ?of ?memory|MemoryError|bad_alloc|cannot allocate memory", re.IGNORECASE)
-_FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)  # sent if the kernel or allocator lacks memory
+# Signals of the kernel or the allocator when memory runs out.
+_FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)
 
 OnLines: TypeAlias = Callable[[Sequence[NumberedLine]], Awaitable[None]]
 OnChunk: TypeAlias = Callable[[int, bytes], Awaitable[None]]
@@ -90,7 +91,7 @@ class ResourceLimits(NamedTuple):
         return [f"--{name}={_within(name, soft)}:{_within(name, hard)}" for name, (soft, hard) in limits.items()]
 
     def describe_exit(self, program: str, status: int, stderr: bytes) -> str:
-        """Return a description of a failure, and its cause if it is known. A negative status is a signal."""
+        """Return the reason of a failure, and its cause if it is known. A negative status is a signal."""
         number = -status if status < 0 else status - 128  # a shell adds 128 to the signal of its command
         if number == signal.SIGXCPU:
             return f"{program} used more than {seconds_text(self.cpu)} of processor time, its limit"
@@ -261,7 +262,7 @@ class ChildProcess:
 
     @property
     def processes(self) -> int:
-        """Return how many processes of the program have been signalled."""
+        """Return the number of processes of the program that received a signal."""
         return len(self._tree)
 
     async def run(self, on_stdout: OnLines, on_chunk: OnChunk, on_text: OnText = _ignored) -> int:

@@ -1,4 +1,5 @@
-"""The runner: takes queued jobs of the configured pipelines, in the order of `RunQueue`, and runs each as a child.
+"""The runner: take queued jobs of the configured pipelines, in the order of `RunQueue`, and run each as a child
+process.
 
 The runner is an ordinary producer: it reports the output and the end of the child as events. Only the runner starts
 these jobs.
@@ -37,7 +38,7 @@ from progressd.system.notify_socket import NotifySocket
 from progressd.system.transient_errors import is_transient
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
-ESTIMATE_INTERVAL: Final = 1.0  # seconds between two looks at how far a program has read its input
+ESTIMATE_INTERVAL: Final = 1.0  # seconds between two checks of how far a program has read its input
 RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
 REQUEUE_TIMEOUT: Final = 5.0  # seconds, in case the store fails
 
@@ -134,9 +135,9 @@ class Runner:
             self._slots.release()
 
     async def _requeue(self, job: Job) -> None:
-        """Requeue a job that was interrupted by a stop, so that the next start does not count the attempt.
+        """Requeue a job that was interrupted by a shutdown, which does not count as an attempt.
 
-        If its processes could not be stopped, the job fails, because a next attempt would run at the same time.
+        If its processes could not be stopped, the job fails, because another attempt would run at the same time.
         """
         if job.id in self._left:
             await self._report(RunnerEvent(job.id, self._failed(job, "the daemon stopped")))
@@ -165,7 +166,7 @@ class Runner:
             raise
         except Exception as error:
             log.error("cannot run job", job_id=job.id, pipeline=job.pipeline, error=repr(error), exc_info=error)
-            return self._failed(job, f"the daemon failed to run {job.pipeline} (see its log)")
+            return self._failed(job, f"the daemon failed to run {job.pipeline} (see the daemon's log)")
 
     async def _attempt(self, job: Job) -> CompletedEvent | ErrorEvent:
         """Run the job once, and return its outcome. Raises OSError, and Conflict if the job ends in the meantime."""

@@ -1,8 +1,9 @@
 """Lists of jobs: all jobs, jobs of a kind, or jobs with a label; by status, newest first, with their total number.
 
-The cost of a page depends neither on the number of jobs nor on its position in the list. Counts are stored by block of
-offsets. They determine in which block a page begins; from there an index is read in order. Only a label in combination
-with a second label or a kind needs a search among all jobs with the first label. Triggers maintain labels and counts.
+The cost of a page depends neither on the number of jobs nor on its position in the list. The offsets of messages are
+divided into blocks, and the store counts the jobs of each block. The counts tell in which block a page begins. From
+there, an index is read in order. Only a label in combination with a second label or a kind needs a search among all
+jobs with the first label. Triggers maintain labels and counts.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ ALL: Final = _List("all", "", "jobs WHERE status = ?")
 def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int, page_bytes: int) -> tuple[list[Any], int]:
     """Return a page of rows with the bodies of the jobs, and the total number of jobs. Call this in a transaction.
 
-    A page that would exceed `page_bytes` ends early, after at least one job.
+    A page that would exceed `page_bytes` contains fewer jobs, but at least one.
     """
     statuses = list(JobStatus if which.statuses is None else which.statuses)
     if not statuses:

@@ -19,7 +19,7 @@ from progressd.system.fs import new_file, sync
 PAGE: Final = 1000  # rows read at once, so that a long read does not block the daemon
 COPY_PAGES: Final = 1000  # pages copied between two checks for a signal
 STEPS: Final = 10_000  # steps of `integrity_check` between two checks for a signal, some milliseconds
-MAX_FINDINGS: Final = 20  # reported problems of the file itself
+MAX_FINDINGS: Final = 20  # maximum number of reported problems of the file itself
 DERIVED: Final = (
     ("labels", "labelled", "the index of labels does not match the jobs"),
     ("counts", "counted", "the counts of jobs do not match the jobs"),

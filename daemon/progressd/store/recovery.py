@@ -27,7 +27,7 @@ from progressd.store.offline import NEWEST_OFFSET, ORPHANS
 from progressd.store.schema import MAX_OFFSET, migrate
 from progressd.system.fs import new_file, sync
 
-SHELL: Final = "sqlite3"  # the program, and the Debian package that contains it
+SHELL: Final = "sqlite3"  # the name of the program, and of the Debian package that contains it
 KEPT: Final = ".damaged"  # suffix of the kept file, followed by a number
 OF_BATCHES: Final = set(JobBatch.__struct_encode_fields__)
 FIELDS: Final = 3  # number of fields in a row of jobs, changes or batches
@@ -97,7 +97,7 @@ def _move_wal_into(path: Path) -> None:
         if not damaged(error):
             raise
     if wal.exists() and wal.stat().st_size:
-        raise SettingsError(f"cannot repair {path}: another program uses {wal.name} (stop that)")
+        raise SettingsError(f"cannot repair {path}: another program is using {wal.name} (stop that program first)")
 
 
 def _fill(new: Path, path: Path, shell: str) -> list[str]:

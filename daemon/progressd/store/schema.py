@@ -1,4 +1,4 @@
-"""The schema of the SQLite file, the check whether a file is a store, and the migrations from every older version.
+"""The schema of the SQLite file, the check that a file is a store, and the migrations from every older version.
 
 A file of another program, of a newer progressd, or a damaged file is rejected and not changed.
 """
@@ -143,7 +143,7 @@ def inspect(path: Path) -> int:
         wal = path.resolve().with_name(path.resolve().name + "-wal")
         if wal.exists() and wal.stat().st_size:  # SQLite would delete it
             raise SettingsError(
-                f"the database {path} is empty or missing, but its WAL {wal} is not: restore a backup of it"
+                f"the database {path} is empty or missing, but its WAL {wal} is not: restore a backup of the database"
             )
         return 0
     try:
@@ -191,11 +191,11 @@ def read_meta(db: sqlite3.Connection) -> StoreMeta:
     """Return the values in the table meta. Raises sqlite3.DatabaseError if a value is missing or invalid."""
     name, reserved, oldest = (_value(db, key) for key in ("store_id", "reserved", "oldest_cursor"))
     if not (isinstance(name, str) and STORE_ID.fullmatch(name)):
-        raise UnreadableRow("value", "store_id", f"it is {name!r}")
+        raise UnreadableRow("value", "store_id", f"{name!r} is invalid")
     if not (isinstance(reserved, int) and 0 < reserved < MAX_OFFSET):
-        raise UnreadableRow("value", "reserved", f"it is {reserved!r}")
+        raise UnreadableRow("value", "reserved", f"{reserved!r} is invalid")
     if not (isinstance(oldest, int) and 0 <= oldest < MAX_OFFSET):
-        raise UnreadableRow("value", "oldest_cursor", f"it is {oldest!r}")
+        raise UnreadableRow("value", "oldest_cursor", f"{oldest!r} is invalid")
     return StoreMeta(name, reserved, oldest)
 
 

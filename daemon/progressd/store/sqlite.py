@@ -76,7 +76,7 @@ class SQLiteStore:
         self._writing = trio.CapacityLimiter(1)
         self._checkpointing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
-        self._listing = trio.CapacityLimiter(1)  # separate, because lists may take long
+        self._listing = trio.CapacityLimiter(1)  # separate, because lists may be slow
         self._delete_seconds = delete_seconds
         self._page_bytes = page_bytes
         self.delete_durations = Histogram(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-MOUNTED: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # the second one beside version 1
+MOUNTED: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # the second path is used beside version 1
 DELEGATED: Final = "user.delegate"  # systemd sets this attribute
 KILL_TIMEOUT: Final = 2.0  # seconds
 FREEZE_TIMEOUT: Final = 0.2  # seconds; a process that waits for a disk cannot be frozen
@@ -47,14 +47,14 @@ class Cgroup:
         try:
             os.mkdir(f"{own}/{name}")
         except FileExistsError:
-            pass  # a process of an earlier attempt could not be killed
+            pass  # it exists: a process of an earlier attempt could not be killed
         except OSError:
             return None
         return cls(f"{own}/{name}")
 
     @classmethod
     def existing(cls, prefix: str) -> "dict[str, Cgroup]":
-        """Return the cgroups below that of this process whose names have a prefix, by the rest of the name."""
+        """Return the cgroups below that of this process whose names begin with a prefix, by the rest of their names."""
         own = own_cgroup()
         names = [] if own is None else os.listdir(own)
         return {name.removeprefix(prefix): cls(f"{own}/{name}") for name in names if name.startswith(prefix)}

@@ -10,9 +10,9 @@ USUAL_PASS: Final = 0.008  # seconds
 class EventLoopLimiter:
     """Release tasks in order of arrival, until their weights add up to `most` in one pass.
 
-    Each pass releases at least one task, whatever its weight. After a pass that took longer than USUAL_PASS, the
-    weights may add up to proportionally more, but at most to `most_after_long_pass`. So a daemon with long passes still
-    accepts many tasks.
+    Each pass releases at least one task, even a heavier one. After a pass that took longer than USUAL_PASS, the weights
+    may add up to proportionally more, but at most to `most_after_long_pass`. So a daemon with long passes still accepts
+    many tasks.
     """
 
     def __init__(self, most: int, most_after_long_pass: int = 0) -> None:

@@ -1,6 +1,6 @@
 """Find the progress of processes from their positions in the files that they read and write.
 
-It is an estimate: sort(1) reads the whole file before it works.
+It is an estimate: sort(1), for example, reads the whole file before it starts to sort.
 """
 
 import os
@@ -13,8 +13,8 @@ from progressd.system.process_tree import Identity, Process, is_running, look
 
 MIN_SIZE: Final = 1024 * 1024  # bytes
 MAX_PROCESSES: Final = 1000
-MAX_ARGUMENTS: Final = 10_000  # of a command that are searched for files
-MAX_STILL: Final = 10  # looks in which the current file does not move until another one replaces it
+MAX_ARGUMENTS: Final = 10_000  # arguments of a command that are searched for files
+MAX_STILL: Final = 10  # checks without movement in the current file, after which another file replaces it
 SECTOR: Final = 512  # bytes; the unit of /sys/dev/block/*/size
 DELETED: Final = " (deleted)"
 VIRTUAL: Final = ("/proc/", "/sys/", "/memfd:")
@@ -47,7 +47,7 @@ class FilePosition(NamedTuple):
 
 
 class FileOffsets:
-    """Search processes and their descendants for the largest file that is being read, or else written.
+    """Find the largest file that processes and their descendants read, or else write.
 
     A file that is written counts if its size is known: it has been allocated, or it is a block device. `follow`: also
     search the descendants that outlive their parents.

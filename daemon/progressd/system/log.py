@@ -1,4 +1,4 @@
-"""The log of progressd and its libraries: one line per event on stderr, or a message in the journal.
+"""The daemon's own log, and that of its libraries: one line per event on stderr, or a message in the journal.
 
 Logging never blocks and never raises: a thread writes, and lines that it cannot write are dropped and counted.
 

@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 from progressd.core.events import MAX_NAME, ReportedProgress
 from progressd.system.private_socket import PrivateSocket
 
-MAX_DATAGRAM: Final = 4096  # bytes; the limit of systemd, which ignores longer messages, too
+MAX_DATAGRAM: Final = 4096  # bytes; systemd also ignores longer messages
 MAX_AT_ONCE: Final = 100  # datagrams; only the newest progress matters
 MAX_ERRNO: Final = 4095
 PREFIX: Final = "X_PROGRESSD_"  # followed by the name of a field of ReportedProgress
@@ -28,7 +28,7 @@ class Notifications:
 
     def __init__(self) -> None:
         self.progress = ReportedProgress(0, 0)
-        self.error: str | None = None  # the meaning of ERRNO=, which a program sends before it fails
+        self.error: str | None = None  # the error text of ERRNO=, which a program sends before it fails
 
     def feed(self, message: bytes) -> bool:
         """Read one message. Return whether it contains progress. Invalid assignments are ignored."""
@@ -76,7 +76,7 @@ class Notifications:
 class NotifySocket:
     """A private socket, whose path the program gets by `environment`.
 
-    Descriptors in a message, as of BARRIER=1, are closed at once, because `recv` does not ask the kernel for them.
+    Descriptors in a message, such as BARRIER=1, are closed at once, because `recv` does not ask the kernel for them.
     Raises OSError.
     """
 
@@ -98,7 +98,7 @@ class NotifySocket:
 
     @property
     def error(self) -> str | None:
-        """The meaning of the program's last ERRNO=, if any."""
+        """The error text of the program's last ERRNO=, if any."""
         return self._notifications.error
 
     async def receive(self) -> ReportedProgress:

@@ -1,7 +1,7 @@
 """The output of a program that is not in its log yet, within bounds.
 
-If the log is slower than the program, the buffer keeps the oldest and the newest output. Of the rest, it keeps only the
-number of bytes. The output is not split into lines here, because a fast program would have to wait for that.
+If the log is slower than the program, the buffer keeps the oldest and the newest output. It counts the bytes of the
+rest and drops them. The output is not split into lines here, because a fast program would have to wait for that.
 """
 
 import threading
@@ -61,7 +61,7 @@ class OutputBuffer:
         self._lines = dict[LogStream, OutputLines]()
 
     def put(self, stream: LogStream, chunk: bytes) -> None:
-        """Add output; an empty chunk if the stream is silent, so its incomplete line may be a question."""
+        """Add output. An empty chunk means that the stream is silent: its incomplete line may be a question."""
         entry = OutputChunk(time.time(), stream, chunk)
         with self._lock:
             if not self._tail and self._head_size + len(chunk) + OVERHEAD <= MAX_HEAD:
@@ -75,7 +75,7 @@ class OutputBuffer:
         self._on_put()
 
     def close(self) -> None:
-        """Note that nothing more will be put."""
+        """Signal that no more output follows."""
         self._closed = True
         self._on_put()
 

@@ -1,7 +1,7 @@
 """Find and kill all processes of a program, including those that left its process group or session.
 
 timeout(1) makes a new process group, setsid(1) a new session. So this module searches /proc. A search misses a program
-that forks and exits all the time: only a cgroup finds it for certain. See `cgroup.py` for where there is one.
+that forks and exits all the time: only a cgroup finds it for certain. `cgroup.py` describes when a cgroup is available.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from progressd.system.transient_errors import is_transient
 MIN_PAUSE: Final = 0.005  # seconds between two searches, doubled each time
 MAX_PAUSE: Final = 0.1  # seconds
 EMPTY_SEARCHES: Final = 2  # a search misses a process whose parent has started it and exited meanwhile
-KILL_SEARCHES: Final = 50  # after SIGKILL, until a process counts as unkillable; 5 s
+KILL_SEARCHES: Final = 50  # searches after SIGKILL, until a process counts as unkillable; 5 s
 
 Identity: TypeAlias = tuple[int, int]
 
@@ -67,7 +67,7 @@ class SignalSender:
         self.forbidden = dict[Identity, Process]()
 
     def cleaning_up(self, members: Iterable[Process]) -> set[int]:
-        """Return the members that got SIGTERM and still run. Their new children get no SIGTERM."""
+        """Return the members that received SIGTERM and still run. Their new children receive no SIGTERM."""
         return {one.pid for one in members if one.identity in self.sent} if self.number is SIGTERM else set()
 
     def send(self, process: Process, descriptor: int) -> bool:

@@ -86,7 +86,7 @@ async def run_status(notify: Notifier, describe: Callable[[], str]) -> None:
 
 
 class Watchdog:
-    """Ping systemd while all checks return in time. The key of a check is the reason to log if it does not.
+    """Ping systemd while all checks return in time. The key of a check is logged as the reason if it does not return.
 
     A check that raises Unavailable counts as returned: a restart does not help against a full disk.
     """

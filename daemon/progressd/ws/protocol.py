@@ -49,7 +49,7 @@ class FragmentSink(Protocol):
         """Take a fragment of a message; `finished`: the last one."""
 
     async def settle(self, *, dropping: bool) -> None:
-        """Stop taking fragments, and finish the taken ones before a close; `dropping`: except those not begun."""
+        """Stop taking fragments, and finish the taken ones before a close; `dropping`: drop the unstarted ones."""
 
 
 class NullSink:
@@ -183,7 +183,7 @@ class ServerProtocol(WebSocketConnection):
     def _floods(self, event: Event) -> bool:
         """Return whether the client sends too many frames without content.
 
-        Control frames, empty data frames, and data frames that no sink uses count.
+        These are control frames, empty data frames, and data frames that no sink uses.
         """
         if isinstance(event, Message) and (not event.frame_finished or (event.data and self._is_read)):
             return False
@@ -224,13 +224,13 @@ class ServerProtocol(WebSocketConnection):
         await super()._handle_close_connection_event(event)
 
     async def _handle_ping_event(self, event: Ping) -> None:
-        """Ignore a ping that crosses the daemon's close: wsproto would raise an error."""
+        """Ignore a ping that crosses the daemon's close frame: wsproto would raise an error."""
         if self._wsproto.state is ConnectionState.OPEN:
             await super()._handle_ping_event(event)
 
 
 def _subprotocol(offered: Collection[str]) -> str | None:
-    """Return the first subprotocol that is not a token, else a token: a browser that offers some expects one back."""
+    """Return the first subprotocol that is not a token, otherwise a token: a browser expects one of its offers."""
     if not any(name.startswith(SUBPROTOCOL) for name in offered):
         return None
     return next((name for name in offered if not name.startswith(SUBPROTOCOL)), next(iter(offered)))

@@ -13,7 +13,7 @@ from progressd.ws.websocket import WebSocket
 
 
 class PublishHandler:
-    """Serve one producer. Stop reading while lines wait for their commit, or answers for the client."""
+    """Serve one producer. Stop reading while lines wait for their commit or answers wait for the client."""
 
     def __init__(self, websocket: WebSocket, lines: NDJSONReader) -> None:
         self._websocket = websocket

@@ -153,7 +153,7 @@ class WebSocketServer:
             self._connection_limiter.remove(client)
 
     async def _server_for(self, websocket: WebSocket, identity: Identity) -> Callable[[], Awaitable[None]]:
-        """Return the function that serves the client once accepted. Raises a ProgressdError to reject the client."""
+        """Return the function that serves an accepted client. Raises a ProgressdError to reject the client."""
         view, target = ClientView(self._engine, identity), websocket.target
         if publishes(target):
             require(identity, Scope.WRITE)
@@ -169,7 +169,7 @@ class WebSocketServer:
         if request.topic is None:
             return partial(self._serve_session, websocket, identity, view, request)
         await view.require(request.topic)
-        websocket.connection.cork(True)  # `replay` sends the answer to the handshake with the first messages
+        websocket.connection.cork(True)  # `replay` sends the response to the handshake with the first messages
         return partial(self._serve_topic, websocket, view, request, request.topic)
 
     async def _serve_topic(self, websocket: WebSocket, view: ClientView, request: StreamRequest, topic: str) -> None:

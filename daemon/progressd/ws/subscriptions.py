@@ -1,4 +1,4 @@
-"""Commands on a socket with many topics: subscribe and unsubscribe, each with an answer."""
+"""Requests on a socket with many topics: subscribe and unsubscribe, each with an answer."""
 
 from collections.abc import Iterable
 from typing import Annotated, Final, TypeAlias
@@ -62,7 +62,7 @@ decode_request = msgspec.json.Decoder(Request).decode
 
 
 class SubscriptionCommands:
-    """Run a client's commands, one after the other.
+    """Process a client's requests, one after the other.
 
     `lock` is shared by all clients: a message can name 1000 topics, which takes some milliseconds. In each
     pass of the event loop, one client continues.

@@ -1,4 +1,5 @@
-"""One client's WebSocket: a nursery with its tasks for reading, sending and closing. The heartbeat of all of them."""
+"""One client's WebSocket: a nursery with its tasks for reading, sending and closing. And the heartbeat, which pings all
+WebSockets."""
 
 import math
 from typing import Final
@@ -31,7 +32,7 @@ from progressd.ws.protocol import NULL_SINK, FragmentSink, MessageSink, ServerPr
 PUBLISH: Final = "/ws/publish"  # for producers
 PING_BATCH: Final = 100  # pings in one pass of the event loop, 0.5 ms
 CLOSE_TIMEOUT: Final = 5.0  # seconds for the client to answer a close
-SLOW_CONSUMER_STALL: Final = 10.0  # seconds in which a slow consumer must read data; less than 8 KiB goes unnoticed
+SLOW_CONSUMER_STALL: Final = 10.0  # seconds in which a slow consumer must read data, at least 8 KiB
 
 
 def publishes(target: str) -> bool:

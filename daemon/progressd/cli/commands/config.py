@@ -13,7 +13,7 @@ from progressd.cli.options import config_option
 def config(config_path: Path | None, sample: bool) -> None:
     """Print the settings in force and the origin of each.
 
-    It reads the environment and the config file, as progressd serve would from here.
+    It reads the environment and the config file, as progressd serve would in this directory.
 
     \b
     Examples:

@@ -15,8 +15,8 @@ MARKS = {"good": "   ok", "note": " note", "bad": "wrong"}
 def doctor(config_path: Path | None, **flags: object) -> None:
     """Find problems that keep the daemon from working on this machine.
 
-    It checks the port, permissions, disk, clock and missing programs: those of the service if it is installed,
-    otherwise those of progressd serve as started from here. The exit status is 1 if something is wrong.
+    It checks the port, permissions, disk, clock and missing programs of the installed service. Without a service, it
+    checks progressd serve as if started in this directory. The exit status is 1 if something is wrong.
 
     \b
     Examples:

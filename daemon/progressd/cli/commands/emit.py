@@ -23,7 +23,7 @@ from progressd.core.events import MAX_COUNT, MAX_LEASE, MAX_NAME, MAX_PHASE, MAX
 CONNECT_TIMEOUT: Final = 3.0  # seconds
 ANSWER_TIMEOUT: Final = 10.0  # seconds
 KILLED: Final = 128  # a shell adds the number of the signal
-# The trap for EXIT alone would not run in dash and busybox after a signal.
+# After a signal, dash and busybox do not run a trap for EXIT.
 SHELL: Final = """\
 trap 'progressd emit --exit "$?"' EXIT
 trap 'exit 129' HUP
@@ -47,9 +47,9 @@ trap 'exit 143' TERM
     "--step", "--current", "-n", "step", type=click.IntRange(0, MAX_COUNT), help="The number of steps that are done."
 )
 @click.option("--total", "-t", type=click.IntRange(0, MAX_COUNT), help="The total number of steps.")
-@click.option("--percent", type=click.FloatRange(0, 100), help="The progress, if steps do not express it.")
+@click.option("--percent", type=click.FloatRange(0, 100), help="The progress in percent, instead of steps.")
 @click.option("--unit", metavar="UNIT", help="What the steps count: B for bytes, pages, or any short word.")
-@click.option("--phase", metavar="PHASE", help="The part of the job. The steps may begin again with each.")
+@click.option("--phase", metavar="PHASE", help="The current phase of the job. The steps may start again in each phase.")
 @click.option(
     "--eta",
     metavar="SECONDS",
@@ -68,16 +68,18 @@ trap 'exit 143' TERM
     "status",
     metavar="STATUS",
     type=click.IntRange(0, 255),
-    help="End the job by this exit status, unless it has already ended.",
+    help="End the job according to this exit status, unless it has already ended.",
 )
 @click.option("--new", metavar="NAME", help="Register and start a job with this name, and print its id.")
 @click.option(
     "--lease",
     metavar="SECONDS",
     type=click.FloatRange(1, MAX_LEASE),
-    help="With --new: the job stalls after this time without a report, and fails after three times as long.",
+    help="With --new: show the job as stalled after this time without a report. After three times as long, it fails.",
 )
-@click.option("--shell", is_flag=True, help="With --new: print shell commands that make the script the job.")
+@click.option(
+    "--shell", is_flag=True, help="With --new: print shell commands for eval, so that the job ends with the script."
+)
 @remote_options
 @click.option(
     "--socket",

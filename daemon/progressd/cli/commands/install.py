@@ -25,7 +25,7 @@ def install(dry_run: bool, yes: bool) -> None:
     """Install the daemon as a service that starts with the machine.
 
     It installs the systemd units, the user progressd and a config file if there is none, and starts the service. It
-    lists these steps and asks before it begins. It skips completed steps, so it can be run again, such as after an
+    lists these steps and asks before it begins. It skips completed steps, so you can run it again, for example after an
     upgrade.
 
     \b

@@ -94,7 +94,7 @@ def _cells(job: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _with_outcome(cells: tuple[str, ...], job: dict[str, Any]) -> tuple[str, ...]:
-    """Append the outcome: in a pipe, every job is one line."""
+    """Append the error or the URL of the result to the name of a job, because in a pipe each job is one line."""
     *most, name = cells
     return (*most, ": ".join(filter(None, [name, text.outcome(job)])))
 

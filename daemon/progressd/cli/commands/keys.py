@@ -15,9 +15,10 @@ SCOPES: Final = ("read", "write", "admin")
 def keys() -> None:
     """Add, list and revoke the keys of a daemon on this machine.
 
-    The scopes of a key are its permissions: read lists and watches jobs, write submits, reports and cancels, admin does
-    both. With auth.required = true every request needs a key. The daemon rereads the file of keys (auth.keys_file)
-    every second, and need not be running. Only root and the daemon's user should be able to write that file.
+    The scopes of a key are its permissions. The scope "read" may list and watch jobs, "write" may submit, report and
+    cancel, and "admin" may do both. With auth.required = true every request needs a key. These commands write the key
+    file (auth.keys_file), even while the daemon is stopped. A running daemon rereads it every second. Only root and the
+    daemon's user should be able to write that file.
 
     \b
     Examples:
@@ -147,7 +148,7 @@ def _file(state_dir: Path | None, config_path: Path | None) -> Path:
     "lifetime",
     metavar="DURATION",
     callback=_duration,
-    help="When the token expires, such as in 8h.  [default: auth.token_lifetime]",
+    help="How long the token is valid, such as 8h.  [default: auth.token_lifetime]",
 )
 @state_dir_options
 def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, config_path: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""`progressd logs`: print what a job has written."""
+"""`progressd logs`: print the log of a job."""
 
 import sys
 from collections.abc import Mapping
@@ -12,20 +12,20 @@ from progressd.cli.remote import Remote, remote_options, whole_id
 
 @click.command()
 @click.argument("job_id", metavar="JOB", shell_complete=complete_job)
-@click.option("--follow", "-f", is_flag=True, help="Go on with new lines until the job has finished.")
+@click.option("--follow", "-f", is_flag=True, help="Keep printing new lines until the job has finished.")
 @click.option("--lines", "-n", type=click.IntRange(0), metavar="N", help="Begin with the last N lines.")
-@click.option("--since", metavar="TIME", help="Begin at a time, such as 2026-01-31T12:00, or 10m before now.")
+@click.option("--since", metavar="TIME", help="Begin at a time (2026-01-31T12:00), or this long ago (10m).")
 @click.option("--times", "-t", is_flag=True, help="Print the time of each line.")
 @remote_options
 @click.pass_context
 def logs(
     ctx: click.Context, job_id: str, follow: bool, lines: int | None, since: str | None, times: bool, remote: Remote
 ) -> None:
-    """Print the log of a job: what it has written to standard output and standard error.
+    """Print the log of a job: its standard output and standard error.
 
-    Both streams are printed to standard output, on a terminal with their colours. Of a long log, the beginning and the
-    end are kept, and a line says how much is missing. If the connection breaks, it is opened again, and no line is
-    missing or printed twice.
+    Both streams are printed to standard output, with their colours if it is a terminal. If a log is long, only its
+    beginning and its end are kept, and a line says how much is missing. If the connection breaks, the command
+    reconnects, and no line is missing or printed twice.
 
     \b
     Examples:

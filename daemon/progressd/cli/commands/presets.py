@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 STREAMS: Final = {"O": 1, "E": 2, "P": 3}  # in the timing of a transcript
 QUIET: Final = 0.2  # seconds without output after which an unfinished line is searched
 HEAD: Final = ("NAME", "FINDS", "ADDS", "FOR")
-WIDTH: Final = 100  # characters of a frame that are printed
+WIDTH: Final = 100  # characters of a line that are printed
 
 
 @click.group(invoke_without_command=True)
@@ -23,9 +23,9 @@ WIDTH: Final = 100  # characters of a frame that are printed
 def presets(ctx: click.Context) -> None:
     """List the programs whose progress is known.
 
-    A preset says how a program writes its progress, and what to add to its command. progressd run and pipelines use the
-    preset that has the name of the program. Your own presets are files NAME.toml in ~/.config/progressd/presets, and
-    for all users and the daemon in /etc/progressd/presets.
+    A preset says how a program writes its progress, and which options to add to its command. progressd run and
+    pipelines use the preset that has the name of the program. Your own presets are files NAME.toml in
+    ~/.config/progressd/presets, and for all users and the daemon in /etc/progressd/presets.
 
     \b
     Examples:
@@ -54,9 +54,9 @@ def show(name: str) -> None:
 @click.argument("transcript", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--as", "name", metavar="NAME", help="The preset to test.  [default: none, only general patterns]")
 def test(transcript: Path, name: str | None) -> None:
-    """Print the progress in each frame of a recorded output; - reads standard input.
+    """Print the progress that is found in each line or redraw of recorded output; - reads standard input.
 
-    A transcript is what the program wrote, such as the output of script(1). It must contain the carriage returns.
+    A transcript is the output of a program, recorded for example with script(1). It must contain the carriage returns.
     """
     from progressd.detect.detector import Detector
     from progressd.detect.plan import plan

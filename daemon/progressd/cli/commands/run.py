@@ -18,17 +18,17 @@ from progressd.client.run.options import RunOptions
     "-p",
     "pattern",
     metavar="REGEX",
-    help="A regular expression that finds the progress in the output, with the groups current and total, or percent, "
-    "or fraction, and step.",
+    help="A regular expression that finds the progress in the output, with the named groups current and total, or "
+    "percent, or fraction. The group step is optional.",
 )
 @click.option(
     "--as",
     "preset",
     metavar="NAME",
-    help="Use the preset of this program. With none, the output is not read.",
+    help='Use the preset of this program. "none": do not read the output.',
 )
 @click.option("--no-adapt", is_flag=True, help="Add no options to the command.")
-@click.option("--no-log", is_flag=True, help="Do not send what the command writes to the log of the job.")
+@click.option("--no-log", is_flag=True, help="Do not keep the command's output in the job's log.")
 @click.option("--explain", is_flag=True, help="Print where the progress would be found, and run nothing.")
 @click.option("--verbose", "-v", is_flag=True, help="At the end, print where the progress was found.")
 @lease_option("the job")
@@ -37,8 +37,8 @@ from progressd.client.run.options import RunOptions
 def run(ctx: click.Context, /, remote: Remote, **given: Any) -> None:
     """Run a command, and report it as a job, with the progress that its output shows.
 
-    The command keeps its terminal, its input and output, and its exit status. It runs even if no daemon answers. What
-    it writes is kept as the log of the job. Cancelling the job stops the command. The command's environment contains
+    The command keeps its terminal, its input and output, and its exit status. It runs even if no daemon can be reached.
+    Its output is kept as the log of the job. Cancelling the job stops the command. The command's environment contains
     PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, so that it can report its progress itself.
 
     \b

@@ -16,8 +16,8 @@ from progressd.cli.remote import Remote, remote_options
 def watch(ctx: click.Context, job_id: str | None, as_json: bool, remote: Remote) -> None:
     """Watch a job until it ends, or all jobs until Ctrl-C.
 
-    On a terminal it shows live bars, in a pipe one line of text for each message. It reconnects automatically and
-    misses no state change.
+    On a terminal it shows live bars. In a pipe it prints one line of text for each message. It reconnects automatically
+    and misses no state change.
 
     The exit status is 0 if the job completed, 1 if it failed or was cancelled, 130 if you interrupt it.
 

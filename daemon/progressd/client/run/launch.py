@@ -1,7 +1,7 @@
 """Start a command, in its own pseudo-terminal if the user has a terminal.
 
 This module imports little, because the command waits for the imports. Call `launch` while this process has only one
-thread: only then it is safe to fork.
+thread: only then is it safe to fork.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def recorded_signals() -> Iterator[list[int]]:
 
 
 def passed_on() -> list[int]:
-    """Return the signals that are passed on: the command ignores those that were ignored at the start."""
+    """Return the signals that are passed on. Signals that are already ignored stay ignored."""
     return [number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN]
 
 
@@ -97,11 +97,11 @@ def launch(
     *,
     keeps_streams: bool = False,
 ) -> Command:
-    """Start a command. Raises OSError if it cannot be started.
+    """Start a command. Raises OSError if that fails.
 
     A stream that is a terminal becomes a pseudo-terminal, any other stream a pipe. If the user types at the terminal
-    that shows the output, the command gets a session, too: then also its job control and /dev/tty work on the
-    pseudo-terminal. `keeps_streams`: the command inherits the streams of this process instead. `progress_fd`: a
+    that shows the output, the command gets its own session, so that job control and /dev/tty work on the
+    pseudo-terminal too. `keeps_streams`: the command inherits the streams of this process instead. `progress_fd`: a
     descriptor of the command that only this process reads.
     """
     started = Command(command[0])
@@ -268,7 +268,8 @@ def _report_changes(command: int, terminal: int, reporting: int) -> None:
                 os.write(reporting, b"stopped\n")
                 continue
             with contextlib.suppress(OSError):
-                os.tcsetpgrp(terminal, os.getpgrp())  # our exit sends SIGHUP to the foreground: not to what runs on
+                # Our exit sends SIGHUP to the foreground group: it must not reach processes that keep running.
+                os.tcsetpgrp(terminal, os.getpgrp())
             os.write(reporting, f"unread {unread(terminal).hex()}\n".encode())
             os.write(reporting, f"exited {os.waitstatus_to_exitcode(status)}\n".encode())
             return

@@ -29,7 +29,7 @@ class RunOptions(NamedTuple):
 
 
 def parsed(arguments: Sequence[str], environ: Mapping[str, str]) -> RunOptions | None:
-    """Return the options; None if the command line has to parse them, which also prints errors."""
+    """Return the options; None if click has to parse them, because it also prints errors."""
     given = {option: environ[name] for option, name in _VARIABLES.items() if environ.get(name)}
     if "--key-file" in given or "_PROGRESSD_COMPLETE" in environ:
         return None

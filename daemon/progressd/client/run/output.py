@@ -1,7 +1,7 @@
-"""Pass on what a command writes, byte for byte, and hand a part of it to the detection of progress.
+"""Pass on the output of a command, byte for byte, and hand a part of it to the detection of progress.
 
-A thread reads each stream: a write to a terminal or a pipe of the user may block, and these may not be set
-non-blocking, because other programs share them.
+A thread reads each stream: a write to a terminal or a pipe of the user may block. These must not be made non-blocking,
+because other programs share them.
 """
 
 import math
@@ -27,9 +27,9 @@ PIPE_TIMEOUT: Final = 1.0  # seconds to wait for other processes with the stream
 MAX_PIPE_BYTES: Final = 1024 * 1024  # bytes to read after the exit: the capacity of a pipe
 CHUNK: Final = 65536  # bytes; larger chunks are slower, because they leave the cache of the processor
 QUIET: Final = 0.2  # seconds without output, after which an unfinished line is complete
-SEARCHED: Final = 256 * 1024  # bytes a second that are searched for progress; of more, only the end of each chunk
-SAMPLE: Final = 4096  # bytes of that end
-DRAIN: Final = 1.0  # seconds to pass on what a stopped command has written
+SEARCHED: Final = 256 * 1024  # bytes a second that are searched for progress
+SAMPLE: Final = 4096  # bytes at the end of each chunk that are searched if the output is faster
+DRAIN: Final = 1.0  # seconds to pass on the output of a stopped command
 STDOUT: Final = 1
 STDERR: Final = 2
 LOGGED: Final = {STDOUT: LogStream.STDOUT, STDERR: LogStream.STDERR}
@@ -42,9 +42,10 @@ MAX_TAIL: Final = 8192  # last bytes to keep
 class OutputPump(threading.Thread):
     """Pass on one stream: read from `source`, write to `to`; None: write nothing.
 
-    `on_data` gets the output to search, and `on_quiet` is called QUIET seconds after the last byte. `on_error` gets the
-    error of a failed write, but no broken pipe: the command notices it at its next write. `output_filter` removes what
-    the command writes only because progressd asked for it. `log` gets the rest, and b"" while the stream is silent.
+    `on_data` gets the output to search, and `on_quiet` is called QUIET seconds after the last byte. `on_error` receives
+    the error of a failed write, except a broken pipe, which the command notices at its next write. `output_filter`
+    removes the lines that progressd's options add to the output. `log` receives the rest, and b"" while the stream is
+    silent.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class OutputPump(threading.Thread):
         return 0
 
     def _write(self, chunk: memoryview | bytes) -> bool:
-        """Write a chunk. Return whether to go on: if the reader has gone, the next write of the command fails."""
+        """Write a chunk. Return whether to continue: if the reader has gone, the next write of the command fails."""
         if self._log is not None and chunk:
             self._log(bytes(chunk))
         if self._to is None:
@@ -162,7 +163,7 @@ class OutputPump(threading.Thread):
         return True
 
     def _search(self, chunk: memoryview) -> None:
-        """Keep the last bytes, and pass on as many as may be searched: detection may not slow the output down."""
+        """Keep the last bytes, and pass on as many as may be searched: detection must not slow the output down."""
         size = len(chunk)
         self.tail = (self.tail + bytes(chunk[-MAX_TAIL:]))[-MAX_TAIL:]
         now = time.monotonic()

@@ -29,7 +29,7 @@ class Detection(NamedTuple):
 
 
 class RunPlan(NamedTuple):
-    """A plan of `progressd.detect`, with what only `progressd run` needs. `plan`: None to make it after the start."""
+    """A plan of `progressd.detect`, with the additions of `progressd run`. `plan`: None to make it after the start."""
 
     plan: "Plan | None"
     command: Sequence[str]
@@ -48,7 +48,7 @@ class RunPlan(NamedTuple):
         return ""
 
     def detection(self) -> Detection:
-        """Return the detector and the filter. Call it after the start, because the import takes long."""
+        """Return the detector and the filter. Call it after the start, because the import is slow."""
         from progressd.detect.detector import Detector
         from progressd.detect.output_filter import OutputFilter
 
@@ -90,7 +90,7 @@ def _plan(command: Sequence[str], preset: str | None, *, adapt: bool) -> "Plan":
 
 
 def _may_adapt(command: Sequence[str]) -> bool:
-    """Return whether a preset may change the command: only then it is read before the start, because that takes long.
+    """Return whether a preset may change the command. Only then is it read before the start, because reading is slow.
 
     A preset that is invalid is reported, too.
     """

@@ -19,7 +19,7 @@ MASK: Final = "***"
 TIMEOUT: Final = 10.0  # seconds
 MAX_ANSWER: Final = 65536  # bytes
 
-# The name of an option, a variable, a header or a parameter that has a secret.
+# The name of an option, a variable, a header or a parameter that contains a secret.
 _HIDDEN: Final = (
     r"(?!-*no-)(?:[\w-]*(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|secret[_-]?key)"
     r"|(?:[\w-]*[_-])?(?:pass|pwd|credentials?|auth))"

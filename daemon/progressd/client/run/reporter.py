@@ -1,4 +1,4 @@
-"""The job of a command at the daemon: its registration, its progress and its end, with retries."""
+"""Report the job of a command to the daemon: its registration, its progress and its end, with retries."""
 
 import contextlib
 import math
@@ -22,7 +22,7 @@ REPORT_INTERVAL: Final = 0.2  # seconds between two reports of progress
 MAX_AGE: Final = 0.22  # seconds from the output of progress to its report, which then takes a moment
 SLOW_INTERVAL: Final = 2.0  # seconds, for a daemon that limits requests
 POLL_INTERVAL: Final = 5.0  # seconds between reports without progress, and between attempts to watch the job
-WATCH_DELAY: Final = 1.0  # seconds until the job is watched; many commands take less, and the import takes long
+WATCH_DELAY: Final = 1.0  # seconds until the job is watched; many commands end earlier, and the import is slow
 END_TIMEOUT: Final = 60.0  # seconds to report the end to an unreachable daemon, such as during a restart
 
 
@@ -58,7 +58,7 @@ class JobReporter:
     """Report one job. `say` prints a message for the user.
 
     `known`: the daemon has registered the job; None: perhaps. `cancelled` is set if another user
-    cancels the job. `over`: the job has finished for the daemon; the command may still run. `limited`: the daemon
+    cancels the job. `over`: for the daemon, the job has finished; the command may still run. `limited`: the daemon
     limits requests.
     """
 
@@ -104,7 +104,7 @@ class JobReporter:
                 if await self.report(event) or not (self._known or self._maybe_known):
                     return self._known
                 await trio.sleep(1)
-        self._say("the daemon did not receive the end of the command")
+        self._say("the daemon did not receive the end of the job")
         return False
 
     async def report(self, event: Mapping[str, Any] | None) -> bool:
@@ -181,7 +181,7 @@ class JobReporter:
             self.cancelled.set()
 
     def _note_failure(self, sentence: str | None) -> None:
-        """Print a message if the daemon failed the job because its lease expired, such as after a long Ctrl-Z."""
+        """Print a message if the lease of the job expired, for example during a long Ctrl-Z."""
         if sentence == PRODUCER_LOST and not self._lost:
             self._lost = True
             self._say(f"job {self.job_id} has failed: nothing was reported for too long; the command continues")

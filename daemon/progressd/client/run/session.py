@@ -15,7 +15,7 @@ MAX_KEYS: Final = 4096  # bytes to read from a terminal at once
 
 
 class TerminalSession:
-    """Pass on what the user does at the terminal. `gone` is set when the command has exited.
+    """Pass on keys, the size of the terminal, and job control. `gone` is set when the command has exited.
 
     `typed`: signals that a key has sent to the command, and that we have sent to ourselves.
     """
@@ -36,7 +36,7 @@ class TerminalSession:
             return 0
 
     def stop(self) -> None:
-        """Stop like the command, after Ctrl-Z. Continue it when a shell continues us."""
+        """Stop when the command stops, after Ctrl-Z. Continue it when a shell continues us."""
         self._terminal.restore()
         os.killpg(os.getpgrp(), signal.SIGTSTP)  # returns when a shell continues us
         self._continue()

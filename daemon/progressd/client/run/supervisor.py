@@ -56,7 +56,7 @@ class CommandJob:
         known: bool | None,
         notify: "PrivateSocket | None",
     ) -> None:
-        self.log: LogSender | None = None  # sends what the command writes
+        self.log: LogSender | None = None  # sends the output of the command
         self._reporter = JobReporter(client, job_id, registration, self.say, known)
         self._print = say
         self._unsaid: list[str | ClientError] | None = None  # messages for later; None: print them at once
@@ -214,11 +214,11 @@ class CommandJob:
         try:
             forbidden = await self._tree.send(signal.Signals(number), but_groups=reached)
         except OSError as error:
-            self.say(f"cannot look for what the command has started: {error.strerror}")
+            self.say(f"cannot find the processes of the command: {error.strerror}")
             self._send(number)
         else:
             if forbidden:
-                self.say(f"may not send {signal.Signals(number).name} to {_named(forbidden)}")
+                self.say(f"not permitted to send {signal.Signals(number).name} to {_named(forbidden)}")
 
     def _last(self, status: int) -> dict[str, Any]:
         if not status:
@@ -273,7 +273,7 @@ class CommandJob:
                 try:
                     left = await self._tree.end(KILL_GRACE)
                 except OSError as error:
-                    self.say(f"cannot look for what the command has started: {error.strerror}")
+                    self.say(f"cannot find the processes of the command: {error.strerror}")
                     self._send(signal.SIGTERM)
                     await trio.sleep(1)
                 else:
@@ -319,7 +319,7 @@ def _named(processes: Sequence[Process]) -> str:
 
 
 async def _signals_are_heard() -> None:
-    """Wait until any signal that this process and the command received together is processed."""
+    """Let pending signals be handled: Ctrl-C reaches this process and the command at the same time."""
     heard = trio.Event()
     trio.lowlevel.current_trio_token().run_sync_soon(heard.set)  # signals arrive the same way
     await heard.wait()

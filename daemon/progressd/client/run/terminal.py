@@ -99,7 +99,7 @@ class Terminal:
 
 
 def unread(terminal: int) -> bytes:
-    """Return what was typed at a terminal and not read. The terminal must not be used any more."""
+    """Return the input of a terminal that no program has read. The terminal must not be used afterwards."""
     try:
         settings = termios.tcgetattr(terminal)
         settings[LFLAG] &= ~(termios.ICANON | termios.ECHO)

@@ -178,7 +178,7 @@ async def cancel(batch_id: str) -> Response:
         raise Conflict(f"batch {batch.id} is already {batch.status}")
     events = [BatchCancelEvent(job.id) for job in await view.jobs_of_batch(batch) if not job.status.finished]
     outcomes = await view.submit(*events)
-    _raise_unless(outcomes, Conflict)  # some jobs may have finished just before
+    _raise_unless(outcomes, Conflict)  # some jobs may have finished in the meantime
     after = await view.batch(batch.id)
     cancelled = sum(isinstance(outcome, Job) for outcome in outcomes)
     if not cancelled:

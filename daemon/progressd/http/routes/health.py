@@ -24,8 +24,8 @@ class Health(Struct, frozen=True, kw_only=True):
     """The health of the daemon.
 
     `status` is `healthy`; `failing` while the store cannot save; or `degraded` when a job cannot be read, or when the
-    files of jobs use all their space. `error` is the reason. `tools` lists the programs that pipeline options need,
-    and whether they are installed.
+    files of all jobs have reached `limits.max_stored_bytes`. `error` is the reason. `tools` lists the programs that
+    pipeline options need, and whether they are installed.
     """
 
     status: str

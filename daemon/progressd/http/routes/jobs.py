@@ -256,6 +256,6 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     found, total = await context.view.list_jobs(filter_, limit, query.offset)
     place = context.app.queue_estimates.place
     jobs = [job_view(job, context.view.store_id, context.app.base, place(job)) for job in found]
-    if len(jobs) < min(limit, total - query.offset):  # the store cuts a page of large jobs short
+    if len(jobs) < min(limit, total - query.offset):  # the store returned fewer jobs, because they are large
         limit = max(1, len(jobs))
     return json_response(JobPage(jobs, total, limit, query.offset))

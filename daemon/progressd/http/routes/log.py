@@ -1,4 +1,4 @@
-"""The log of a job: as text, also live, and as server-sent events."""
+"""The log of a job: as text, as live text, and as server-sent events."""
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
@@ -40,7 +40,7 @@ blueprint = Blueprint("log", __name__)
     headers=("Range",),
 )
 async def job_log(job_id: str) -> Response:
-    """Return the log of a job as text; with `follow`, go on until the job has finished."""
+    """Return the log of a job as text; with `follow`, continue until the job has finished."""
     context, job = await _found(job_id)
     query = request.args.to_dict()
     follow, ansi, times = (_is_set(query, name) for name in LogTextQuery.__struct_fields__)

@@ -1,6 +1,6 @@
 """The pings of Healthchecks (https://healthchecks.io/docs/http_api/): a job from its start to its end, without JSON.
 
-So clients such as borgmatic, runitor and scripts with curl report to progressd unchanged.
+So clients such as borgmatic, runitor and scripts with curl can report to progressd without changes.
 """
 
 import re

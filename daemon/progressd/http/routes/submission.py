@@ -1,7 +1,7 @@
 """File submissions, which create jobs; and `POST /api/convert`, which submits a single file.
 
-A second request with the same `Idempotency-Key` finds what the first one created. The job id is derived from the key,
-so the store remembers the key for as long as it keeps the job. See draft-ietf-httpapi-idempotency-key-header.
+A second request with the same `Idempotency-Key` finds the jobs that the first one created. The job id is derived from
+the key, so the store remembers the key for as long as it keeps the job. See draft-ietf-httpapi-idempotency-key-header.
 """
 
 import mimetypes
@@ -159,7 +159,7 @@ class Submission(NamedTuple):
 
 
 def _fingerprint() -> str:
-    """Return what identifies the body of the request: its length, and its digest if the client sends one."""
+    """Return the identity of the request's body: its length, and its digest if the client sends one."""
     return f"{request.content_length} {request.headers.get('Content-Digest', '')}"
 
 

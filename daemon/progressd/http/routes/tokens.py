@@ -1,4 +1,4 @@
-"""The rights and quota of the client, and watch tokens for browsers."""
+"""The permissions and quota of the client, and watch tokens for browsers."""
 
 import math
 import time
@@ -27,7 +27,7 @@ class RateLimitStatus(Struct, frozen=True):
 
 
 class AuthStatus(Struct, frozen=True):
-    """The rights of the request's key, or whether a key is required."""
+    """The permissions of the request's key, or whether a key is required."""
 
     authenticated: bool
     auth_required: bool | UnsetType = UNSET
@@ -49,7 +49,7 @@ class WatchToken(Struct, frozen=True):
 @blueprint.get("/api/auth/status")
 @described(AuthStatus)
 async def status() -> Response:
-    """Return the name and rights of the request's key. An invalid key returns 401."""
+    """Return the name and permissions of the request's key. An invalid key returns 401."""
     identity = request_context().client.identity
     if identity in (UNRESTRICTED, ANONYMOUS):
         required = identity is ANONYMOUS

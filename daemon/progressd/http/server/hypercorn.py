@@ -28,7 +28,7 @@ from progressd.net.request import ALWAYS, BasePath
 
 KEEP_ALIVE_TIMEOUT: Final = 75.0  # seconds until an idle connection is closed, as in nginx
 MAX_RECEIVE: Final = 65536  # bytes in one read
-UPGRADE_GRACE: Final = 1.0  # seconds to wait for a response to end if an upgrade immediately follows its request
+UPGRADE_GRACE: Final = 1.0  # seconds to wait for the end of a response, if an upgrade immediately follows its request
 MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
 
 

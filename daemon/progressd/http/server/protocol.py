@@ -1,4 +1,4 @@
-"""HTTP/1.1 on one connection: h11 parses requests, Hypercorn runs the application, a response is one write.
+"""HTTP/1.1 on one connection: h11 parses requests, Hypercorn runs the application, and each response is one write.
 
 Checked with Hypercorn 0.17.3 and 0.18.0, whose `H11Protocol` this extends. h11 takes a quarter of the
 time of a request; the rest is tasks, channels and locks for slow applications. A fast response needs none of them.
@@ -34,7 +34,7 @@ from progressd.http.schemas import EVENT_STREAM, JSON, NDJSON
 from progressd.net.connection import Connection
 from progressd.net.request import BasePath, header
 
-HALF_CLOSE_TIMEOUT: Final = 2.0  # seconds until the response to a client that has closed its side must begin
+HALF_CLOSE_TIMEOUT: Final = 2.0  # seconds within which the response to a client that has closed its side must begin
 POLL_INTERVAL: Final = 1.0  # seconds between checks whether a waiting client is still connected
 MAX_SEND: Final = 65536  # bytes of a response in one write
 CLOSE: Final = (b"connection", b"close")
@@ -129,7 +129,7 @@ class Protocol(H11Protocol):
                 await self._while_connected(partial(self.stream.handle, EndBody(stream_id=STREAM_ID)))
 
     async def _handle_request(self, event: h11.Request) -> bool:
-        """Answer a request or start the application. Return whether to continue reading."""
+        """Respond to a request or start the application. Return whether to continue reading."""
         self.requests += 1
         request = with_path(event, self._base)
         if request is None:
