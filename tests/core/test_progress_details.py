@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd.core.errors import Conflict, InvalidInput
+from progressd.core.event_limits import MAX_TASKS
 from progressd.core.events import (
-    MAX_TASKS,
     CompletedEvent,
     ProgressEvent,
     RegisterEvent,

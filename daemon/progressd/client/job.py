@@ -25,6 +25,7 @@ from progressd.client.pending import PendingEvents
 from progressd.client.reporter import DEFAULT_TIMING, ReporterThread, Timing
 from progressd.client.task import Task, Tasks
 from progressd.client.transport import transport_to
+from progressd.core.event_limits import MAX_COUNT
 from progressd.core.events import LogStream
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Job:
     ) -> None:
         self._values = check = values.Checker(log.warning)
         self._timing = timing
-        self.name = check.name = check("name", values.name, name) or "job"
+        self.name = check.name = check("name", values.kind, name) or "job"
         outer = None if job_id else os.environ.get("PROGRESSD_JOB_ID")
         self.id = values.encodable(outer or job_id or uuid.uuid4())
         self._own = not outer
@@ -136,7 +137,7 @@ class Job:
         named = self._values("step_name", values.step_name, name, "")
 
         def change(pending: PendingEvents) -> None:
-            self._step = min(self._step + self._in_step, values.MAX_COUNT)
+            self._step = min(self._step + self._in_step, MAX_COUNT)
             self._step_name, self._in_step = named, True
             pending.set_progress(self._progress())
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from progressd.client import values
 from progressd.client.errors import JobCancelled
+from progressd.core.event_limits import MAX_COUNT, MAX_TASK_ID, MAX_TASKS
 
 
 class Tasks:
@@ -17,15 +18,15 @@ class Tasks:
 
     def begin(self, name: str, data: dict[str, object]) -> str:
         """Add a task and return its id. Raises ValueError if there are too many unfinished ones."""
-        if len(self._tasks) >= values.MAX_TASKS:
+        if len(self._tasks) >= MAX_TASKS:
             finished = next((id_ for id_, task in self._tasks.items() if "state" in task), None)
             if finished is None:
-                raise ValueError(f"a job has at most {values.MAX_TASKS} unfinished tasks")
+                raise ValueError(f"a job has at most {MAX_TASKS} unfinished tasks")
             del self._tasks[finished]
-        id_, number = values.text(name, values.MAX_TASK), 1
+        id_, number = values.text(name, MAX_TASK_ID), 1
         while "state" not in self._tasks.get(id_, {"state": ""}):
             number += 1
-            id_ = f"{values.text(name, values.MAX_TASK - 5)} {number}"
+            id_ = f"{values.text(name, MAX_TASK_ID - 5)} {number}"
         self._tasks.pop(id_, None)
         self._tasks[id_] = {"id": id_, "name": name, "current": 0, **data}
         return id_
@@ -67,7 +68,7 @@ class Task:
         """Add to the completed steps. Never waits. Raises JobCancelled."""
 
         def change(tasks: Tasks) -> None:
-            self._current = min(self._current + added, values.MAX_COUNT)
+            self._current = min(self._current + added, MAX_COUNT)
             tasks.change(self._id, current=self._current)
 
         added = self._check("steps", values.count, steps, 0)

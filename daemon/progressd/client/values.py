@@ -9,18 +9,21 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar, overload
 
-MAX_COUNT: Final = 2**53  # JavaScript numbers are exact up to this value
-MAX_NAME: Final = 200  # characters
-MAX_STEP: Final = 1000  # characters
-MAX_UNIT: Final = 20  # characters
-MAX_PHASE: Final = 200  # characters; also of the name of a task
-MAX_TASK: Final = 100  # characters of an id
-MAX_TASKS: Final = 32
-MAX_SENTENCE: Final = 10_000  # characters
-MAX_OPTIONS: Final = 65536  # bytes of JSON
-MAX_NESTING: Final = 32  # levels of options
-MAX_LABELS: Final = 50
-MAX_LEASE: Final = 30 * 86400.0  # seconds
+from progressd.core.event_limits import (
+    MAX_COUNT,
+    MAX_ERROR,
+    MAX_KIND,
+    MAX_LABEL,
+    MAX_LABELS,
+    MAX_LEASE,
+    MAX_NESTING,
+    MAX_OPTIONS_BYTES,
+    MAX_PHASE,
+    MAX_STEP_NAME,
+    MAX_UNIT,
+)
+
+MAX_KEY: Final = 200  # characters of a key of the options in a warning
 
 LeftOut = dict[str, Exception]
 """The names of values that cannot be sent, each with the reason."""
@@ -76,14 +79,14 @@ def text(value: object, max_length: int) -> str:
     return encodable(whole if len(whole) <= max_length else f"{whole[: max_length - 1]}…")
 
 
-def name(value: object) -> str:
-    """Return the name of a job."""
-    return text(value, MAX_NAME)
+def kind(value: object) -> str:
+    """Return the kind of a job."""
+    return text(value, MAX_KIND)
 
 
 def step_name(value: object) -> str:
     """Return the name of a step or a file."""
-    return text(value, MAX_STEP)
+    return text(value, MAX_STEP_NAME)
 
 
 def unit(value: object) -> str:
@@ -111,7 +114,7 @@ def sentence(error: BaseException) -> str:
         message = f"the program exited with status {error.code}"
     elif " " not in message:
         message = f"{kind}: {message}" if message else kind
-    return text(message, MAX_SENTENCE)
+    return text(message, MAX_ERROR)
 
 
 def count(number: object) -> int:
@@ -151,7 +154,7 @@ def labels(left_out: LeftOut, given: Mapping[object, object]) -> dict[str, str]:
     sent = {}
     for name, value in given.items():
         try:
-            sent[text(name, MAX_NAME)] = text(value, MAX_NAME)
+            sent[text(name, MAX_LABEL)] = text(value, MAX_LABEL)
         except Exception as error:
             left_out["labels"] = error
     return sent
@@ -159,7 +162,7 @@ def labels(left_out: LeftOut, given: Mapping[object, object]) -> dict[str, str]:
 
 class _TooLarge(ValueError):
     def __init__(self) -> None:
-        super().__init__(f"larger than {MAX_OPTIONS} bytes")
+        super().__init__(f"larger than {MAX_OPTIONS_BYTES} bytes")
 
 
 def options(left_out: LeftOut, given: Mapping[object, object]) -> bytes:
@@ -167,13 +170,13 @@ def options(left_out: LeftOut, given: Mapping[object, object]) -> bytes:
     plain = _Converter(left_out).plain_object(given, "options", 1)
     encoded = json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     sent = encoded.encode("utf-8", "replace")
-    if len(sent) > MAX_OPTIONS:
+    if len(sent) > MAX_OPTIONS_BYTES:
         raise _TooLarge
     return sent
 
 
 class _Converter:
-    """Converts one set of options. It stops after MAX_OPTIONS values: each takes a byte of JSON at least.
+    """Converts one set of options. It stops after MAX_OPTIONS_BYTES values: each takes a byte of JSON at least.
 
     Otherwise an object that contains itself twice would never end.
     """
@@ -185,7 +188,7 @@ class _Converter:
     def plain(self, value: object, name: str, level: int) -> object:
         """Return the value with types that JSON has."""
         self._values += 1
-        if self._values > MAX_OPTIONS:
+        if self._values > MAX_OPTIONS_BYTES:
             raise _TooLarge
         if value is None or isinstance(value, str | bool):
             return value
@@ -214,7 +217,7 @@ class _Converter:
             try:
                 if not isinstance(key, str | int | float | None):
                     raise TypeError(f"a name has the type {type(key).__name__} instead of str")
-                within = f"{name}.{text(key, MAX_NAME)}"
+                within = f"{name}.{text(key, MAX_KEY)}"
                 plain[str(key)] = self.plain(value, within, level)
             except _TooLarge:
                 raise

@@ -16,6 +16,7 @@ from progressd.cli.options import complete_unfinished
 from progressd.cli.remote import Remote, remote_options
 from progressd.client import values
 from progressd.client.errors import APIError
+from progressd.core import event_limits as limits
 
 # A script waits for each report, so an unreachable daemon must not delay it for long.
 CONNECT_TIMEOUT: Final = 3.0  # seconds
@@ -67,7 +68,7 @@ trap 'exit 143' TERM
 @click.option(
     "--lease",
     metavar="SECONDS",
-    type=click.FloatRange(1, values.MAX_LEASE),
+    type=click.FloatRange(limits.MIN_LEASE, limits.MAX_LEASE),
     help="With --new: the job stalls after this time without a report, and fails after three times as long.",
 )
 @click.option("--shell", is_flag=True, help="With --new: print shell commands that make the script the job.")
@@ -115,7 +116,7 @@ def emit(
     if task is not None:
         if percent is not None or status is not None or new is not None:
             raise click.UsageError("--task does not combine with --percent, --exit and --new")
-        event = _task_event(values.text(task, values.MAX_TASK), step_name, step, total, completed, failed, details)
+        event = _task_event(values.text(task, limits.MAX_TASK_ID), step_name, step, total, completed, failed, details)
     elif details and not (step_name or completed) and {step, total, percent, failed, status, new} == {None}:
         event = {"type": "progress", "data": details}
     else:
@@ -202,23 +203,23 @@ def _event(
     if percent is not None and math.isnan(percent):
         raise click.BadParameter("nan is not in the range 0<=x<=100.", param_hint="--percent")
     if new is not None:
-        return {"type": "job_created", "data": {"kind": values.text(new, values.MAX_NAME) or "job"}}
+        return {"type": "job_created", "data": {"kind": values.text(new, limits.MAX_KIND) or "job"}}
     if completed or status == 0:
         return {"type": "completed", "data": {}}
     if status == KILLED + signal.SIGINT:
         return {"type": "status_change", "data": {"new_status": "cancelled"}}
     if failed is not None or status is not None:
-        sentence = _exit_sentence(status) if status is not None else values.text(failed, values.MAX_SENTENCE)
+        sentence = _exit_sentence(status) if status is not None else values.text(failed, limits.MAX_ERROR)
         return {"type": "error", "data": {"message": sentence}}
-    name = values.text(step_name, values.MAX_STEP)
+    name = values.text(step_name, limits.MAX_STEP_NAME)
     data = {"current_step": step or 0, "total_steps": total or 0, "step_name": name}
     return {"type": "progress", "data": data if percent is None else {**data, "percent": percent}}
 
 
 def _details(unit: str | None, phase: str | None) -> dict[str, Any]:
     given = {
-        "unit": values.text(unit, values.MAX_UNIT) if unit else None,
-        "phase": None if phase is None else values.text(phase, values.MAX_PHASE),
+        "unit": values.text(unit, limits.MAX_UNIT) if unit else None,
+        "phase": None if phase is None else values.text(phase, limits.MAX_PHASE),
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -238,7 +239,7 @@ def _task_event(
     state = "completed" if completed else "failed" if failed is not None else None
     given = {
         "id": task,
-        "name": values.text(name, values.MAX_PHASE) or None,
+        "name": values.text(name, limits.MAX_PHASE) or None,
         "current": step,
         "total": total,
         "unit": details.get("unit"),
@@ -248,7 +249,7 @@ def _task_event(
     if "phase" in details:
         data["phase"] = details["phase"]
     if failed:
-        data["step_name"] = values.text(failed, values.MAX_STEP)
+        data["step_name"] = values.text(failed, limits.MAX_STEP_NAME)
     return {"type": "progress", "data": data}
 
 
