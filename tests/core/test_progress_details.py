@@ -73,6 +73,17 @@ def test_the_daemon_computes_the_rate(new: Job) -> None:
     }
 
 
+PLAIN = {"current_step", "total_steps", "step_name", "percent", "eta_seconds"}  # what every report may have
+DETAILS = {"unit": "B", "rate": 2.0, "phase": "Verify", "tasks": [{"id": "one"}]}
+
+
+@pytest.mark.parametrize("field", [name for name in ReportedProgress.__struct_fields__ if name not in PLAIN])
+def test_each_detail_alone_reaches_a_job_without_details(new: Job, field: str) -> None:
+    data = {field: DETAILS[field]}
+    assert msgspec.convert(data, ReportedProgress).has_details
+    assert shown(after(new, (1, counted(5, **data)))).keys() >= data.keys()
+
+
 def test_progress_without_details_is_as_before(new: Job) -> None:
     moved = after(new, (1, counted(5, 12, step_name="Scan")), (2, counted(6, 12, step_name="Scan")))
     assert shown(moved).keys() == {"current_step", "total_steps", "step_name", "percent"}
