@@ -7,7 +7,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from progressd.core.messages import BatchProgress, Hello, Notice, PagePreview, Progress, TopicMessage, encode
+from progressd.core.messages import BatchProgress, Hello, Notice, PagePreview, Progress, TopicMessage, encode, topics_of
 
 PING: Final = b"\x89\x00"
 
@@ -45,6 +45,11 @@ class Envelope:
         self.labels = labels
         self._frame: bytes | None = None
         self._event: bytes | None = None
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Return the topics of the message."""
+        return topics_of(self.message)
 
     @property
     def frame(self) -> bytes:
