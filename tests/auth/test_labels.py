@@ -7,16 +7,22 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import UNSET
+from msgspec.structs import replace
 from progressd.auth.api_keys import Scope
 from progressd.auth.authenticator import Identity
+from progressd.broadcast.envelope import Envelope
 from progressd.core.events import RegisterEvent, Registration
-from progressd.core.messages import JobStatus
+from progressd.core.job import Job
+from progressd.core.messages import ALL_JOBS, JobStatus, Progress, batch_topic, job_topic, topics_of
 from progressd.engine.ingest import Outcome
 from progressd.engine.log_reader import LogReaders
-from progressd.engine.view import ClientView, Engine
+from progressd.engine.view import ClientView, Engine, may_see_message
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
-from support import keys
+from support import keys, samples
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
 from support.http_client import FORM_TYPE, client_of, error_of, file_part, form, post_form
 from support.keys import bearer
@@ -98,6 +104,29 @@ async def test_streams_show_only_visible_jobs(side: Side) -> None:
     assert OURS.encode() in streamed
     assert THEIRS.encode() not in streamed
     assert job_id(5).encode() not in streamed
+
+
+IDENTITIES = st.builds(
+    Identity,
+    labels=st.dictionaries(st.sampled_from("ab"), st.sampled_from("xy")),
+    topic=st.sampled_from([None, ALL_JOBS, job_topic(OURS), batch_topic(UNKNOWN)]),
+)
+JOBS = st.builds(
+    lambda number, batch_id, labels: replace(samples.job(number), batch_id=batch_id, labels=labels),
+    st.sampled_from([1, 2]),
+    st.sampled_from([None, UNKNOWN]),
+    st.dictionaries(st.sampled_from("abc"), st.sampled_from("xy")),
+)
+
+
+@given(IDENTITIES, JOBS)
+def test_a_watcher_sees_the_messages_of_the_jobs_that_it_may_see(identity: Identity, one: Job) -> None:
+    message = Progress(one.id, one.progress, batch_id=one.batch_id or UNSET)
+    item = Envelope(1, message, one.labels)
+    assert may_see_message(identity, item) == identity.may_see(one)
+    watched = [topic for topic in topics_of(message) if identity.topic in (None, ALL_JOBS, topic)]
+    if watched and not identity.bound_within_topics:
+        assert identity.may_see(one)
 
 
 async def test_events_of_hidden_jobs_are_rejected_line_by_line(side: Side) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.cli import fast_emit
+from progressd.core import event_limits
 from support import cli
 from support.answering import answer, answering, taken, unreachable
 from support.cli import run
@@ -184,6 +185,15 @@ def test_both_paths_send_the_same(arguments: list[str]) -> None:
                 assert server.events == []
         finally:
             server.shutdown()
+
+
+def test_the_limits_of_the_fast_path_are_those_of_events() -> None:
+    limits = {name: value for name, value in vars(event_limits).items() if name.startswith("MAX_")}
+    copied = {
+        name: value for name, value in vars(fast_emit).items() if name.startswith("MAX_") and name != "MAX_ANSWER"
+    }
+    assert copied
+    assert copied.items() <= limits.items()
 
 
 def test_the_program_sends_a_key(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import uuid
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.client.run.registration import MAX_NAME, name_of, new_id, shortened, with_origin
+from progressd.client.run.registration import name_of, new_id, shortened, with_origin
+from progressd.core.event_limits import MAX_JOB_NAME
 
 
 @pytest.mark.parametrize(
@@ -43,8 +44,8 @@ def test_secrets_in_a_command_are_masked(command: list[str], name: str) -> None:
 
 @given(st.lists(st.text(), min_size=1, max_size=6))
 def test_a_name_is_one_line_of_limited_length(command: list[str]) -> None:
-    name = shortened(name_of(command), MAX_NAME)
-    assert len(name) <= MAX_NAME
+    name = shortened(name_of(command), MAX_JOB_NAME)
+    assert len(name) <= MAX_JOB_NAME
     assert "\n" not in name
     name.encode()
 

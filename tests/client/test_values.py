@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd.client import values
 from progressd.core import events
+from progressd.core.event_limits import MAX_OPTIONS_BYTES
 
 numbers = st.one_of(
     st.integers(),
@@ -100,7 +101,7 @@ def test_only_invalid_options_are_dropped() -> None:
 
 def test_too_many_options_or_labels_are_rejected() -> None:
     with pytest.raises(ValueError, match="larger than 65536 bytes"):
-        values.options({}, {"text": "x" * events.MAX_OPTIONS_BYTES})
+        values.options({}, {"text": "x" * MAX_OPTIONS_BYTES})
     circular: dict[object, object] = {}
     circular.update(a=circular, b=[circular])
     with pytest.raises(ValueError, match="larger than 65536 bytes"):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd.core.errors import Conflict, InvalidInput
+from progressd.core.event_limits import MAX_TASKS
 from progressd.core.events import (
-    MAX_TASKS,
     CompletedEvent,
     ProgressEvent,
     RegisterEvent,
@@ -71,6 +71,17 @@ def test_the_daemon_computes_the_rate(new: Job) -> None:
         "unit": "B",
         "rate": 100.0,
     }
+
+
+PLAIN = {"current_step", "total_steps", "step_name", "percent", "eta_seconds"}  # what every report may have
+DETAILS = {"unit": "B", "rate": 2.0, "phase": "Verify", "tasks": [{"id": "one"}]}
+
+
+@pytest.mark.parametrize("field", [name for name in ReportedProgress.__struct_fields__ if name not in PLAIN])
+def test_each_detail_alone_reaches_a_job_without_details(new: Job, field: str) -> None:
+    data = {field: DETAILS[field]}
+    assert msgspec.convert(data, ReportedProgress).has_details
+    assert shown(after(new, (1, counted(5, **data)))).keys() >= data.keys()
 
 
 def test_progress_without_details_is_as_before(new: Job) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.errors import InvalidInput
-from progressd.core.events import MAX_NAME, ReportedProgress
+from progressd.core.event_limits import MAX_STEP_NAME
+from progressd.core.events import ReportedProgress
 from progressd.core.progress_pattern import MAX_SEARCHED, ProgressPattern
 from support.waiting import PATIENCE
 
@@ -61,7 +62,7 @@ def test_a_cut_number_is_not_progress(pattern: str) -> None:
 
 def test_a_long_step_is_cut() -> None:
     found = ProgressPattern(STEPS + " (?P<step>.*)").find(b"5/12 " + b"x" * 20_000)
-    assert found == ReportedProgress(5, 12, "x" * MAX_NAME)
+    assert found == ReportedProgress(5, 12, "x" * MAX_STEP_NAME)
 
 
 def test_a_match_must_be_a_number() -> None:

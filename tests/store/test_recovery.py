@@ -22,7 +22,7 @@ from progressd.core.errors import SettingsError
 from progressd.core.eta import KeyedRun, Run
 from progressd.core.progress import Step
 from progressd.store.base import Change, Filter
-from progressd.store.recovery import recover
+from progressd.store.recovery import COLUMNS, LEFT_OUT, recover
 from progressd.store.sqlite import SQLiteStore
 from support.daemon import registered, running_daemon
 from support.growth import fill
@@ -143,6 +143,13 @@ async def test_earlier_runs_are_kept_if_their_table_is_unknown(path: Path) -> No
     assert await trio.to_thread.run_sync(repaired, path.parent) == [MORE]
     with closing(SQLiteStore.open(path)) as store:
         assert [one.run for one in await store.runs()] == [one.run for one in runs]
+
+
+def test_recovery_knows_the_columns_of_all_tables(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        columns = {table: tuple(row[1] for row in db.execute(f"PRAGMA table_info({table})")) for table in tables}
+    assert {table: names for table, names in columns.items() if table not in LEFT_OUT} == COLUMNS
 
 
 def test_lost_rows_are_named(whole: Path, path: Path) -> None:

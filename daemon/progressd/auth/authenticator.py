@@ -16,8 +16,8 @@ from progressd.auth.api_keys import Key, Scope, hashed, read_keys
 from progressd.auth.watch_tokens import new_token, read_token, secret_from
 from progressd.config.settings import AuthSettings
 from progressd.core.errors import OutOfScope, SettingsError, Unauthorized
-from progressd.core.job import Job, has_labels
-from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
+from progressd.core.job import Visible
+from progressd.core.messages import ALL_JOBS
 
 SUBPROTOCOL: Final = "progressd.token."  # followed by the token: the one header that a page can send with a WebSocket
 POLL_INTERVAL: Final = 1.0  # seconds between two checks of the key file
@@ -39,17 +39,23 @@ class Identity(Struct, frozen=True, kw_only=True):
     @property
     def bound(self) -> bool:
         """Return whether some jobs may be hidden from this identity."""
-        return bool(self.labels) or not self.may_watch_all
+        return self.bound_within_topics or not self.may_watch_all
+
+    @property
+    def bound_within_topics(self) -> bool:
+        """Return whether some jobs may be hidden from this identity in a topic that it may watch."""
+        return bool(self.labels)
 
     @property
     def may_watch_all(self) -> bool:
         """Return whether it may watch more than one topic."""
         return self.topic in (None, ALL_JOBS)
 
-    def may_see(self, job: Job) -> bool:
-        """Return whether the job exists for this identity."""
-        topics = (None, ALL_JOBS, job_topic(job.id), batch_topic(job.batch_id or ""))
-        return self.topic in topics and has_labels(job.labels, self.labels)
+    def may_see(self, what: Visible) -> bool:
+        """Return whether a job, or the job of a message, exists for this identity."""
+        if not self.labels.items() <= what.labels.items():
+            return False
+        return self.topic is None or self.topic == ALL_JOBS or self.topic in what.topics
 
 
 UNRESTRICTED: Final = Identity(scopes=frozenset(Scope))

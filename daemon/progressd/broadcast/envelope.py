@@ -12,7 +12,7 @@ import trio
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from progressd.core.messages import BatchProgress, Hello, Notice, PagePreview, Progress, TopicMessage, encode
+from progressd.core.messages import BatchProgress, Hello, Notice, PagePreview, Progress, TopicMessage, encode, topics_of
 
 PING: Final = b"\x89\x00"
 CAPACITY: Final = 1024  # messages in the queue of a topic before publishing blocks
@@ -54,6 +54,11 @@ class Envelope:
         self.labels = labels
         self._frame: bytes | None = None
         self._event: bytes | None = None
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Return the topics of the message."""
+        return topics_of(self.message)
 
     @property
     def frame(self) -> bytes:

@@ -1,11 +1,11 @@
-"""Filters for one watcher: by labels, by message type, and by the interval between progress messages.
+"""Filters for one watcher: by what it may see, by message type, and by the interval between progress messages.
 
 The last two never hold back a status change, nor the last progress before the end of a job.
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
@@ -17,10 +17,8 @@ from msgspec.structs import replace
 from progressd.broadcast.envelope import Envelope, FrameBatch, ReplayedEnvelope
 from progressd.broadcast.outbox import FanOut, Outbox
 from progressd.core.close_codes import CloseCode
-from progressd.core.job import has_labels
 from progressd.core.messages import (
     BatchCompleted,
-    BatchMessage,
     Completed,
     Cursor,
     Error,
@@ -64,31 +62,24 @@ def of_types(types: Collection[str], item: Envelope) -> bool:
     return isinstance(item.message, ALWAYS) or type_of(item.message) in types
 
 
-def of_jobs_with(labels: Mapping[str, str], item: Envelope) -> bool:
-    """Return whether the message is about a job with all of these labels, or about a batch.
-
-    A watcher may watch a batch only if it may see all jobs of the batch.
-    """
-    return has_labels(item.labels, labels) or isinstance(item.message, BatchMessage)
-
-
 def filtered_outbox(
     outbox: Outbox,
     types: Collection[str] | None,
     interval: float,
-    labels: Mapping[str, str],
+    may_see: Callable[[Envelope], bool] | None,
     start: Callable[[Callable[[], Awaitable[None]]], None],
 ) -> Outbox:
     """Return the outbox behind its filters.
 
-    `labels`: the labels that a job must have. `start` runs a task while the watcher is connected.
+    `may_see`: whether the watcher may see a message; None if it may see all. `start` runs a task while the watcher is
+    connected.
     """
     if interval:
         outbox = ThrottledOutbox(outbox, interval, start)
     if types is not None:
         outbox = FilteredOutbox(outbox, partial(of_types, types))
-    if labels:
-        outbox = FilteredOutbox(outbox, partial(of_jobs_with, labels))
+    if may_see is not None:
+        outbox = FilteredOutbox(outbox, may_see)
     return outbox
 
 

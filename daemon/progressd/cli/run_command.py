@@ -15,6 +15,7 @@ from progressd.client.run import registration as registering
 from progressd.client.run.launch import Command, become_reaper, launch, recorded_signals
 from progressd.client.run.options import RunOptions, parsed
 from progressd.core.errors import ProgressdError
+from progressd.core.event_limits import MAX_JOB_NAME, MAX_KIND
 from progressd.system.private_socket import PrivateSocket
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def _launch_and_report(options: RunOptions, plan: planning.RunPlan, older: list[
     command, url = options.command, options.url or DEFAULT_URL
     job_id = registering.new_id()
     registration: dict[str, Any] = {
-        "kind": registering.shortened(os.path.basename(command[0]), registering.MAX_KIND),
-        "name": registering.shortened(options.name or registering.name_of(command), registering.MAX_NAME),
+        "kind": registering.shortened(os.path.basename(command[0]), MAX_KIND),
+        "name": registering.shortened(options.name or registering.name_of(command), MAX_JOB_NAME),
         "labels": registering.with_origin(options.labels),
         "lease_seconds": options.lease,
     }

@@ -19,6 +19,7 @@ from progressd.client.errors import ClientError
 from progressd.client.rest import RestClient
 from progressd.client.run import registration as registering
 from progressd.client.run.reporter import POLL_INTERVAL, JobReporter, event_of, failure_of
+from progressd.core.event_limits import MAX_JOB_NAME, MAX_KIND
 from progressd.core.events import ReportedProgress
 from progressd.core.messages import JobStatus
 from progressd.system.file_offsets import FileOffsets
@@ -52,7 +53,7 @@ class Target(NamedTuple):
     @property
     def name(self) -> str:
         """Return the command line, without secrets."""
-        return registering.shortened(registering.name_of(self.command), registering.MAX_NAME)
+        return registering.shortened(registering.name_of(self.command), MAX_JOB_NAME)
 
     def registration(self, name: str | None, labels: Mapping[str, str], lease: float) -> dict[str, Any]:
         """Return the registration of its job."""
@@ -61,8 +62,8 @@ class Target(NamedTuple):
         own = {"pid": str(process.pid), "user": process.user, **({"unit": unit} if unit else {})}
         program = os.path.basename(self.command[0]) or process.name
         return {
-            "kind": registering.shortened(program, registering.MAX_KIND),
-            "name": registering.shortened(name, registering.MAX_NAME) if name else self.name,
+            "kind": registering.shortened(program, MAX_KIND),
+            "name": registering.shortened(name, MAX_JOB_NAME) if name else self.name,
             "labels": registering.with_origin({**own, **labels}),
             "lease_seconds": lease,
             "options": {"progress_from": "file positions"},

@@ -25,7 +25,8 @@ from progressd.client.pending import PendingEvents
 from progressd.client.reporter import DEFAULT_TIMING, ReporterThread, Timing
 from progressd.client.task import Task, Tasks
 from progressd.client.transport import transport_to
-from progressd.core.events import MAX_COUNT, LogStream
+from progressd.core.event_limits import MAX_COUNT
+from progressd.core.events import LogStream
 
 if TYPE_CHECKING:
     import anyio
@@ -81,7 +82,7 @@ class Job:
     ) -> None:
         self._values = check = values.Checker(log.warning)
         self._timing = timing
-        self.name = check.name = check("name", values.name, name) or "job"
+        self.name = check.name = check("name", values.kind, name) or "job"
         outer = None if job_id else os.environ.get("PROGRESSD_JOB_ID")
         self.id = values.encodable(outer or job_id or uuid.uuid4())
         self._own = not outer

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from progressd.client import values
 from progressd.client.errors import JobCancelled
-from progressd.core.events import MAX_COUNT, MAX_TASK_ID, MAX_TASKS
+from progressd.core.event_limits import MAX_COUNT, MAX_TASK_ID, MAX_TASKS
 
 
 class Tasks:

@@ -9,20 +9,22 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar, overload
 
-from progressd.core.events import (
+from progressd.core.event_limits import (
     MAX_COUNT,
+    MAX_ERROR,
+    MAX_ETA,
+    MAX_KIND,
+    MAX_LABEL,
+    MAX_LABELS,
     MAX_LEASE,
-    MAX_NAME,
     MAX_NESTING,
     MAX_OPTIONS_BYTES,
     MAX_PHASE,
+    MAX_STEP_NAME,
     MAX_UNIT,
 )
 
-MAX_KIND: Final = 200  # characters; also of the names and values of labels
-MAX_SENTENCE: Final = 10_000  # characters
-MAX_LABELS: Final = 50
-MAX_ETA: Final = 36500 * 86400.0  # seconds
+MAX_KEY: Final = 200  # characters of a key of the options in a warning
 
 LeftOut = dict[str, Exception]
 """The names of values that cannot be sent, each with the reason."""
@@ -78,14 +80,14 @@ def text(value: object, max_length: int) -> str:
     return encodable(whole if len(whole) <= max_length else f"{whole[: max_length - 1]}…")
 
 
-def name(value: object) -> str:
-    """Return the name of a job."""
+def kind(value: object) -> str:
+    """Return the kind of a job."""
     return text(value, MAX_KIND)
 
 
 def step_name(value: object) -> str:
     """Return the name of a step or a file."""
-    return text(value, MAX_NAME)
+    return text(value, MAX_STEP_NAME)
 
 
 def unit(value: object) -> str:
@@ -113,7 +115,7 @@ def sentence(error: BaseException) -> str:
         message = f"the program exited with status {error.code}"
     elif " " not in message:
         message = f"{kind}: {message}" if message else kind
-    return text(message, MAX_SENTENCE)
+    return text(message, MAX_ERROR)
 
 
 def count(number: object) -> int:
@@ -158,7 +160,7 @@ def labels(left_out: LeftOut, given: Mapping[object, object]) -> dict[str, str]:
     sent = {}
     for name, value in given.items():
         try:
-            sent[text(name, MAX_KIND)] = text(value, MAX_KIND)
+            sent[text(name, MAX_LABEL)] = text(value, MAX_LABEL)
         except Exception as error:
             left_out["labels"] = error
     return sent
@@ -221,7 +223,7 @@ class _Converter:
             try:
                 if not isinstance(key, str | int | float | None):
                     raise TypeError(f"a name has the type {type(key).__name__} instead of str")
-                within = f"{name}.{text(key, MAX_KIND)}"
+                within = f"{name}.{text(key, MAX_KEY)}"
                 plain[str(key)] = self.plain(value, within, level)
             except _TooLarge:
                 raise

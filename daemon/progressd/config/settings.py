@@ -221,7 +221,9 @@ class IngestSettings(Struct, frozen=True, kw_only=True):
             expected='an octal file mode in quotes, such as "0660"',
         ),
     ] = "0660"
-    max_line_bytes: Annotated[int, _bytes("The longest line.", 1024)] = 1 << 20
+    max_line_bytes: Annotated[
+        int, _bytes("The longest line of a producer, also over HTTP and at `/ws/publish`.", 1024)
+    ] = 1 << 20
     max_connections: Annotated[int, _count("Producers at a time. Others are rejected with 503.")] = 500
     idle_timeout: Annotated[
         float, _seconds("How long a producer may send nothing, not even an empty line, before it is disconnected.")

@@ -14,32 +14,35 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from progressd.core.errors import InvalidInput, readable_size
+from progressd.core.event_limits import (
+    MAX_COUNT,
+    MAX_ELAPSED,
+    MAX_JOB_NAME,
+    MAX_KIND,
+    MAX_LABEL,
+    MAX_LABELS,
+    MAX_LEASE,
+    MAX_LOG_TEXT,
+    MAX_NESTING,
+    MAX_OPTIONS_BYTES,
+    MAX_PAGES,
+    MAX_PHASE,
+    MAX_RATE,
+    MAX_STEP_NAME,
+    MAX_TASK_ID,
+    MAX_TASKS,
+    MAX_UNIT,
+    MIN_LEASE,
+)
 from progressd.core.messages import ErrorData, JobStatus, PagePreviewData
 
-MAX_NAME: Final = 1000  # characters
-MAX_COUNT: Final = 2**53  # JavaScript numbers are exact up to this limit
-
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
-Label = Annotated[str, Meta(max_length=200)]
-Labels = Annotated[dict[Label, Label], Meta(max_length=50)]
-Name = Annotated[str, Meta(max_length=MAX_NAME)]
-
-MAX_OPTIONS_BYTES: Final = 65536  # bytes of JSON; jobs that are watched, listed or run are in memory
-LARGE: Final = 4 * MAX_OPTIONS_BYTES  # bytes of JSON; allowed options with ASCII escapes may be six times the limit
-MIN_LEASE: Final = 1  # second; the daemon checks a silent job once per lease
-MAX_JOB_NAME: Final = 255  # characters
-MAX_LEASE: Final = 30 * 86400  # seconds
-MAX_ELAPSED: Final = 36500 * 86400  # seconds, a century; statistics sum them, as they sum pages
-MAX_PAGES: Final = 10**9
-MAX_LOG_TEXT: Final = 2**18  # characters in one event
-MAX_NESTING: Final = 32  # levels of options; the parsers of Python and SQLite fail at about 1000
-MAX_UNIT: Final = 20  # characters
-MAX_PHASE: Final = 200  # characters; also for the name of a task
-MAX_TASK_ID: Final = 100  # characters
-MAX_TASKS: Final = 32  # unfinished tasks of a job
-MAX_RATE: Final = 1e18  # units a second
-
+Label = Annotated[str, Meta(max_length=MAX_LABEL)]
+Labels = Annotated[dict[Label, Label], Meta(max_length=MAX_LABELS)]
+StepName = Annotated[str, Meta(max_length=MAX_STEP_NAME)]
 Unit = Annotated[str, Meta(max_length=MAX_UNIT)]
+
+LARGE: Final = 4 * MAX_OPTIONS_BYTES  # bytes of JSON; allowed options with ASCII escapes may be six times the limit
 
 _encode = msgspec.json.Encoder().encode
 _decode_parts = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -68,7 +71,7 @@ class ReportedProgress(Struct, frozen=True, omit_defaults=True):
 
     current_step: Count | None = None
     total_steps: Count | None = None
-    step_name: Name = ""
+    step_name: StepName = ""
     percent: Annotated[float, Meta(ge=0)] | None = None
     unit: Unit | None = None
     rate: Annotated[float, Meta(ge=0, le=MAX_RATE)] | None = None
@@ -214,8 +217,8 @@ class Registration(Struct, frozen=True):
     Raises InvalidInput for options that are too large.
     """
 
-    kind: Annotated[str, Meta(min_length=1, max_length=200)] = "job"
-    input_filename: Name | None = None
+    kind: Annotated[str, Meta(min_length=1, max_length=MAX_KIND)] = "job"
+    input_filename: StepName | None = None
     total_steps: Count = 0
     options: dict[str, object] = {}
     labels: Labels = {}

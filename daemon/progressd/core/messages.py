@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from progressd.core.errors import InvalidInput
+from progressd.core.event_limits import MAX_ERROR
 
 _CURSOR = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
 
@@ -146,7 +147,7 @@ class Completed(Struct, frozen=True, tag_field="type", tag="completed"):
 class ErrorData(Struct, frozen=True):
     """A sentence for the user who waits for the job."""
 
-    message: Annotated[str, Meta(max_length=10_000)]
+    message: Annotated[str, Meta(max_length=MAX_ERROR)]
 
 
 class Error(Struct, frozen=True, tag_field="type", tag="error"):

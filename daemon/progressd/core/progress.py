@@ -8,7 +8,8 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from progressd.core.errors import Conflict, InvalidInput
-from progressd.core.events import MAX_TASKS, ReportedProgress, ReportedTask
+from progressd.core.event_limits import MAX_TASKS
+from progressd.core.events import ReportedProgress, ReportedTask
 from progressd.core.messages import JobStatus, ProgressData, TaskData
 
 FADE: Final = 15.0  # seconds after which a measurement counts for a tenth

@@ -90,7 +90,8 @@ class ProgressPattern(Pattern):
         """Return the progress at the beginning of a line, if any. Raises InvalidInput if the values are not numbers."""
         import msgspec  # not above: a command waits while its preset is read
 
-        from progressd.core.events import MAX_NAME, ReportedProgress
+        from progressd.core.event_limits import MAX_STEP_NAME
+        from progressd.core.events import ReportedProgress
 
         named = self.groups(line)
         if named is None:
@@ -100,7 +101,7 @@ class ProgressPattern(Pattern):
                 "current_step": int(named.get("current", 0)),
                 "total_steps": int(named.get("total", 0)),
                 "percent": float(named["percent"]) if "percent" in named else None,
-                "step_name": named.get("step", "")[:MAX_NAME],
+                "step_name": named.get("step", "")[:MAX_STEP_NAME],
             }
             return msgspec.convert(numbers, ReportedProgress)
         except ValueError as error:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, NamedTuple, get_type_hints
 import msgspec
 from msgspec import Meta, Struct, defstruct
 
-from progressd.core.events import MAX_COUNT
+from progressd.core.event_limits import MAX_COUNT
 from progressd.core.progress_pattern import Pattern
 from progressd.detect import numbers
 from progressd.detect.preset import Adaptation, Preset

@@ -6,16 +6,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from progressd.core.events import (
-    MAX_COUNT,
-    MAX_NAME,
-    MAX_PHASE,
-    MAX_TASK_ID,
-    MAX_TASKS,
-    MAX_UNIT,
-    ReportedProgress,
-    ReportedTask,
-)
+from progressd.core.event_limits import MAX_COUNT, MAX_PHASE, MAX_STEP_NAME, MAX_TASK_ID, MAX_TASKS, MAX_UNIT
+from progressd.core.events import ReportedProgress, ReportedTask
 from progressd.core.messages import JobStatus
 from progressd.detect.reading import Reading
 
@@ -118,7 +110,7 @@ class Track:
         return ReportedProgress(
             _count(reading.current),
             _count(reading.total),
-            name[:MAX_NAME],
+            name[:MAX_STEP_NAME],
             None if self._percent is None else round(self._percent, 2),
             self._unit_of(reading),
             None if counted else reading.rate,

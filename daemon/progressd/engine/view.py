@@ -3,18 +3,20 @@
 Jobs and batches that a client may not see do not exist for it. Callers need not check the client's permissions.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from progressd.auth.authenticator import Identity
 from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.envelope import Envelope
 from progressd.core.batch import JobBatch
 from progressd.core.errors import NotFound, OutOfScope
 from progressd.core.events import Event, RegisterEvent, SubmitEvent
 from progressd.core.job import Job, MaySee, sees_all
-from progressd.core.messages import ALL_JOBS, JobStatus
+from progressd.core.messages import ALL_JOBS, BatchMessage, JobStatus
 from progressd.engine.history import History
 from progressd.engine.ingest import EventSink, Ingest, Outcome
 from progressd.engine.log_reader import LogReaders
@@ -44,6 +46,11 @@ class ClientView(EventSink):
         self._engine = engine
         self._identity = identity
         self._may_see: MaySee = identity.may_see if identity.bound else sees_all
+
+    @property
+    def message_filter(self) -> Callable[[Envelope], bool] | None:
+        """Return the filter for live and replayed messages; None if the client may see all messages of its topics."""
+        return partial(may_see_message, self._identity) if self._identity.bound_within_topics else None
 
     async def job(self, job_id: str) -> Job:
         """Return a job. Raises NotFound."""
@@ -121,3 +128,8 @@ class ClientView(EventSink):
             labels = {**event.data.labels, **self.labels}
             return replace(event, data=replace(event.data, labels=labels))
         return event
+
+
+def may_see_message(identity: Identity, item: Envelope) -> bool:
+    """Return whether a watcher may see a message. For a batch, `require` and `existing` have checked all its jobs."""
+    return identity.may_see(item) or isinstance(item.message, BatchMessage)

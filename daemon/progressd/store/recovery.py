@@ -30,7 +30,17 @@ from progressd.system.fs import new_file, sync
 SHELL: Final = "sqlite3"  # the name of the program, and of the Debian package that contains it
 KEPT: Final = ".damaged"  # suffix of the kept file, followed by a number
 OF_BATCHES: Final = set(JobBatch.__struct_encode_fields__)
-FIELDS: Final = 3  # number of fields in a row of jobs, changes or batches
+# The recovered tables and their columns, apart from those that are computed from the body. If a column is added after
+# computed ones, `.recover` of SQLite 3.46 fails.
+COLUMNS: Final = {
+    "jobs": ("created_offset", "id", "body"),
+    "changes": ("offset", "job_id", "body"),
+    "batches": ("created_offset", "id", "body"),
+    "runs": ("id", "key", "body"),
+    "timelines": ("created_offset", "body"),
+}
+LEFT_OUT: Final = {"meta", "labels", "counts", "deletions"}  # tables of which the new store has its own rows
+FIELDS: Final = 3  # number of fields in a row of jobs, changes, batches or runs
 DERIVED_ROW: Final = re.compile(rb"INSERT OR IGNORE INTO '(?:meta|labels|counts)'")
 ROW: Final = re.compile(rb"INSERT .*? VALUES ?(\(.*\));", re.DOTALL)
 
@@ -158,7 +168,7 @@ def _keep_if_readable(db: sqlite3.Connection, table: str, row: tuple[Any, ...], 
     """Insert a timeline or an earlier run if it can be read. Without it, all jobs are still whole."""
     with suppress(*UNDECODABLE):
         msgspec.json.decode(row[-1], type=type_)
-        db.execute(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+        db.execute(_insert_into(table), row)
 
 
 def _insertion(place: int, name: str, body: str, *, change: bool) -> tuple[str, tuple[int, str, str]]:
@@ -175,7 +185,12 @@ def _insertion(place: int, name: str, body: str, *, change: bool) -> tuple[str, 
         row_id, place, newest, table = batch.id, batch.created_offset, batch.offset, "batches"
     if not (0 < place < MAX_OFFSET and newest < MAX_OFFSET):
         raise InvalidInput(f"offset {place} is impossible")
-    return f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)", (place, checked_job_id(row_id), body)
+    return _insert_into(table), (place, checked_job_id(row_id), body)
+
+
+def _insert_into(table: str) -> str:
+    columns = COLUMNS[table]
+    return f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
 def _names(path: Path, query: str) -> Iterator[tuple[Any, ...]]:

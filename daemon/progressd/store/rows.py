@@ -126,7 +126,7 @@ def write(
     _put(db, "jobs", [replace(job, steps=()) if job.steps else job for job in jobs] if timed else jobs)
     if timed:
         db.executemany(
-            "INSERT INTO timelines VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
+            "INSERT INTO timelines (created_offset, body) VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
             " WHERE body <> excluded.body",
             [(job.created_offset, _encode(job.steps).decode()) for job in timed],
         )
@@ -173,7 +173,9 @@ def delete(
         db.execute("UPDATE meta SET value = ? WHERE key = 'oldest_cursor'", (oldest_cursor,))
         db.execute("DELETE FROM deletions WHERE offset <= ?", (oldest_cursor,))
     elif gone:
-        db.execute("INSERT INTO deletions VALUES (?, ?)", (deletion.offset, _encode(deletion.message).decode()))
+        db.execute(
+            "INSERT INTO deletions (offset, body) VALUES (?, ?)", (deletion.offset, _encode(deletion.message).decode())
+        )
     batches = in_json({job.batch_id for job in gone if job.batch_id is not None})
     emptied = "NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.batch_id = batches.id)"
     db.execute(f"DELETE FROM batches WHERE id {AMONG} AND json_valid(body) AND {emptied}", (batches,))

@@ -8,7 +8,8 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from progressd.core.events import MAX_NAME, ReportedProgress
+from progressd.core.event_limits import MAX_STEP_NAME
+from progressd.core.events import ReportedProgress
 from progressd.system.process_tree import Identity, Process, is_running, look
 
 MIN_SIZE: Final = 1024 * 1024  # bytes
@@ -43,7 +44,7 @@ class FilePosition(NamedTuple):
         name = os.path.basename(self.path).encode("utf-8", "replace").decode()
         step = f"{'Writing' if self.writes else 'Reading'} {name}{remark}"
         done = self.before + min(self.offset, self.size)
-        return ReportedProgress(done, self.before + self.size + self.after, step[:MAX_NAME], unit="B")
+        return ReportedProgress(done, self.before + self.size + self.after, step[:MAX_STEP_NAME], unit="B")
 
 
 class FileOffsets:

@@ -11,7 +11,8 @@ import msgspec
 import trio
 from msgspec.structs import asdict
 
-from progressd.core.events import MAX_NAME, ReportedProgress
+from progressd.core.event_limits import MAX_STEP_NAME
+from progressd.core.events import ReportedProgress
 from progressd.system.private_socket import PrivateSocket
 
 MAX_DATAGRAM: Final = 4096  # bytes; systemd also ignores longer messages
@@ -69,7 +70,7 @@ class Notifications:
 
     def _set(self, *, step_name: str | None = None, **fields: float | str | None) -> None:
         """Set fields of the progress. Raises ValueError if one is out of range."""
-        named = {} if step_name is None else {"step_name": step_name[:MAX_NAME]}
+        named = {} if step_name is None else {"step_name": step_name[:MAX_STEP_NAME]}
         self.progress = msgspec.convert({**asdict(self.progress), **fields, **named}, ReportedProgress)
 
 

@@ -206,7 +206,8 @@ class WebSocketServer:
 
 def _filtered_outbox(websocket: WebSocket, view: ClientView, request: StreamRequest) -> Outbox:
     """Return the outbox behind filters that drop unwanted and hidden messages."""
-    return filtered_outbox(websocket.outbox, request.types, request.interval, view.labels, websocket.nursery.start_soon)
+    start = websocket.nursery.start_soon
+    return filtered_outbox(websocket.outbox, request.types, request.interval, view.message_filter, start)
 
 
 def _parameters(target: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from progressd.cli.options import complete_unfinished
 from progressd.cli.remote import Remote, remote_options
 from progressd.client import values
 from progressd.client.errors import APIError
-from progressd.core.events import MAX_COUNT, MAX_LEASE, MAX_NAME, MAX_PHASE, MAX_TASK_ID, MAX_UNIT
+from progressd.core import event_limits as limits
 
 # A script waits for each report, so an unreachable daemon must not delay it for long.
 CONNECT_TIMEOUT: Final = 3.0  # seconds
@@ -44,16 +44,21 @@ trap 'exit 143' TERM
     help="The job to report on.",
 )
 @click.option(
-    "--step", "--current", "-n", "step", type=click.IntRange(0, MAX_COUNT), help="The number of steps that are done."
+    "--step",
+    "--current",
+    "-n",
+    "step",
+    type=click.IntRange(0, limits.MAX_COUNT),
+    help="The number of steps that are done.",
 )
-@click.option("--total", "-t", type=click.IntRange(0, MAX_COUNT), help="The total number of steps.")
+@click.option("--total", "-t", type=click.IntRange(0, limits.MAX_COUNT), help="The total number of steps.")
 @click.option("--percent", type=click.FloatRange(0, 100), help="The progress in percent, instead of steps.")
 @click.option("--unit", metavar="UNIT", help="What the steps count: B for bytes, pages, or any short word.")
 @click.option("--phase", metavar="PHASE", help="The current phase of the job. The steps may start again in each phase.")
 @click.option(
     "--eta",
     metavar="SECONDS",
-    type=click.FloatRange(0, values.MAX_ETA),
+    type=click.FloatRange(0, limits.MAX_ETA),
     help="The remaining time, if the script knows it better than the daemon can estimate it.",
 )
 @click.option(
@@ -74,7 +79,7 @@ trap 'exit 143' TERM
 @click.option(
     "--lease",
     metavar="SECONDS",
-    type=click.FloatRange(1, MAX_LEASE),
+    type=click.FloatRange(limits.MIN_LEASE, limits.MAX_LEASE),
     help="With --new: show the job as stalled after this time without a report. After three times as long, it fails.",
 )
 @click.option(
@@ -126,7 +131,7 @@ def emit(
     if task is not None:
         if percent is not None or status is not None or new is not None:
             raise click.UsageError("--task does not combine with --percent, --exit and --new")
-        event = _task_event(values.text(task, MAX_TASK_ID), step_name, step, total, completed, failed, details)
+        event = _task_event(values.text(task, limits.MAX_TASK_ID), step_name, step, total, completed, failed, details)
     elif details and not (step_name or completed) and {step, total, percent, failed, status, new} == {None}:
         event = {"type": "progress", "data": details}
     else:
@@ -209,15 +214,15 @@ def _event(
     if percent is not None and math.isnan(percent):
         raise click.BadParameter("nan is not in the range 0<=x<=100.", param_hint="--percent")
     if new is not None:
-        return {"type": "job_created", "data": {"kind": values.text(new, values.MAX_KIND) or "job"}}
+        return {"type": "job_created", "data": {"kind": values.text(new, limits.MAX_KIND) or "job"}}
     if completed or status == 0:
         return {"type": "completed", "data": {}}
     if status == KILLED + signal.SIGINT:
         return {"type": "status_change", "data": {"new_status": "cancelled"}}
     if failed is not None or status is not None:
-        sentence = _exit_sentence(status) if status is not None else values.text(failed, values.MAX_SENTENCE)
+        sentence = _exit_sentence(status) if status is not None else values.text(failed, limits.MAX_ERROR)
         return {"type": "error", "data": {"message": sentence}}
-    name = values.text(step_name, MAX_NAME)
+    name = values.text(step_name, limits.MAX_STEP_NAME)
     data = {"current_step": step or 0, "total_steps": total or 0, "step_name": name}
     return {"type": "progress", "data": data if percent is None else {**data, "percent": percent}}
 
@@ -226,8 +231,8 @@ def _details(unit: str | None, phase: str | None, eta: float | None) -> dict[str
     if eta is not None and math.isnan(eta):
         raise click.BadParameter("nan is not a number of seconds.", param_hint="--eta")
     given = {
-        "unit": values.text(unit, MAX_UNIT) if unit else None,
-        "phase": None if phase is None else values.text(phase, MAX_PHASE),
+        "unit": values.text(unit, limits.MAX_UNIT) if unit else None,
+        "phase": None if phase is None else values.text(phase, limits.MAX_PHASE),
         "eta_seconds": eta,
     }
     return {name: value for name, value in given.items() if value is not None}
@@ -248,7 +253,7 @@ def _task_event(
     state = "completed" if completed else "failed" if failed is not None else None
     given = {
         "id": task,
-        "name": values.text(name, MAX_PHASE) or None,
+        "name": values.text(name, limits.MAX_PHASE) or None,
         "current": step,
         "total": total,
         "unit": details.get("unit"),
@@ -257,7 +262,7 @@ def _task_event(
     data: dict[str, Any] = {"tasks": [{name: value for name, value in given.items() if value is not None}]}
     data.update({name: value for name, value in details.items() if name != "unit"})
     if failed:
-        data["step_name"] = values.text(failed, MAX_NAME)
+        data["step_name"] = values.text(failed, limits.MAX_STEP_NAME)
     return {"type": "progress", "data": data}
 
 

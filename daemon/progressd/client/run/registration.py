@@ -10,11 +10,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from progressd.client.endpoint import request_headers
+from progressd.core.event_limits import MAX_LABEL, MAX_LABELS
 
-MAX_NAME: Final = 255  # characters
-MAX_KIND: Final = 200  # characters
-MAX_LABEL: Final = 200  # characters
-MAX_LABELS: Final = 50
 MASK: Final = "***"
 TIMEOUT: Final = 10.0  # seconds
 MAX_ANSWER: Final = 65536  # bytes

@@ -11,6 +11,7 @@ import trio
 
 from progressd.client import values
 from progressd.client.errors import APIError, ClientError, ResponseTimeout
+from progressd.core.event_limits import MAX_ERROR
 from progressd.core.events import ReportedProgress
 from progressd.core.job import PRODUCER_LOST
 from progressd.core.messages import JobStatus
@@ -199,4 +200,4 @@ def event_of(type_: str, **data: Any) -> dict[str, Any]:
 
 
 def failure_of(sentence: str) -> dict[str, Any]:
-    return event_of("error", message=values.text(sentence, values.MAX_SENTENCE))
+    return event_of("error", message=values.text(sentence, MAX_ERROR))

@@ -97,7 +97,7 @@ class SSEResponse(ResponseBody):
         self._stack.enter_context(app.streams.opened(outbox, client))
         start = self._tasks.start_soon if self._tasks else _never
         history = app.engine.history  # `self` in the lambda below would be a reference cycle
-        filtered = filtered_outbox(outbox, wanted.types, wanted.interval, client.identity.labels, start)
+        filtered = filtered_outbox(outbox, wanted.types, wanted.interval, self._context.view.message_filter, start)
         reader = app.engine.broadcaster.read(
             str(wanted.topic),
             outbox,
