@@ -73,10 +73,3 @@ def test_the_number_of_entries_is_bounded() -> None:
     entries = taken(queue)
     [missing] = re.findall(rb"^(\d+) bytes of output are missing", text_of(entries, LogStream.NOTE))
     assert len(text_of(entries, OUT) + text_of(entries, ERR)) + int(missing) == 60_000
-
-
-def test_lines_can_be_left_out() -> None:
-    queue = LogQueue(lambda: None, lambda text: b"".join([one for one in text.splitlines(True) if one[:1] != b"{"]))
-    queue.put(OUT, b"a\n{event}\nb")
-    queue.close()
-    assert text_of(taken(queue), OUT) == b"a\nb"
