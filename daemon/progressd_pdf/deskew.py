@@ -5,14 +5,9 @@ import math
 
 from PIL import Image, ImageChops, ImageFilter
 
-MAX_ANGLE = 8.0
-"""Degrees. A larger angle is intended, and searching for it is slow."""
-
-MIN_ANGLE = 0.15
-"""Degrees. The estimate is accurate to 0.1. Correcting less would blur the page more than it helps."""
-
-PROMINENCE = 2.5
-"""The minimum ratio of the best score to the median. Text has 3.3 to 80, drawings and blots 1.1 to 2.4."""
+MAX_ANGLE = 8.0  # degrees; a larger angle is intended, and searching for it is slow
+MIN_ANGLE = 0.15  # degrees; the estimate is accurate to 0.1. Correcting less would blur the page more than it helps
+PROMINENCE = 2.5  # the minimum ratio of the best score to the median; text has 3.3 to 80, drawings and blots 1.1 to 2.4
 
 
 def skew_angle(page: Image.Image) -> float:

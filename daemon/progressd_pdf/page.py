@@ -12,20 +12,11 @@ from progressd_pdf.deskew import rows_needed, skew_angle, straighten
 from progressd_pdf.source import SourcePage
 from progressd_pdf.whiten import Whitening
 
-MIN_DPI = 36
-"""Dots per inch. Below it letters are illegible."""
-
-MAX_DPI = 2400
-"""Dots per inch. Scanners do not resolve more."""
-
-OVERLAP = 2
-"""Rows by which bands overlap. Otherwise viewers show a white line between them."""
-
-KERNEL = 4
-"""Rows above and below a band that Lanczos reads (3), and one for rounding."""
-
-BLACK_OR_WHITE = [0] * 128 + [255] * 128
-"""The threshold of black and white scans: a value for each level of grey."""
+MIN_DPI = 36  # dots per inch; below it letters are illegible
+MAX_DPI = 2400  # dots per inch; scanners do not resolve more
+OVERLAP = 2  # rows by which bands overlap; otherwise viewers show a white line between them
+KERNEL = 4  # rows above and below a band that Lanczos reads (3), and one for rounding
+BLACK_OR_WHITE = [0] * 128 + [255] * 128  # the threshold of black and white scans: a value for each level of grey
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

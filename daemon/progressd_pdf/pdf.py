@@ -34,17 +34,10 @@ except ModuleNotFoundError as missing:
         sys.exit(1)
     raise
 
-PREVIEW_WIDTH, PREVIEW_HEIGHT = 320, 480
-"""The maximum size of a preview in pixels."""
-
-PREVIEW_BYTES = 20_000
-"""Bytes of a preview's JPEG. Every watcher receives it: 6 MB for 300 pages."""
-
-OCR_DPI = 300
-"""Dots per inch that tesseract was trained with. More takes longer and reads no better."""
-
-OCR_PIXELS = 40_000_000
-"""Pixels of a page for tesseract, a newspaper page at 300 dpi. Each takes about 10 bytes."""
+PREVIEW_WIDTH, PREVIEW_HEIGHT = 320, 480  # the maximum size of a preview in pixels
+PREVIEW_BYTES = 20_000  # bytes of a preview's JPEG; every watcher receives it: 6 MB for 300 pages
+OCR_DPI = 300  # dots per inch that tesseract was trained with; more takes longer and reads no better
+OCR_PIXELS = 40_000_000  # pixels of a page for tesseract, a newspaper page at 300 dpi; each takes about 10 bytes
 
 
 def emit(kind: str, **data: object) -> None:

@@ -12,47 +12,27 @@ from PIL import Image, ImageChops
 
 POINTS_PER_INCH = 72
 
-MAX_PAGES = 10_000
-"""Pages of a document. A PDF of 1 MB can have 200,000, which take days."""
-
-MAX_SIDE_INCHES = 120
-"""Inches. A0 is 33 by 47; a PDF can claim 200 and more."""
-
+MAX_PAGES = 10_000  # pages of a document; a PDF of 1 MB can have 200,000, which take days
+MAX_SIDE_INCHES = 120  # inches; A0 is 33 by 47; a PDF can claim 200 and more
+# Pixels of a finished page: A4 at 2400 dpi, or A0 at 600 dpi. It limits the time of a page, not its memory
 MAX_PAGE_PIXELS = 600_000_000
-"""Pixels of a finished page: A4 at 2400 dpi, or A0 at 600 dpi. It limits the time of a page, not its memory."""
-
-MAX_WIDTH_PIXELS = 65_500
-"""Pixels. The limit of a JPEG (libjpeg's JPEG_MAX_DIMENSION)."""
-
-BAND_PIXELS = 20_000_000
-"""Pixels of a band: 80 MB in Pillow's colour. A3 at 300 dpi is one band."""
-
-PROBE_SIDE = 1000
-"""Pixels of the longer side of the small copy that shows colour, skew and paper."""
-
-SHRINK = 1e-6
-"""The fraction by which a page is drawn too small. If rounding made it a dot larger, pdfium would blur it."""
-
+MAX_WIDTH_PIXELS = 65_500  # pixels; the limit of a JPEG (libjpeg's JPEG_MAX_DIMENSION)
+BAND_PIXELS = 20_000_000  # pixels of a band: 80 MB in Pillow's colour; A3 at 300 dpi is one band
+PROBE_SIDE = 1000  # pixels of the longer side of the small copy that shows colour, skew and paper
+SHRINK = 1e-6  # the fraction by which a page is drawn too small; if rounding made it a dot larger, pdfium would blur it
+# Levels of 255 between the channels. The blocks of a grey JPEG stay below, a pencil mark does not
 CHROMA_TOLERANCE = 20
-"""Levels of 255 between the channels. The blocks of a grey JPEG stay below, a pencil mark does not."""
-
+# Pages after which the document is reopened, since pdfium keeps the data of every picture it has read
 REOPEN_PAGES = 32
-"""Pages after which the document is reopened, since pdfium keeps the data of every picture it has read."""
-
+# Objects on a page that are examined, which takes 0.1 s. Scans have a few dozen, and invisible words
 MAX_OBJECTS = 20_000
-"""Objects on a page that are examined, which takes 0.1 s. Scans have a few dozen, and invisible words."""
-
-MAX_DEPTH = 5
-"""Levels of nested forms that are examined. Scans have one or two."""
-
+MAX_DEPTH = 5  # levels of nested forms that are examined; scans have one or two
+# Pixels of a picture, by compressions that pdfium decodes row by row or as bits, within 200 MB
 MAX_PIXELS = {"DCTDecode": 1_300_000_000, "CCITTFaxDecode": 1_300_000_000, "JBIG2Decode": 1_300_000_000}
-"""Pixels of a picture, by compressions that pdfium decodes row by row or as bits, within 200 MB."""
-
+# Pixels of a JPEG 2000, decoded whole at 16 bytes per pixel (2.2 GB measured for A4 at 1200 dpi)
 MAX_PIXELS_JPX = 50_000_000
-"""Pixels of a JPEG 2000, decoded whole at 16 bytes per pixel (2.2 GB measured for A4 at 1200 dpi)."""
-
+# Pixels of other pictures, decoded whole at up to 5 bytes per pixel (2.7 GB measured for A4 at 2400 dpi)
 MAX_PIXELS_OTHERWISE = 200_000_000
-"""Pixels of other pictures, decoded whole at up to 5 bytes per pixel (2.7 GB measured for A4 at 2400 dpi)."""
 
 
 class ConversionError(Exception):

@@ -2,20 +2,11 @@
 
 from PIL import Image, ImageChops, ImageFilter
 
-MAX_GAIN = 2.0
-"""The limit of brightening. More would brighten the grain of dark paper."""
-
-PAPER_FLOOR = 0.6
-"""The fraction of the brightest paper below which an area is a picture or the scanner's lid."""
-
-DARK_PAGE = 90
-"""Of 255. A page without brighter areas is a picture or a slide, and is not changed."""
-
-WHITE_POINT = 235
-"""Of 255, after brightening. Grain and print from the back of the paper are brighter."""
-
-MAX_BLACK_POINT = 90
-"""Of 255. More contrast would turn the grain of a page with pale ink, or none, into specks."""
+MAX_GAIN = 2.0  # the limit of brightening; more would brighten the grain of dark paper
+PAPER_FLOOR = 0.6  # the fraction of the brightest paper below which an area is a picture or the scanner's lid
+DARK_PAGE = 90  # of 255; a page without brighter areas is a picture or a slide, and is not changed
+WHITE_POINT = 235  # of 255, after brightening; grain and print from the back of the paper are brighter
+MAX_BLACK_POINT = 90  # of 255; more contrast would turn the grain of a page with pale ink, or none, into specks
 
 
 class Whitening:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -375,6 +376,23 @@ async def test_leaving_the_block_early_closes_the_connection(loop: bool) -> None
         await trio.to_thread.run_sync(*([asyncio.run, in_loop()] if loop else [in_block]))
         with trio.fail_after(PATIENCE):
             await closed.wait()
+
+
+async def test_a_program_may_end_while_it_watches() -> None:
+    program = (
+        "import sys\nfrom progressd.client import watch\nmessages = iter(watch(sys.argv[1]))\nprint(next(messages))"
+    )
+
+    async def script(request: WebSocketRequest) -> None:
+        websocket = await request.accept()
+        await websocket.send_message(progress(1, "s-1"))
+        with pytest.raises(ConnectionClosed):
+            await websocket.get_message()
+
+    async with daemon(script) as served:
+        with trio.fail_after(PATIENCE):
+            done = await trio.run_process([sys.executable, "-c", program, served.url], capture_stdout=True)
+    assert done.stdout.startswith(b"Progress(")
 
 
 async def test_a_plain_block_does_not_block_an_event_loop() -> None:

@@ -25,20 +25,13 @@ class Timing(Struct, frozen=True, kw_only=True):
     """The waits of a `Job` and its reporter, in seconds."""
 
     report_interval: float = 0.2
-    slow_interval: float = 2.0
-    """Replaces `report_interval` once the daemon has rejected a request with status 429."""
-    poll_interval: float = 2.0
-    """The interval at which a silent job checks for a cancellation."""
-    max_delay: float = 5.0
-    """The longest delay between two attempts while no daemon answers."""
-    max_closing_delay: float = 1.0
-    """The same delay after the end of the job."""
-    unanswered_timeout: float = 10.0
-    """The limit, at the end, for a daemon that accepted a connection but never answered. The daemon may be busy."""
-    unconnected_timeout: float = 1.5
-    """The limit, at the end, without a connection. TCP repeats a lost packet after a second (RFC 6298)."""
-    loop_timeout: float = 1.0
-    """The limit for the end of a plain `with` block in an event loop."""
+    slow_interval: float = 2.0  # replaces `report_interval` once the daemon has rejected a request with status 429
+    poll_interval: float = 2.0  # at which a silent job checks for a cancellation
+    max_delay: float = 5.0  # between two attempts while no daemon answers
+    max_closing_delay: float = 1.0  # the same after the end of the job
+    unanswered_timeout: float = 10.0  # at the end, for a daemon that accepted a connection but never answered
+    unconnected_timeout: float = 1.5  # at the end, without a connection; TCP repeats a packet after 1 s (RFC 6298)
+    loop_timeout: float = 1.0  # for the end of a plain `with` block in an event loop
 
 
 DEFAULT_TIMING: Final = Timing()

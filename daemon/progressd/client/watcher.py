@@ -74,7 +74,7 @@ class Watch(Generic[T]):
 
         call_soon = event_loop.call_soon_function()
         self._threaded = ThreadedStream(lambda: self._opened(lambda lost: _call_in(call_soon, self._on_lost, lost)))
-        await asyncio.wrap_future(self._threaded.start())
+        await asyncio.to_thread(self._threaded.start)
         return self._threaded
 
     async def __aexit__(
@@ -85,19 +85,19 @@ class Watch(Generic[T]):
         import asyncio
 
         assert self._threaded is not None
-        await asyncio.shield(asyncio.wrap_future(self._threaded.stop()))
+        await asyncio.shield(asyncio.to_thread(self._threaded.stop))
         return None
 
     def __enter__(self) -> Iterator[T]:
         if event_loop.is_running():
             raise RuntimeError("a plain `with` would block the event loop: use `async with watch(…)`")
         self._threaded = ThreadedStream(lambda: self._opened(self._on_lost))
-        self._threaded.start().result()
+        self._threaded.start()
         return self._threaded
 
     def __exit__(self, *_: object) -> None:
         assert self._threaded is not None
-        self._threaded.stop().result()
+        self._threaded.stop()
 
     def __iter__(self) -> Iterator[T]:
         with self as messages:

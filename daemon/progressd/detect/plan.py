@@ -83,7 +83,6 @@ def plan(
     adapt: bool = True,
     name: str | None = None,
     terminal: bool = False,
-    descriptors: bool = True,
 ) -> Plan:
     """Return the plan for a command. Raises InvalidInput if the preset is unknown or invalid.
 
@@ -91,7 +90,6 @@ def plan(
         adapt: Add arguments and variables that cause no visible difference.
         name: The preset to use, or "none". None: the preset of the program.
         terminal: The output of the command is a terminal.
-        descriptors: The command can have a descriptor for its progress.
     """
     command = tuple(command)
     if name == NONE:
@@ -114,9 +112,7 @@ def plan(
     total, items = _total(preset, arguments), _items(preset, arguments)
     subcommand = _subcommand(command, at, preset)
     for adaptation in preset.adapt if adapt else ():
-        if adaptation.needs_descriptor and not (plain and descriptors):
-            continue
-        if adaptation.environment and not plain:
+        if (adaptation.needs_descriptor or adaptation.environment) and not plain:
             continue
         if adaptation.at == "end" and "POSIXLY_CORRECT" in os.environ:  # then options come before other arguments
             continue

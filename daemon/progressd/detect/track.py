@@ -65,7 +65,6 @@ class Track:
         self._total = total
         self._item: tuple[float, float] | None = None
         self._percent: float | None = None  # of the whole
-        self._last: Reading | None = None
         self.last = Reading()  # everything known now: the rate, the unit and the time left, too
 
     def note(self, reading: Reading) -> None:

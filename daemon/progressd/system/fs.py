@@ -65,7 +65,7 @@ def sync(*paths: Path) -> None:
             os.close(descriptor)
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Write all bytes, and wait for room even if another process has set O_NONBLOCK. Raises OSError."""
     while data:
         try:

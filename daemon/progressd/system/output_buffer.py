@@ -31,24 +31,14 @@ class OutputChunk(NamedTuple):
     text: bytes
 
 
-def _all(text: bytes) -> bytes:
-    return text
-
-
 class OutputBuffer:
     """One thread takes; `put` may be called in any, and never waits.
 
-    `on_put` is called for output that can be taken. `select` removes lines that do not belong in the log.
+    `on_put` is called for output that can be taken.
     """
 
-    def __init__(
-        self,
-        on_put: Callable[[], object],
-        select: Callable[[bytes], bytes] = _all,
-        max_pending: int = MAX_PENDING,
-    ) -> None:
+    def __init__(self, on_put: Callable[[], object], max_pending: int = MAX_PENDING) -> None:
         self._on_put = on_put
-        self._select = select
         self._max_pending = max_pending
         self._lock = threading.Lock()
         self._head = deque[OutputChunk]()  # with empty text, the stream is silent
@@ -127,7 +117,6 @@ class OutputBuffer:
             self._add(entries, time.time(), stream, lines.end())
 
     def _add(self, entries: list[OutputChunk], at: float, stream: LogStream, text: bytes) -> None:
-        text = self._select(text)
         while text:
             cut = len(text) if len(text) <= MAX_TEXT else _cut(text)
             entries.append(OutputChunk(at, stream, text[:cut]))

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from progressd.client.run.launch import Command
 from progressd.client.run.plan import Detection
 from progressd.core.events import LogStream, ReportedProgress
+from progressd.system.fs import write_all
 
 if TYPE_CHECKING:
     from progressd.detect.output_filter import OutputFilter
@@ -144,13 +145,7 @@ class OutputPump(threading.Thread):
         if self._to is None:
             return True
         try:
-            while chunk:
-                try:
-                    chunk = chunk[os.write(self._to, chunk) :]
-                except BlockingIOError:  # another process has set O_NONBLOCK
-                    writable = select.poll()
-                    writable.register(self._to, select.POLLOUT)
-                    writable.poll()
+            write_all(self._to, chunk)
         except OSError as error:
             if not isinstance(error, BrokenPipeError):
                 self._on_error(error)
@@ -208,7 +203,7 @@ class Outputs:
         on_error: Callable[[OSError], None],
         log: "OutputBuffer | None" = None,
     ) -> None:
-        self.on_progress: Callable[[], None] = _nothing  # called in a thread
+        self.on_progress: Callable[[], None] = lambda: None  # called in a thread
         self._detector = detection.detector
         self.estimates = detection.estimates
         self._estimated = False
@@ -314,7 +309,3 @@ class Outputs:
     def _set(self, progress: ReportedProgress, age: float) -> None:
         self._progress = progress
         self._written_at = min(self._written_at, time.monotonic() - age)
-
-
-def _nothing() -> None:
-    pass
