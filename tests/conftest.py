@@ -31,6 +31,10 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
+# Tests of other programs wait most of the time, and some of their files take a minute. They start first.
+LONGEST = tuple(f"tests/{name}/" for name in ("systemd", "webui", "cli", "client", "torture", "pdf", "integrations"))
+
+
 class Scheduling(LoadFileScheduling):
     """Keep the tests of a file in one worker, and so those of the browser and those of the machine with systemd."""
 
@@ -40,7 +44,12 @@ class Scheduling(LoadFileScheduling):
         return directory if directory in ("tests/webui", "tests/systemd") else file
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    config.option.loadscopereorder = False  # the number of tests says little
     return Scheduling(config, log)
 
 

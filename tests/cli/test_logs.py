@@ -61,17 +61,17 @@ def test_the_log_has_what_the_user_sees(daemon: ServedDaemon) -> None:
 
 
 def test_the_log_has_both_streams_and_times(daemon: ServedDaemon) -> None:
-    writes = command(daemon.url, "--", "sh", "-c", "echo out; read go; echo err >&2")
+    writes = command(daemon.url, "--", "sh", "-c", r"printf 'out\n\n'; read go; echo err >&2")
     with subprocess.Popen(
         writes, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        until(lambda: jobs(daemon) and log_of(daemon, newest(daemon)["id"]) == "out\n")
+        until(lambda: jobs(daemon) and log_of(daemon, newest(daemon)["id"]) == "out\n\n")
         process.communicate(b"\n", PATIENCE)
     job = newest(daemon)["id"]
     printed = subprocess.run(logs(daemon.url, "-t", "-n", "1", job[:8]), capture_output=True, check=True, text=True)
     time, line = printed.stdout.split(maxsplit=1)
     assert (time[10], time[-1], line) == ("T", "Z", "err\n")
-    assert log_of(daemon, job) == "out\nerr\n"
+    assert log_of(daemon, job) == "out\n\nerr\n"
 
 
 def test_no_log_is_kept_on_request(daemon: ServedDaemon) -> None:

@@ -127,7 +127,7 @@ class LogSender(threading.Thread):
     def _event(self, seq: int, entry: OutputChunk) -> Event:
         data = {
             "stream": entry.stream,
-            "text": entry.text.removesuffix(b"\n").decode("utf-8", "replace"),
+            "text": entry.text.decode("utf-8", "replace"),
             "partial": not entry.text.endswith(b"\n"),
             "time": datetime.fromtimestamp(entry.time, UTC),
             "source": self._source,
