@@ -70,7 +70,7 @@ class CommandJob:
         self._ended = False  # every process was stopped, as far as possible
         self._notify = None if notify is None else NotifySocket(notify)
         self._pace = ReportPace()
-        self._unsent: ReportedProgress | None = None  # the daemon did not accept it
+        self._unsent: ReportedProgress | None = None  # the daemon did not accept it, because it limits requests
 
     async def run(self, command: Command, outputs: Outputs, before: Sequence[int]) -> int:
         """Report the command until its end, and return a shell's exit status. `before`: our older children."""
@@ -292,12 +292,12 @@ class CommandJob:
         progress = (self._outputs.take_progress() if self._outputs else None) or self._unsent
         if progress is None:
             await self._reporter.report(None)
-        else:
-            self._unsent = None if await self._reporter.progress(progress) else progress
-        if self._reporter.limited:
-            self._pace.slow = True
-            if self._unsent is not None:
-                self._pace.note()
+            return
+        sent = await self._reporter.progress(progress)
+        self._pace.slow = self._reporter.limited
+        self._unsent = progress if self._pace.slow and not sent else None
+        if self._unsent is not None:
+            self._pace.note()
 
 
 def _run_soon(token: trio.lowlevel.TrioToken, call: Callable[[], None]) -> None:
