@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
 from progressd.core.errors import InvalidInput, ProgressdError, Unavailable
-from progressd.core.events import LogEvent, ProducerEvent, RegisterEvent, checked_options_size, parts_of
+from progressd.core.events import LARGE, LogEvent, ProducerEvent, RegisterEvent, checked_options_size, parts_of
 from progressd.core.job import Job
 from progressd.core.json import decode
 from progressd.core.messages import Cursor
@@ -139,7 +139,8 @@ def read_event(text: bytes, job_id: str | None = None) -> ProducerEvent:
 
     With `job_id`, the event may omit the id, and must not name another job.
     """
-    event: ProducerEvent = decode(partial(_decode_event, job_id), text, "an event")
+    simple = job_id is None and len(text) <= LARGE
+    event: ProducerEvent = decode(_decode if simple else partial(_decode_event, job_id), text, "an event")
     if job_id is not None and event.job_id.lower() != job_id:
         raise InvalidInput(f"the event is about job {event.job_id[:60]!r}, not {job_id}")
     if isinstance(event, RegisterEvent) and not event.job_id:
@@ -270,8 +271,12 @@ class NDJSONReader:
         """Decode the next lines. Raises InvalidInput after too many invalid lines."""
         if self._waiting and self._bad > self._max_bad_lines:
             raise InvalidInput(f"more than {self._max_bad_lines} invalid lines: the rest is ignored")
-        lines = [self._waiting.popleft() for _ in range(min(TURN_LINES, len(self._waiting)))]
-        self._size -= _bytes_of(lines)
+        if len(self._waiting) <= TURN_LINES:
+            lines = list(self._waiting)
+            self.drop()
+        else:
+            lines = [self._waiting.popleft() for _ in range(TURN_LINES)]
+            self._size -= _bytes_of(lines)
         batch = LineBatch(lines, self._job_id)
         self._bad += batch.bad
         return batch
