@@ -126,7 +126,9 @@ class ProducerConnection:
         self._lines = lines
         self._idle_timeout = idle_timeout
         self._stop_timeout = stop_timeout
-        self._idle = trio.CancelScope()
+        self._heard = trio.current_time()  # when the producer last sent something, or got a decision
+        self._reading = trio.CancelScope()
+        self._timer = trio.CancelScope()
         self._answers = SocketOutbox(self, MAX_ANSWERS, nursery.start_soon, self._abort)
         self._with_logs: LineBatch | None = None  # submitted by this connection, because logs may be slow
         self._undecided = 0  # number of batches
@@ -139,13 +141,13 @@ class ProducerConnection:
     async def run(self, poller: "Poller") -> None:
         """Serve until the producer closes its side, and has read all answers. Raises the error of `read`."""
         try:
-            self._restart_idle_timer()
-            with self._idle:
+            self._nursery.start_soon(self._stop_reading_when_idle)
+            with self._reading:
                 while not self._ended:
                     await poller.read(self)
                     await self._submit_logs()
                     await self._answers_sent()
-            if self._idle.cancelled_caught:
+            if self._reading.cancelled_caught:
                 self._answers.write(_last_answer(_idle(self._idle_timeout)))
             while self._undecided:
                 self._decided = trio.Event()
@@ -153,6 +155,7 @@ class ProducerConnection:
             self._send_timeout = min(self._send_timeout, SEND_TIMEOUT)
             await self._answers_sent()
         finally:
+            self._timer.cancel()
             self._answers.discard()  # including later answers
 
     def stop(self) -> None:
@@ -170,9 +173,18 @@ class ProducerConnection:
         if self._sending.cancelled_caught:
             self._nursery.cancel_scope.cancel()
 
-    def _restart_idle_timer(self) -> None:
-        """Restart the idle timeout, or suspend it while the producer waits for the daemon."""
-        self._idle.deadline = math.inf if self._undecided else trio.current_time() + self._idle_timeout
+    async def _stop_reading_when_idle(self) -> None:
+        """Wait for the idle timeout. A new deadline at each read would take as long as an event."""
+        with self._timer:
+            while True:
+                await trio.sleep_until(self._idle_deadline())
+                if self._idle_deadline() <= trio.current_time():
+                    self._reading.cancel()
+                    return
+
+    def _idle_deadline(self) -> float:
+        """Return when the producer is idle. It is not while it waits for the daemon."""
+        return (trio.current_time() if self._undecided else self._heard) + self._idle_timeout
 
     def fileno(self) -> int:
         """Return the descriptor, for the poller."""
@@ -206,7 +218,7 @@ class ProducerConnection:
             self._ended = True
         batch = self._lines.take() if self._lines else None
         self._undecided += batch is not None
-        self._restart_idle_timer()
+        self._heard = trio.current_time()
         if batch is not None and batch.logs:
             self._with_logs = batch
             return None
@@ -227,7 +239,7 @@ class ProducerConnection:
         """Answer lines with a `ref`, and rejected lines, for the poller."""
         self._undecided -= 1
         self._decided.set()
-        self._restart_idle_timer()
+        self._heard = trio.current_time()
         if batch.asks or any(isinstance(outcome, ProgressdError) for outcome in outcomes):
             answers = self._lines.answers(batch, outcomes)
             sent = [encode(answer) + b"\n" for answer in answers if not answer.ok or answer.ref is not UNSET]
@@ -349,5 +361,7 @@ def _idle(seconds: float) -> RequestTimeout:
 
 def _first_lines(chunk: bytes, max_lines: int) -> bytes:
     """Return the first lines of a chunk, or all of it if it has fewer."""
-    *lines, rest = chunk.split(b"\n", max_lines)
-    return chunk if len(lines) < max_lines else chunk[: len(chunk) - len(rest)]
+    if chunk.count(b"\n") < max_lines:
+        return chunk
+    rest = chunk.split(b"\n", max_lines)[-1]
+    return chunk[: len(chunk) - len(rest)]
