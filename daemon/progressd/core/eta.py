@@ -335,13 +335,11 @@ class Forecasts:
             estimator = self._running[job.id] = Estimator(self._expected(job, size), size)
         elif size != estimator.size and abs(size - estimator.size) > RESIZED * estimator.size:
             estimator.use(self._expected(job, size), size)
+        done = current / size if size else 0.0
         if given.percent is not None:
-            done = min(given.percent / 100, 1.0)
-        elif size:
-            done = min(current / size, 1.0)
-        else:
-            done = 0.0
-        return estimator.estimate(max(elapsed, 0.0), done, given.eta_seconds)
+            done = given.percent / 100
+        # two calls of `min` and `max` would take as long as the rest
+        return estimator.estimate(elapsed if elapsed > 0 else 0.0, done if done < 1 else 1.0, given.eta_seconds)
 
     def duration(self, job: Job) -> float | None:
         """Return the expected duration of a job, in seconds; None if it is unknown."""

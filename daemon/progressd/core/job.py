@@ -51,7 +51,6 @@ from progressd.core.messages import (
     job_topic,
 )
 from progressd.core.progress import (
-    NO_STEP,
     Detail,
     Step,
     detailed,
@@ -155,13 +154,15 @@ def apply(job: Job | None, event: Event, now: datetime, forecast: Forecast = no_
 
 
 def _apply(job: Job | None, event: Event, now: datetime, forecast: Forecast) -> Applied:
-    if isinstance(event, RegisterEvent | SubmitEvent):
-        return Applied(job, (), False) if job else _register(event, now)
     if job is None:
+        if isinstance(event, RegisterEvent | SubmitEvent):
+            return _register(event, now)
         raise NotFound(f"no job {event.job_id}")
     match event:
-        case ProgressEvent():
+        case ProgressEvent():  # first, because most events are progress
             return _progress(job, event, now, forecast)
+        case RegisterEvent() | SubmitEvent():
+            return Applied(job, (), False)
         case StatusEvent():
             return _status(job, event, now, forecast)
         case CompletedEvent() | ErrorEvent():
@@ -217,13 +218,12 @@ def _progress(job: Job, event: ProgressEvent, now: datetime, forecast: Forecast)
     current, total = given.current_step, given.total_steps
     if (current is None or total is None) and not given.has_details:
         raise missing_counts(given)
-    _require_unfinished(job, "progress")
-    start = job.status is JobStatus.QUEUED
+    start = job.status is not JobStatus.PROCESSING
     messages: tuple[JobMessage, ...] = ()
     if start:
+        _require_unfinished(job, "progress")
         _require_of_producer(job)
         job, messages = _start(job, now)
-    step = job.steps[-1] if job.steps else NO_STEP
     # The condition repeats has_details, because a call would take 0.6 µs more.
     plain = (job.detail or given.unit or given.phase or given.rate) is None and not given.tasks
     if plain and current is not None and total is not None:
@@ -233,17 +233,13 @@ def _progress(job: Job, event: ProgressEvent, now: datetime, forecast: Forecast)
             total,
             given.step_name,
             percentage(current, total, given.percent),
-            eta_seconds=UNSET if eta is None else eta.seconds,
+            UNSET if eta is None else eta.seconds,
             eta=UNSET if eta is None else eta,
         )
-        turned = given.step_name != step.name or step.ended_at is not None
     else:
         job, data = _detailed(job, given, now, forecast)
-        turned = data.step_name != step.name or data.phase != step.phase or step.ended_at is not None
-    before, job = job, replace(job, progress=data)
-    if turned:
-        job = replace(job, steps=next_step(job.steps, before.progress, _done(before), data, _done(job), now))
-    return Applied(job, (*messages, Progress(job.id, data)), start)
+    steps = next_step(job.steps, job.progress, data, job.detail, now)
+    return Applied(replace(job, progress=data, steps=steps), (*messages, Progress(job.id, data)), start)
 
 
 def _detailed(job: Job, given: ReportedProgress, now: datetime, forecast: Forecast) -> tuple[Job, ProgressData]:
@@ -257,15 +253,6 @@ def _detailed(job: Job, given: ReportedProgress, now: datetime, forecast: Foreca
     if eta is not None:
         data = replace(data, eta_seconds=eta.seconds, eta=eta)
     return replace(job, detail=detail), data
-
-
-def _done(job: Job) -> int:
-    data = job.progress
-    return (
-        data.current_step
-        if job.detail is None
-        else done_of(data.current_step, data.total_steps, data.tasks, job.detail.dropped)
-    )
 
 
 def _status(job: Job, event: StatusEvent, now: datetime, forecast: Forecast) -> Applied:
@@ -355,7 +342,7 @@ def _requeue(job: Job, event: RequeueEvent, now: datetime) -> Applied:
         progress=ProgressData(0, job.progress.total_steps, "", 0),
         progress_offset=0,
         progress_at=None,
-        steps=ended_steps(job.steps, job.progress, _done(job), now),
+        steps=ended_steps(job.steps, job.progress, done_of(job.progress, job.detail), now),
         detail=None,
     )
     return Applied(again, (_changed(job, JobStatus.QUEUED),), True)
@@ -375,7 +362,7 @@ def _start(job: Job, now: datetime, forecast: Forecast = no_forecast) -> tuple[J
 
 
 def _finish(job: Job, status: JobStatus, now: datetime, *last: JobMessage) -> Applied:
-    steps = ended_steps(job.steps, job.progress, _done(job), now) if job.steps else ()
+    steps = ended_steps(job.steps, job.progress, done_of(job.progress, job.detail), now) if job.steps else ()
     finished = replace(job, status=status, completed_at=now, steps=steps)
     return Applied(finished, (_changed(job, status), *last), True)
 

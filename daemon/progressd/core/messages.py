@@ -372,6 +372,8 @@ def log_topic(job_id: str) -> str:
 
 def topics_of(message: TopicMessage) -> tuple[str, ...]:
     """Return the topics of a message, the topic of its job first."""
+    if isinstance(message, Progress) and message.batch_id is UNSET:  # most messages
+        return job_topic(message.job_id), ALL_JOBS
     if isinstance(message, BatchMessage):
         return (batch_topic(message.batch_id),)
     # the topic of a job has no watchers when the job has just been created, or after its end

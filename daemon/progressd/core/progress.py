@@ -92,9 +92,6 @@ class Step(Struct, frozen=True, omit_defaults=True):
         return float(f"{(self.last - self.first) / seconds:.4g}") if seconds > 0 else None
 
 
-NO_STEP: Final = Step("", datetime.min)
-
-
 def detailed(
     before: ProgressData, detail: Detail, given: ReportedProgress, now: datetime
 ) -> tuple[ProgressData, Detail]:
@@ -123,7 +120,7 @@ def detailed(
     if tasks and not (current or total):
         unit = common_unit(tasks) or unit
         source = f"tasks {unit or ''} {phase or ''}"
-    count = done_of(current, total, tasks, dropped)
+    count = _done(current, total, tasks, dropped)
     meter, rate = detail.meter, before.rate
     seconds = now.timestamp()
     if given.rate is not None:
@@ -148,8 +145,14 @@ def detailed(
     return data, Detail(meter, dropped, percent_given)
 
 
-def done_of(current: int, total: int, tasks: tuple[TaskData, ...], dropped: Dropped) -> int:
+def done_of(data: ProgressData, detail: Detail | None) -> int:
     """Return the amount that is done: the steps, or else the sum of the tasks."""
+    return (
+        data.current_step if detail is None else _done(data.current_step, data.total_steps, data.tasks, detail.dropped)
+    )
+
+
+def _done(current: int, total: int, tasks: tuple[TaskData, ...], dropped: Dropped) -> int:
     if current or total or not tasks:
         return current
     return sum([task.current for task in tasks]) + dropped.current
@@ -231,25 +234,26 @@ def _share(task: TaskData) -> float:
 
 
 def next_step(
-    steps: tuple[Step, ...], before: ProgressData, done_before: int, data: ProgressData, done: int, now: datetime
+    steps: tuple[Step, ...], before: ProgressData, data: ProgressData, detail: Detail | None, now: datetime
 ) -> tuple[Step, ...]:
-    """Return the timeline after the step or the phase has changed.
+    """Return the timeline after new progress: the same object, unless the step or the phase has changed.
 
     A step that lasts less than MIN_INTERVAL is a part of the step after it.
     """
     last = steps[-1] if steps else None
     if last is not None and last.ended_at is None:
+        if last.name == data.step_name and last.phase == data.phase:
+            return steps
         if 0 <= (now - last.began_at).total_seconds() < MIN_INTERVAL:
             return steps
-        last = renamed_step(last, before)
-        if last.name == data.step_name and last.phase == data.phase:
-            return (*steps[:-1], last)
-        steps = ended_steps(steps, before, max(done_before, done), now)
+        if before.step_name == data.step_name and before.phase == data.phase:
+            return (*steps[:-1], renamed_step(last, before))
+        steps = ended_steps(steps, before, max(done_of(before, detail), done_of(data, detail)), now)
     if not data.step_name and data.phase is UNSET:
         return steps
     if len(steps) >= MAX_STEPS:
         steps = merged_steps(steps)
-    return (*steps, Step(data.step_name, now, None, data.phase, data.unit, done))
+    return (*steps, Step(data.step_name, now, None, data.phase, data.unit, done_of(data, detail)))
 
 
 def renamed_step(step: Step, data: ProgressData) -> Step:

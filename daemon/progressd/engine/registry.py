@@ -167,7 +167,7 @@ class Registry:
             job = self.unfinished[change.message.job_id]
             messages.append((self._messages[job.id], Envelope(*change, job.labels)))
         for job_messages, envelope in sorted(messages, key=lambda message: message[1].offset):
-            self._add_message(job_messages, envelope)
+            self._add_messages(job_messages, [envelope])
 
     def known(self, job_id: str) -> Job | None:
         """Return the job if it is in memory. Every unfinished job is in memory."""
@@ -199,8 +199,7 @@ class Registry:
         job_messages = self._messages.get(job.id)
         if job_messages is None:
             job_messages = self._messages[job.id] = JobMessages()
-        for envelope in messages:
-            self._add_message(job_messages, envelope)
+        self._add_messages(job_messages, messages)
         if not job.status.finished:
             before = self.unfinished.get(job.id)
             self.unfinished[job.id] = job
@@ -212,14 +211,19 @@ class Registry:
         elif job.id not in self._finished:
             self._finish(job)
 
-    def _add_message(self, job_messages: JobMessages, envelope: Envelope) -> None:
-        if not isinstance(envelope.message, Progress):
-            job_messages.changes.append(envelope)
-        else:
+    def _add_messages(self, job_messages: JobMessages, messages: Iterable[Envelope]) -> None:
+        progress: Envelope | None = None  # the newest
+        for envelope in messages:
+            if isinstance(envelope.message, Progress):
+                progress = envelope
+            else:
+                job_messages.changes.append(envelope)
+                self.recent.add(envelope)
+        if progress is not None:
             if job_messages.progress is not None:
                 self.recent.remove(job_messages.progress)
-            job_messages.progress = envelope
-        self.recent.add(envelope)
+            job_messages.progress = progress
+            self.recent.add(progress)
 
     def _finish(self, job: Job) -> None:
         self.unfinished.pop(job.id, None)

@@ -72,7 +72,7 @@ class Transaction:
             return error
         if not applied.messages:
             return applied.job
-        if applied.job.status.finished and (run := self._forecasts.run_of(applied.job)) is not None:
+        if applied.durable and applied.job.status.finished and (run := self._forecasts.run_of(applied.job)) is not None:
             self.runs.append(run)
         if applied.job.batch_id is not None and applied.durable:
             self._count(
@@ -114,9 +114,8 @@ class Transaction:
         for message in applied.messages:
             offset = self.offset
             self.offset += 1
-            placed = replace(message, cursor=str(Cursor(self._store_id, offset)), time=self._now)
-            if job.batch_id is not None:
-                placed = replace(placed, batch_id=job.batch_id)
+            cursor = str(Cursor(self._store_id, offset))
+            placed = replace(message, cursor=cursor, time=self._now, batch_id=job.batch_id or UNSET)
             shown = placed if isinstance(placed, Progress) else self._base.shown(placed)  # only results have URLs
             envelope = Envelope(offset, shown, job.labels)
             self.published.append(envelope)

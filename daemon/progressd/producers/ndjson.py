@@ -267,8 +267,12 @@ class NDJSONReader:
         """Decode the next lines. Raises InvalidInput after too many invalid lines."""
         if self._waiting and self._bad > self._max_bad_lines:
             raise InvalidInput(f"more than {self._max_bad_lines} invalid lines: the rest is ignored")
-        lines = [self._waiting.popleft() for _ in range(min(TURN_LINES, len(self._waiting)))]
-        self._size -= _bytes_of(lines)
+        if len(self._waiting) <= TURN_LINES:
+            lines = list(self._waiting)
+            self.drop()
+        else:
+            lines = [self._waiting.popleft() for _ in range(TURN_LINES)]
+            self._size -= _bytes_of(lines)
         batch = LineBatch(lines, self._job_id)
         self._bad += batch.bad
         return batch
