@@ -17,6 +17,7 @@ from progressd.core.errors import InvalidInput, readable_size
 from progressd.core.event_limits import (
     MAX_COUNT,
     MAX_ELAPSED,
+    MAX_ETA,
     MAX_JOB_NAME,
     MAX_KIND,
     MAX_LABEL,
@@ -77,7 +78,7 @@ class ReportedProgress(Struct, frozen=True, omit_defaults=True):
     rate: Annotated[float, Meta(ge=0, le=MAX_RATE)] | None = None
     phase: Annotated[str, Meta(max_length=MAX_PHASE)] | None = None
     tasks: Annotated[tuple[ReportedTask, ...], Meta(max_length=MAX_TASKS)] = ()
-    eta_seconds: Annotated[float, Meta(ge=0, le=MAX_ELAPSED)] | None = None
+    eta_seconds: Annotated[float, Meta(ge=0, le=MAX_ETA)] | None = None
 
     @property
     def has_details(self) -> bool:
