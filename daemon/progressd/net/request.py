@@ -7,6 +7,7 @@ name in Host. An IP address in Host cannot be rebound.
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Annotated, Final, NamedTuple, TypeVar, get_args
 from urllib.parse import urlsplit
 
@@ -49,10 +50,10 @@ def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
 
 def check_host(host: str, server: Server) -> None:
     """Check the Host header, "" if absent; browsers always send it. Raises Forbidden."""
-    if not _is_valid(host):
+    if len(host) > MAX_HOST or not _is_valid(host):  # longer hosts would be slow to check
         raise Forbidden(f"the Host header {host[:200]} is not a valid host name")
     name = _name(host)
-    if not host or name == "localhost" or name.endswith(".localhost") or is_address(name):
+    if not host or _cannot_be_rebound(name):
         return
     if name not in map(str.lower, (server.host, *server.allowed_hosts)) and "*" not in server.allowed_hosts:
         raise Forbidden(f"the host {host[:200]} is not allowed: add it to server.allowed_hosts to allow it")
@@ -182,12 +183,18 @@ def _name(host: str) -> str:
     return host.partition(":")[0].removesuffix(".").lower()
 
 
+@lru_cache(maxsize=256)
+def _cannot_be_rebound(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost") or is_address(name)
+
+
+@lru_cache(maxsize=256)
 def _is_valid(host: str) -> bool:
     """Return whether the text is a host with an optional port, with labels of 1 to 63 characters (RFC 1035 §2.3.4).
 
     Quart's routing fails on longer or empty labels.
     """
-    if len(host) > MAX_HOST or not _HOST.fullmatch(host):  # longer hosts would be slow to check
+    if not _HOST.fullmatch(host):
         return False
     try:
         host.partition(":")[0].lower().encode("idna")
