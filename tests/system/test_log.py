@@ -177,13 +177,10 @@ class FailingAtFirst:
             raise OSError(errno.ENOSPC, "No space left on device")
         self.lines.append(line)
 
-    def close(self) -> None:
-        pass
-
 
 def test_lines_that_cannot_be_written_are_counted() -> None:
     output = FailingAtFirst()
-    queue = LogQueue(output, lambda dropped: b"%d dropped" % dropped)
+    queue = LogQueue(output.write, lambda dropped: b"%d dropped" % dropped)
     for number in range(1, 4):
         queue.msg(b"x")
         until(lambda number=number: output.tries == number)

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, TextIO
 
 import structlog
@@ -17,7 +18,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from progressd.core.errors import leaves
 from progressd.core.messages import Error, JobCreated, StateChange, StatusChange
-from progressd.system.log_output import JOURNAL, KNOWN, Descriptor, Journal, LogQueue, datagram, stderr_is_journal
+from progressd.system.fs import write_all
+from progressd.system.log_output import JOURNAL, KNOWN, Journal, LogQueue, datagram, stderr_is_journal
 
 _LEVELS: Final = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
 _min_level = logging.INFO
@@ -54,7 +56,11 @@ def configure(
     def notice(dropped: int) -> bytes:
         return _rendered({"event": "log lines dropped", "lines": dropped}, "warning", processors)
 
-    queue = LogQueue(Journal(journal) if chosen == "journal" else Descriptor(stream.fileno()), notice)
+    if chosen == "journal":
+        output = Journal(journal)
+        queue = LogQueue(output.write, notice, output.close)
+    else:
+        queue = LogQueue(partial(write_all, stream.fileno()), notice)
     structlog.configure(
         processors=[_filter_level, *processors],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),

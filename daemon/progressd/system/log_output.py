@@ -14,9 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
-
-from progressd.system.fs import write_all
+from typing import Any, Final
 
 MAX_BYTES: Final = 1024 * 1024  # of queued lines
 CLOSE_TIMEOUT: Final = 1.0  # seconds to write the queued lines at exit
@@ -26,25 +24,22 @@ KNOWN: Final = {"message", "level", "timestamp"}  # the journal has its own fiel
 SEALED: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
-class Output(Protocol):
-    """The destination of the lines."""
-
-    def write(self, line: bytes) -> None:
-        """Write a line. May block. Raises OSError."""
-
-    def close(self) -> None:
-        """Close the destination."""
-
-
 class LogQueue:
-    """Write lines to `output` in order. If `output` raises OSError, the line is dropped.
+    """Pass lines to `write` in order, which may block. If it raises OSError, the line is dropped.
 
-    `notice` makes a line with the number of dropped lines. It is written once the queue is empty.
+    `notice` makes a line with the number of dropped lines. It is written once the queue is empty. `end` is called after
+    the last line.
     """
 
-    def __init__(self, output: Output, notice: Callable[[int], bytes]) -> None:
-        self._output = output
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        notice: Callable[[int], bytes],
+        end: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._write_line = write
         self._notice = notice
+        self._end = end
         self._lines = deque[bytes]()
         self._size = 0
         self._dropped = 0
@@ -76,7 +71,7 @@ class LogQueue:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines or self._closed)
                 if self._closed:
-                    self._output.close()
+                    self._end()
                     return
                 line = self._lines[0]
             written = self._write(line)
@@ -92,24 +87,10 @@ class LogQueue:
 
     def _write(self, line: bytes) -> bool:
         try:
-            self._output.write(line)
+            self._write_line(line)
         except OSError:
             return False
         return True
-
-
-class Descriptor:
-    """A file, pipe or terminal. It stays open."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def write(self, line: bytes) -> None:
-        """Write a line. Raises OSError."""
-        write_all(self._descriptor, line)
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class Journal:
