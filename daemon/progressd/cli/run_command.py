@@ -121,7 +121,12 @@ def _report(
 
         if not (options.no_log or plan.keeps_streams):
             log = log_sender.LogSender(job_id, client, lambda text: job.say(text), log_sender.interval_for(url))
-        outputs = Outputs(started, plan.detection(), _say_unwritten, log.queue if log else None)  # passes it on
+        outputs = Outputs(  # passes it on
+            started,
+            plan.detection(),
+            lambda error: _print(f"progressd: cannot pass on what the command writes: {error.strerror}"),
+            log.queue if log else None,
+        )
     import trio
 
     from progressd.client.run.reporter import event_of, failure_of
@@ -150,10 +155,6 @@ def _report(
     trio.run(job.run_nothing, failure_of(f"{program} cannot be started: {failure.strerror}"))
     say(f"{program}: {failure.strerror}")
     return NOT_FOUND if isinstance(failure, FileNotFoundError) else NOT_EXECUTABLE
-
-
-def _say_unwritten(error: OSError) -> None:
-    _print(f"progressd: cannot pass on what the command writes: {error.strerror}")
 
 
 def _print(text: str) -> None:
