@@ -75,7 +75,8 @@ def uninstalling(*, data: bool) -> Iterator[Step]:
     if SYSUSERS.exists():
         yield Step(f"delete {SYSUSERS}", SYSUSERS.unlink)
     if data:
-        own = [directory for parent in (STATE, RUNTIME) for directory in (parent, *_of_instances(parent))]
+        # instances of the template unit are named by port
+        own = [one for path in (STATE, RUNTIME) for one in (path, *sorted(path.parent.glob(f"{path.name}-[0-9]*")))]
         for directory in (*own, CONFIG.parent):
             if directory.exists():
                 yield Step(f"delete {directory} and everything in it", partial(shutil.rmtree, directory))
@@ -128,11 +129,6 @@ def _write(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o644)
-
-
-def _of_instances(directory: Path) -> list[Path]:
-    """Return the directories of the instances of the template unit. The name of an instance is its port."""
-    return sorted(directory.parent.glob(f"{directory.name}-[0-9]*"))
 
 
 def _drop_ins() -> list[Path]:

@@ -22,7 +22,6 @@ from progressd.core.messages import (
     JobMessage,
     JobStatus,
     PagePreview,
-    ProgressData,
     Resync,
     ServerShutdown,
     ServerStatus,
@@ -136,7 +135,8 @@ class BarDisplay(Display):
             case ProgressMessage(job_id, data):
                 moved = text.percent(data.percent, data.total_steps)
                 left = "  ".join(filter(None, [text.rate(data.rate, data.unit), text.time_left(data)]))
-                self._move(job_id, data.percent if moved else None, _step(data), left, data.tasks)
+                step = "  ".join(filter(None, [text.steps(data), text.where(data)]))
+                self._move(job_id, data.percent if moved else None, step, left, data.tasks)
             case StatusChange(job_id, data) if data.new_status is JobStatus.CANCELLED:
                 self._finish(received.message, data.new_status)
             case StatusChange(job_id, data) if not data.new_status.finished:
@@ -263,7 +263,3 @@ def display_for(url: str, names: Mapping[str, str], *, as_json: bool) -> Display
 
 def _percentage(task: Task) -> str:
     return f"{task.percentage:>3.0f}%" if task.fields["known"] else ""
-
-
-def _step(data: ProgressData) -> str:
-    return "  ".join(filter(None, [text.steps(data), text.where(data)]))

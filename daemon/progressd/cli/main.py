@@ -102,13 +102,8 @@ def _checked_output() -> Iterator[None]:
 
         if error.errno not in UNWRITTEN or error.filename is not None:
             raise
-        _drop_output()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python prints an error about it at exit
         raise click.ClickException(f"cannot write the output: {error.strerror}") from error
-
-
-def _drop_output() -> None:
-    """Discard buffered output: Python would print an error about it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _SETTINGS: Final[Mapping[str, Any]] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -42,11 +42,6 @@ class Remote:
 
         return RestClient(self.url, self.key, **options)
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment variables by which a child process finds this daemon."""
-        return {"PROGRESSD_URL": self.url, **({"PROGRESSD_KEY": self.key} if self.key else {})}
-
 
 def remote_options(command: Command) -> Command:
     """Add `--url`, `--key` and `--key-file`, with their environment variables. The command gets them as `remote`."""

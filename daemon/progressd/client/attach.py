@@ -225,7 +225,7 @@ class Attachment:
         seen = {process.identity: process for process in attached}
         while not self._detached.is_set():
             seen = {identity: process for identity, process in seen.items() if is_running(process)}
-            for process in await trio.to_thread.run_sync(_all_called, names):
+            for process in await trio.to_thread.run_sync(lambda: [one for name in names for one in find(name)]):
                 if process.identity not in seen:
                     try:
                         target = opened(process)
@@ -307,7 +307,3 @@ def _end_of(program: str, status: int | None) -> dict[str, Any]:
     if status == -signal.SIGINT:
         return event_of("status_change", new_status=JobStatus.CANCELLED)
     return failure_of(describe_exit(program, status))
-
-
-def _all_called(names: Sequence[str]) -> list[Process]:
-    return [process for name in names for process in find(name)]

@@ -91,14 +91,11 @@ class _Tasks:
         return task.app is self._app and not any(fnmatch(task.name, pattern) for pattern in self._ignored)
 
     def _job(self, task_id: str, task: Task, request: Any) -> Job:
-        labels = {"worker": getattr(request, "hostname", None), "queue": _queue(request)}
+        delivery = getattr(request, "delivery_info", None) or {}
+        labels = {"worker": getattr(request, "hostname", None), "queue": delivery.get("routing_key")}
         given = {name: str(value) for name, value in labels.items() if value}
         options = {**self._options, "labels": {**given, **self._options.get("labels", {})}}
         return Job(task.name, job_id=uuid_of(task_id), **options)
-
-
-def _queue(request: Any) -> str | None:
-    return (getattr(request, "delivery_info", None) or {}).get("routing_key")
 
 
 _update_state = Task.update_state

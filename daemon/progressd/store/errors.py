@@ -74,7 +74,6 @@ class UnreadableRow(sqlite3.DatabaseError):
     """A row with invalid content, as an error like those of SQLite."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    sqlite_errorname = "SQLITE_CORRUPT"
 
     def __init__(self, what: str, name: object, reason: object) -> None:
         super().__init__(f"{what} {name} cannot be read: {reason}")

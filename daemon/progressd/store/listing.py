@@ -93,27 +93,20 @@ def _select(wanted: _List, statuses: list[JobStatus], below: int) -> tuple[str, 
 
 def _wanted(which: Filter) -> _List:
     if not which.labels:
-        return ALL if which.kind is None else _of_kind(which.kind)
-    first, *others = which.labels
-    name, value, rows, values = _of_label(*first)
+        kind = which.kind
+        return ALL if kind is None else _List("kind", kind, "jobs WHERE kind = ? AND status = ?", (kind,))
+    (key, value), *others = which.labels
+    rows, values = "labels WHERE key = ? AND value = ? AND status = ?", [key, value]
     for label in others:
         of_label = (
             "EXISTS (SELECT 1 FROM labels AS other WHERE other.key = ? AND other.value = ?"
             " AND other.status = labels.status AND other.created_offset = labels.created_offset)"
         )
-        rows, values = rows.replace("WHERE", f"WHERE {of_label} AND", 1), (*label, *values)
+        rows, values = rows.replace("WHERE", f"WHERE {of_label} AND", 1), [*label, *values]
     if which.kind is not None:
         of_kind = (
             "EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_kind WHERE jobs.kind = ?"
             " AND jobs.status = labels.status AND jobs.created_offset = labels.created_offset)"
         )
-        rows, values = rows.replace("WHERE", f"WHERE {of_kind} AND", 1), (which.kind, *values)
-    return _List(name, value, rows, values)
-
-
-def _of_kind(kind: str) -> _List:
-    return _List("kind", kind, "jobs WHERE kind = ? AND status = ?", (kind,))
-
-
-def _of_label(key: str, value: str) -> _List:
-    return _List(f"label:{key}", value, "labels WHERE key = ? AND value = ? AND status = ?", (key, value))
+        rows, values = rows.replace("WHERE", f"WHERE {of_kind} AND", 1), [which.kind, *values]
+    return _List(f"label:{key}", value, rows, tuple(values))

@@ -78,18 +78,16 @@ def _run(settings: "Settings", read_settings: "Callable[[], Settings]") -> None:
 
 def _announce(url: str) -> None:
     """Print the address from a thread, because a full pipe or Ctrl-S may block the write."""
-    import threading
-
-    threading.Thread(target=_print, args=(f"listening on {url}\n".encode(),), daemon=True).start()
-
-
-def _print(line: bytes) -> None:
     import os
+    import threading
 
     import structlog
 
-    try:
-        if sys.stdout is not None:
-            os.write(sys.stdout.fileno(), line)
-    except OSError as error:
-        structlog.get_logger(__name__).warning("cannot print the address", error=error.strerror)
+    def write() -> None:
+        try:
+            if sys.stdout is not None:
+                os.write(sys.stdout.fileno(), f"listening on {url}\n".encode())
+        except OSError as error:
+            structlog.get_logger(__name__).warning("cannot print the address", error=error.strerror)
+
+    threading.Thread(target=write, daemon=True).start()
