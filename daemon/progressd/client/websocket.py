@@ -72,7 +72,7 @@ async def receive_texts(
 async def _listen(
     websocket: WebSocketConnection, heartbeat: float, take: Callable[[str], Awaitable[None]]
 ) -> CloseReason | None:
-    """Return the reason of the daemon's close; None if the daemon did not answer a ping."""
+    """Return the reason that the daemon gave for its close; None if it did not answer a ping."""
     keepalive = KeepAlive(websocket)
     try:
         async with trio.open_nursery() as nursery:

@@ -151,7 +151,7 @@ class BasePath:
         return self.text + path
 
     def result(self, job_id: str, kept: str | None) -> str | None:
-        """Return where clients download a job's result. `kept` may hold a prefix from before the setting changed."""
+        """Return the URL of a job's result for clients. `kept` may have the prefix of an earlier setting."""
         own = download_path(job_id)
         return self.url(own) if kept is not None and kept.startswith("/") and kept.endswith(own) else kept
 

@@ -247,7 +247,7 @@ def _task_event(
     failed: str | None,
     details: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the report on a task. The reason of a failure becomes the step of the job."""
+    """Return the report on a task. The reason for a failure becomes the step of the job."""
     if completed and failed is not None:
         raise click.UsageError("report either --completed or --failed")
     state = "completed" if completed else "failed" if failed is not None else None

@@ -103,7 +103,7 @@ class CommandJob:
         return status if status >= 0 else 128 - status
 
     def say(self, what: str | ClientError) -> None:
-        """Print a message for the user, perhaps at the end of the command."""
+        """Print a message for the user, at the end of the command if it has the terminal."""
         if self._unsaid is None:
             self._print(what)
         else:
