@@ -43,7 +43,7 @@ class Identity(Struct, frozen=True, kw_only=True):
 
     @property
     def bound_within_topics(self) -> bool:
-        """Return whether some jobs may be hidden from this identity in a topic that it may watch."""
+        """Return whether a topic that this identity may watch can have jobs that are hidden from it."""
         return bool(self.labels)
 
     @property

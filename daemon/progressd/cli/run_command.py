@@ -153,7 +153,7 @@ class _Report(NamedTuple):
         return RestClient(self.url, self.options.key, timeout=registering.TIMEOUT)
 
     def say(self, what: str | Exception) -> None:
-        """Print a message, or the reason why the daemon does not get the report."""
+        """Print a message, or the reason why the daemon does not receive the report."""
         if isinstance(what, Exception):
             from progressd.cli.remote import Remote, error_sentence
 

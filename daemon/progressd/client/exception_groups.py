@@ -1,4 +1,4 @@
-"""Errors of nurseries, without the group around them."""
+"""Unwrap the errors of nurseries: remove the exception group around a single error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

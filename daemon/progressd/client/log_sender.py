@@ -47,7 +47,7 @@ class RequestPace:
         self._at = 0.0  # time of the last request
 
     def pause(self, now: float) -> float:
-        """Count a request at a time, and return the pause after it."""
+        """Count a request at this time, and return the pause after it."""
         self._left = min(self._burst, self._left + (now - self._at) / self._interval) - 1
         self._at = now
         return min(QUICK_INTERVAL, self._interval) if self._left >= 1 else (1 - self._left) * self._interval

@@ -90,7 +90,7 @@ class PendingEvents:
         return [self._last]
 
     def _count_down(self) -> None:
-        """Put the remaining time into the progress. The report may be old, or sent again."""
+        """Put the current remaining time into the progress, because the report may be old or sent again."""
         if self._ends_at is None or self._last is None:
             return
         left = self._ends_at - time.monotonic()

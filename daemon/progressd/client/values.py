@@ -24,7 +24,7 @@ from progressd.core.event_limits import (
     MAX_UNIT,
 )
 
-MAX_KEY: Final = 200  # characters of a key of the options in a warning
+MAX_KEY: Final = 200  # characters of an option's key that are shown in a warning
 
 LeftOut = dict[str, Exception]
 """The names of values that cannot be sent, each with the reason."""

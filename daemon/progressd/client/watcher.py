@@ -168,7 +168,7 @@ def watch_log(
 class _Watcher:
     """Receive the messages of one job, or of all, over as many connections as necessary.
 
-    `log_start`: where the log of the job begins; None: receive no log, but the messages.
+    `log_start`: where to begin in the log of the job; None: receive the messages of the job instead of its log.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class _Watcher:
             await trio.sleep(lost.delay)
 
     def _resume_after(self, message: Message | None) -> Mapping[str, str] | None:
-        """Return the query with which the stream continues after a message; None: as before."""
+        """Return the query with which the stream continues after a message; None if the query stays the same."""
         if self._log:
             return {"offset": str(message.data.offset)} if isinstance(message, JobLog) else None
         cursor = getattr(message, "cursor", UNSET)

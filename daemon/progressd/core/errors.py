@@ -213,7 +213,7 @@ def readable_size(size: int) -> str:
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence about an unknown name: the known name that is most similar, if any."""
+    """Return the end of a sentence about an unknown name, which suggests the most similar known name, if any."""
     import difflib  # few errors need it
 
     close = difflib.get_close_matches(name, known, 1)

@@ -109,7 +109,7 @@ def shape_of(name: str | None) -> str:
 
 
 def key_of(job: Job) -> str:
-    """Return a hash of what similar jobs have in common: the key of their runs."""
+    """Return a hash of the properties that similar jobs share: the key of their runs."""
     return hashed("\n".join((job.kind, job.pipeline or "", job.labels.get("host", ""), shape_of(job.name))))
 
 

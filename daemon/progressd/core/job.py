@@ -105,7 +105,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Visible(Protocol):
-    """A job, or a message about one: what decides who may see it."""
+    """A job, or a message about one. Its labels and topics decide who may see it."""
 
     @property
     def labels(self) -> Mapping[str, str]:

@@ -113,7 +113,7 @@ class Delete(_Answered):
 
 
 class Barrier(_Answered):
-    """Do nothing. The outcomes, which are empty, arrive after those of all earlier commands."""
+    """A command without effect. Its empty outcomes arrive after those of all earlier commands."""
 
     __slots__ = ()
 

@@ -138,7 +138,7 @@ def _lines(text: bytes) -> Iterator[bytes]:
 
 
 def log_texts(output: LogText, chunk: Chunk, max_part: int = MAX_TEXT) -> Iterator[bytes]:
-    """Yield a chunk as text. Each part takes about a millisecond: of at most `max_part` bytes of the log."""
+    """Yield a chunk as text, in parts of at most `max_part` bytes of the log. Each takes about a millisecond."""
     text, size = [output.gap(chunk.missed)] if chunk.missed else [], 0
     for piece in chunk.pieces:
         for part in _parts(piece.text, max_part):

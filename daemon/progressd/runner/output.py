@@ -1,7 +1,7 @@
 """The output of a pipeline: events, progress that is found in other text, and the log of the job.
 
-Events on standard output are not kept in the log, except for the text of `log` events. The program never waits for its
-log, and neither do its progress and its end.
+Events on standard output are not kept in the log, except for the text of `log` events. Neither the program nor its
+progress and its end wait for the log.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -155,7 +155,7 @@ class ProgramOutput:
 
 
 class _Text:
-    """The output of one stream as `on_text` gets it: without the frames that the program writes only for progressd."""
+    """The output of one stream for `on_text`: without the frames that the options of progressd add."""
 
     def __init__(self, stream: int, plan: Plan, on_text: OnText) -> None:
         self._stream = stream
@@ -269,8 +269,8 @@ class ChildProcess:
         """Read the output until the child has exited. Return the exit status, negative for a signal.
 
         `on_stdout` receives the lines of standard output, and `on_chunk` all output. `on_text` receives standard output
-        and standard error without what the program writes only because the plan asks for it. A chunk or a text is empty
-        if the stream has ended or was silent for QUIET seconds.
+        and standard error without the lines that the plan's options add. A chunk or a text is empty if the stream has
+        ended or was silent for QUIET seconds.
         """
         process = self._process
         assert process.stdout is not None

@@ -39,7 +39,7 @@ COLUMNS: Final = {
     "runs": ("id", "key", "body"),
     "timelines": ("created_offset", "body"),
 }
-LEFT_OUT: Final = {"meta", "labels", "counts", "deletions"}  # tables of which the new store has its own rows
+LEFT_OUT: Final = {"meta", "labels", "counts", "deletions"}  # not recovered: the new store has its own rows
 FIELDS: Final = 3  # number of fields in a row of jobs, changes, batches or runs
 DERIVED_ROW: Final = re.compile(rb"INSERT OR IGNORE INTO '(?:meta|labels|counts)'")
 ROW: Final = re.compile(rb"INSERT .*? VALUES ?(\(.*\));", re.DOTALL)

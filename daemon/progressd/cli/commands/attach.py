@@ -86,7 +86,7 @@ def attach(
 
 
 def _targets(processes: Sequence[str], say: "Callable[[ClientError], None]", *, follow: bool) -> "list[Target]":
-    """Return the processes with these ids, names or units. Raises ClientError if one of them stands for none.
+    """Return the processes with these ids, names or units. Raises ClientError if there is none for one of them.
 
     With `follow`, processes may start later. So `say` gets the errors.
     """

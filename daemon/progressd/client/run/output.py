@@ -175,20 +175,20 @@ class OutputPump(threading.Thread):
 
 
 class FrameAges:
-    """Since when the unfinished frame of each stream may show progress."""
+    """The time since when the unfinished frame of each stream may show progress."""
 
     def __init__(self) -> None:
         self._begins = dict[int, float]()
 
     def age(self, stream: int, chunk: bytes, now: float) -> float:
-        """Note output. Return the greatest age in seconds of a frame that ends in it."""
+        """Record output. Return the age in seconds of the oldest frame that ends in it."""
         begin = self._begins.setdefault(stream, now)
         if b"\r" in chunk or b"\n" in chunk:
             self._begins[stream] = now
         return now - begin
 
     def look(self, stream: int) -> float:
-        """Note that the unfinished frame was searched after QUIET seconds. Return its age."""
+        """Record that the unfinished frame was searched after QUIET seconds. Return the age of the frame."""
         self._begins.pop(stream, None)
         return QUIET
 

@@ -38,14 +38,14 @@ class ReportPace:
         self._pause = trio.CancelScope()
 
     def note(self, age: float = 0.0) -> None:
-        """Note that there is new progress, which the command wrote `age` seconds ago."""
+        """Record new progress, which the command wrote `age` seconds ago."""
         self._moved.set()
         if not self.slow:
             self._due = min(self._due, trio.current_time() + MAX_AGE - age)
             self._pause.deadline = min(self._pause.deadline, self._due)
 
     async def wait(self) -> None:
-        """Wait until the next report is due. Call it after the one before."""
+        """Wait until the next report is due. Call it after each report."""
         interval = SLOW_INTERVAL if self.slow else REPORT_INTERVAL if self._begun else 0.0
         with trio.move_on_at(min(trio.current_time() + interval, self._due)) as self._pause:
             await trio.sleep_forever()

@@ -200,7 +200,7 @@ class LiveText(LogBody):
 
 
 class TextRange(LiveText):
-    """A range of the text of a part of a log, which is not in memory.
+    """A range of a log's text that is read from the disk while it is sent.
 
     If the log has lost lines since it was measured, the body is too short, and the connection is closed.
     """
