@@ -166,7 +166,7 @@ class Rules:
 
 
 def reading_of(groups: Mapping[str, str], rule: Rule | None = None) -> Reading:
-    """Return the values of named groups. Values that are not numbers are unknown."""
+    """Return the values of named groups. If the text for a number is not a number, its value is unknown."""
     found = Reading(step=groups.get("step", "").strip(), phase=groups.get("phase", "").strip(), id=groups.get("id", ""))
     scale = rule.scale if rule else 1
     if rule:

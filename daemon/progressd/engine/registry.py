@@ -71,8 +71,8 @@ class Recent:
 class RunQueue:
     """Queued jobs in the order in which they start.
 
-    While an owner waits, at most one job of each other owner with the same priority starts. A job that must not start,
-    such as a cancelled one, stays in the queue until `take` finds it. `add` and `take` cost O(log n).
+    Owners of jobs with the same priority alternate: in turn, each owner with a waiting job starts one. A job that must
+    not start, such as a cancelled one, stays in the queue until `take` finds it. `add` and `take` cost O(log n).
     """
 
     def __init__(self) -> None:
