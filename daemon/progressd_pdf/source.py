@@ -203,9 +203,6 @@ def _is_grey(probe: Image.Image) -> bool:
     return coloured * 10_000 <= probe.width * probe.height
 
 
-# How a page was scanned
-
-
 def _scan_of(page: pdfium.PdfPage, number: int) -> Scan | None:
     """Return how page `number` was scanned. None if it has visible text or lines, or pictures cover less than half.
 

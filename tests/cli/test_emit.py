@@ -289,8 +289,9 @@ def test_a_script_is_a_job(
 
 def test_the_variables_of_a_script_name_the_daemon() -> None:
     with answering(taken, answer(b'{"ok":true}')) as server:
-        done = script(["sh"], "env | grep ^PROGRESSD", "--url", server.url, "--key", "it's")
+        done = script(["sh"], "env | grep ^PROGRESSD", "--url", server.url, "--key", "it's", "--socket", "no")
     variables = [line for line in done.stdout.splitlines() if "=" in line]
     assert f"PROGRESSD_URL={server.url}" in variables
     assert "PROGRESSD_KEY=it's" in variables
+    assert "PROGRESSD_SOCKET" not in done.stdout  # the URL precedes it
     assert done.stderr == ""

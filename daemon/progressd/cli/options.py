@@ -3,12 +3,12 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
 
-from progressd.cli.remote import remote_of
+from progressd.cli.remote import Command, remote_of
 from progressd.client.run.options import DEFAULT_LEASE, MAX_LEASE, MIN_LEASE
 from progressd.client.values import encodable
 from progressd.core.errors import SettingsError
@@ -17,8 +17,6 @@ from progressd.core.messages import JobStatus
 if TYPE_CHECKING:
     from progressd.config.fields import Setting
     from progressd.config.settings import Settings
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 COMPLETION_TIMEOUT = 2.0  # seconds to wait for the daemon after Tab
 

@@ -191,7 +191,7 @@ def _commands(job_id: str, ctx: click.Context, remote: Remote, socket: Path | No
             ("key_file", "PROGRESSD_KEY_FILE", ctx.params["key_file"]),
             ("socket", "PROGRESSD_SOCKET", socket),
         )
-        if ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE
+        if value is not None and ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE
     }
     variables = {"PROGRESSD_JOB_ID": job_id, **given}
     return "".join(f"export {name}={shlex.quote(str(value))}\n" for name, value in variables.items()) + SHELL

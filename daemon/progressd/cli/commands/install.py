@@ -1,16 +1,16 @@
 """`progressd install` and `progressd uninstall`: the systemd service."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from progressd.cli.remote import Command
+
 if TYPE_CHECKING:
     from progressd.admin.install import Step
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _confirmed(command: Command) -> Command:

@@ -1,12 +1,13 @@
 """`progressd keys` and `progressd token`: the credentials of a daemon."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 import click
 
 from progressd.cli.options import daemon_here, labels_option, state_dir_options
+from progressd.cli.remote import Command
 
 SCOPES: Final = ("read", "write", "admin")
 
@@ -51,6 +52,10 @@ def _duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -
     return seconds
 
 
+def _expires_option(meaning: str) -> Callable[[Command], Command]:
+    return click.option("--expires", "lifetime", metavar="DURATION", callback=_duration, help=meaning)
+
+
 @keys.command()
 @click.argument("name")
 @click.option(
@@ -63,13 +68,7 @@ def _duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -
     callback=_scopes,
     help="What the key may do: read, write or admin.",
 )
-@click.option(
-    "--expires",
-    "lifetime",
-    metavar="DURATION",
-    callback=_duration,
-    help="How long the key is valid, such as 12h or 30d.  [default: never]",
-)
+@_expires_option("How long the key is valid, such as 12h or 30d.  [default: never]")
 @labels_option("Limit the key to jobs with this label; repeat it to require several labels.")
 @state_dir_options
 def add(
@@ -143,13 +142,7 @@ def _file(state_dir: Path | None, config_path: Path | None) -> Path:
 
 @click.command()
 @click.argument("job_id", metavar="[JOB]", required=False)
-@click.option(
-    "--expires",
-    "lifetime",
-    metavar="DURATION",
-    callback=_duration,
-    help="How long the token is valid, such as 8h.  [default: auth.token_lifetime]",
-)
+@_expires_option("How long the token is valid, such as 8h.  [default: auth.token_lifetime]")
 @state_dir_options
 def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, config_path: Path | None) -> None:
     """Create and print a token to watch one job, or all jobs, of a daemon on this machine.
