@@ -31,8 +31,8 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
-# Tests of other programs wait most of the time, and some of their files take a minute. They start first.
-LONGEST = tuple(f"tests/{name}/" for name in ("systemd", "webui", "cli", "client", "torture", "pdf", "integrations"))
+# Tests of other programs wait most of the time, and some of their files take a minute. They start first, in this order.
+LONGEST = ("systemd", "webui", "cli", "torture", "pdf", "client", "integrations")
 
 
 class Scheduling(LoadFileScheduling):
@@ -45,7 +45,11 @@ class Scheduling(LoadFileScheduling):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    def place(item: pytest.Item) -> int:
+        directory = item.nodeid.split("/")[1]
+        return LONGEST.index(directory) if directory in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:

@@ -2,11 +2,8 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
-
-from support.waiting import until
 
 UNSHARE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
 
@@ -20,10 +17,3 @@ def as_init(*command: str) -> list[str]:
             raise
         pytest.skip(f"cannot create a PID namespace: {error}")
     return [*UNSHARE, *command]
-
-
-def init_of(process: subprocess.Popen[str]) -> int:
-    """Return the id of PID 1 outside the namespace."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    until(children.read_text)
-    return int(children.read_text())

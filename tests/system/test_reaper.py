@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.pid_namespace import as_init, init_of
+from support.pid_namespace import as_init
 from support.serving import ServedDaemon, served_daemon
 from support.waiting import PATIENCE, alive, until
 
@@ -44,7 +44,8 @@ def daemon_as_init(tmp_path: Path) -> Iterator[tuple[ServedDaemon, int]]:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().removeprefix("listening on ").strip()
-            yield ServedDaemon(url, process, tmp_path / "state"), init_of(process)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            yield ServedDaemon(url, process, tmp_path / "state"), int(children)
         finally:
             process.kill()
 
