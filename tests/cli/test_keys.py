@@ -157,7 +157,7 @@ COUNTING = "while :; do echo 3/9; sleep 0.05; done"
 def test_a_write_key_receives_the_cancellation(locked: Locked) -> None:
     call = [*cli.PROGRESSD, "run", *COUNTED, "sh", "-c", f"echo $PROGRESSD_JOB_ID; {COUNTING}"]
     environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.writer}
-    with subprocess.Popen(call, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with cli.started(call, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         job_id = process.stdout.readline().strip()
         assert locked.request("DELETE", f"/api/jobs/{job_id}")["status"] == "cancelled"
@@ -183,7 +183,7 @@ def test_revoking_a_key_ends_its_watchers(locked: Locked) -> None:
     locked.request("POST", "/api/jobs", json={"kind": "x"})
     call = [*cli.PROGRESSD, "watch"]
     environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.brief}
-    with subprocess.Popen(call, env=environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+    with cli.started(call, env=environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as watcher:
         assert watcher.stdout is not None
         assert watcher.stdout.readline() != ""
         keys.revoke(locked.keys_file, "brief")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from support.cgroups import FORKING, delegated, entering
-from support.cli import PROGRESSD, program
+from support.cli import PROGRESSD, program, started
 from support.serving import PATIENCE, ServedDaemon, backup, restore, served_daemon
 from support.terminal import in_terminal
 from support.waiting import alive, until
@@ -163,7 +163,7 @@ def test_the_position_in_a_file_is_an_estimate(daemon: ServedDaemon, tmp_path: P
     reads = "import sys, time\nprint('ready', flush=True)\nwhile sys.stdin.buffer.read(1 << 18): time.sleep(0.05)"
     with open(tmp_path / "data", "rb") as data:
         words = command(daemon.url, "-v", "--", sys.executable, "-c", reads)
-        with subprocess.Popen(words, stdin=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with started(words, stdin=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             until(lambda: jobs(daemon) and newest(daemon)["progress"]["step_name"] == "Reading data (estimate)")
             process.terminate()
             said = process.communicate(timeout=PATIENCE)[1]
@@ -278,7 +278,10 @@ def test_a_broken_pipe_reaches_the_command(daemon: ServedDaemon) -> None:
     program = ("--", "sh", "-c", "echo ready; read go; echo 1/2; while :; do echo 2/2; done")
     arguments = command(daemon.url, "-p", r"(?P<current>\d)/(?P<total>\d)", *program)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(arguments, text=True, **pipes) as process:  # type: ignore[call-overload]
+    with started(arguments, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stderr is not None
         assert process.stdout.readline() == "ready\n"
         process.stdout.close()
         process.stdin.write("go\n")
@@ -394,17 +397,17 @@ def cancel(daemon: ServedDaemon) -> None:
 @pytest.mark.parametrize("how", ["cancelled", "SIGHUP", "SIGINT"])
 def test_stopping_a_script_ends_all_its_processes(how: str, daemon: ServedDaemon) -> None:
     with running(daemon.url, "--", "sh", "-c", SCRIPT) as process:
-        started = script_of(process)
+        pids = script_of(process)
         if how == "cancelled":
             cancel(daemon)
         else:
             process.send_signal(signal.Signals[how])
         number = signal.SIGTERM if how == "cancelled" else signal.Signals[how]
         assert process.wait(PATIENCE) == 128 + number
-        assert not [pid for pid in started if alive(pid)]
+        assert not [pid for pid in pids if alive(pid)]
         assert process.stderr is not None
         said = re.search(r"ended (\d+) processes of the command", process.stderr.read())
-        assert (said is not None and int(said[1]) >= len(started)) is (how == "cancelled")
+        assert (said is not None and int(said[1]) >= len(pids)) is (how == "cancelled")
 
 
 def test_every_process_has_the_kill_grace(daemon: ServedDaemon, tmp_path: Path) -> None:
@@ -494,13 +497,13 @@ def test_it_runs_though_nobody_reads_its_messages(broken: str) -> None:
 
 def test_an_unwritable_cancellation_ends_the_command(daemon: ServedDaemon) -> None:
     words = ["sh", "-c", 'exec "$0" "$@" 2>/dev/full', *command(daemon.url, "--", sys.executable, "-c", WAITS)]
-    with subprocess.Popen(words, text=True, stdout=subprocess.PIPE) as process:
+    with started(words, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        [started] = below(process.pid)
+        [child] = below(process.pid)
         cancel(daemon)
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
-    assert not alive(started)
+    assert not alive(child)
 
 
 def hears(pid: int, number: signal.Signals) -> bool:
@@ -513,7 +516,7 @@ def hears(pid: int, number: signal.Signals) -> bool:
 def test_a_signal_prevents_the_start(number: signal.Signals, tmp_path: Path, daemon: ServedDaemon) -> None:
     daemon.process.send_signal(signal.SIGSTOP)
     try:
-        with subprocess.Popen(command(daemon.url, "--", "touch", f"{tmp_path}/began")) as process:
+        with started(command(daemon.url, "--", "touch", f"{tmp_path}/began")) as process:
             until(lambda: hears(process.pid, signal.SIGTERM))
             process.send_signal(number)
             daemon.process.send_signal(signal.SIGCONT)

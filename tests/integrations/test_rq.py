@@ -1,6 +1,9 @@
 """The jobs of RQ are jobs, with a real worker and a real server (Valkey)."""
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as NotConnected
 from rq import Queue, Retry
 from rq.command import send_stop_job_command
+from rq.job import Job
 from support.serving import PATIENCE, ServedDaemon
 from support.waiting import until
 
@@ -66,6 +70,13 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
         process.terminate()
 
 
+def job_of(queue: Queue, job_id: str) -> Job:
+    """Return a job of RQ. Its worker is known a moment after progressd knows the job."""
+    job = queue.fetch_job(job_id)
+    assert job is not None
+    return job
+
+
 def test_the_jobs_of_a_worker_are_jobs(
     redis: Redis, tmp_path: Path, daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,19 +89,21 @@ def test_the_jobs_of_a_worker_are_jobs(
     again = queue.enqueue("tasks.again", retry=Retry(max=1)).id
     worker = [sys.executable, "-W", "ignore", "-m", "rq.cli", "worker", "scans", "--burst", "--quiet"]
     worker += ["--url", f"unix://{tmp_path}/redis.sock", "--worker-class", "progressd.integrations.rq.Worker"]
-    with subprocess.Popen(worker, cwd=tmp_path) as process:
-        until(lambda: daemon.job(endless).get("status") == "processing")
-        send_stop_job_command(redis, endless)
-        until(lambda: daemon.job(cancelled).get("progress", {}).get("percent") == 40)
-        assert daemon.request("DELETE", f"/api/jobs/{cancelled}").is_success
-        assert process.wait(PATIENCE) == 0
+    with subprocess.Popen(worker, cwd=tmp_path, start_new_session=True) as process:
+        try:
+            until(lambda: daemon.job(endless).get("status") == "processing" and job_of(queue, endless).worker_name)
+            send_stop_job_command(redis, endless)
+            until(lambda: daemon.job(cancelled).get("progress", {}).get("percent") == 40)
+            assert daemon.request("DELETE", f"/api/jobs/{cancelled}").is_success
+            assert process.wait(PATIENCE) == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # a failed test must not wait for an endless job
+                os.killpg(process.pid, signal.SIGKILL)
     job = daemon.job(scan)
     assert (job["status"], job["kind"], job["labels"]["queue"]) == ("completed", "tasks.scan", "scans")
     assert (job["progress"]["current_step"], job["progress"]["step_name"]) == (3, "Page 3")
     assert daemon.job(broken)["error"] == "ValueError: the tape is torn"
     assert daemon.job(killed)["error"].startswith("Work-horse terminated unexpectedly")
     assert (daemon.job(endless)["status"], daemon.job(again)["status"]) == ("cancelled", "completed")
-    fetched = queue.fetch_job(cancelled)
-    assert fetched is not None
-    assert (result := fetched.latest_result()) is not None
+    assert (result := job_of(queue, cancelled).latest_result()) is not None
     assert "JobCancelled" in str(result.exc_string)

@@ -1,9 +1,12 @@
 """Run a command: in the process of the tests, which is faster, or in its own."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner, Result
 from progressd.cli.main import main
@@ -28,3 +31,13 @@ def program(*arguments: str | Path, given: str = "", **environ: str) -> subproce
         timeout=PATIENCE,
         check=False,
     )
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a command in the block, and kill it at the end: a failed test must not wait for it."""
+    with subprocess.Popen(command, text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

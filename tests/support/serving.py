@@ -95,7 +95,10 @@ def served_daemon(
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE)
+            try:
+                process.wait(PATIENCE)
+            finally:
+                process.kill()  # otherwise a daemon that does not stop would be waited for
 
 
 def backup(state_dir: Path, target: Path) -> None:

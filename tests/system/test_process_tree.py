@@ -35,6 +35,15 @@ def lines_of(process: subprocess.Popen[str], count: int) -> list[int]:
     return [int(process.stdout.readline()) for _ in range(count)]
 
 
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def has_child(pid: int) -> bool:
+    """Return whether a process has a child. A parent that is killed while it starts a child leaves it alone."""
+    return bool(children_of(pid))
+
+
 def below(process: subprocess.Popen[str]) -> Tree:
     return Tree(lambda processes: {one.pid: "job" for one in processes if one.pid == process.pid})
 
@@ -78,6 +87,7 @@ async def test_descendants_in_other_sessions_are_ended() -> None:
     )
     with started("bash", "-c", program) as process:
         pids = lines_of(process, 3)
+        await eventually(lambda: sum(map(has_child, pids)) == 2)
         assert await end(below(process)) == []
         assert not any(map(alive, pids))
         assert process.wait(PATIENCE) == -signal.SIGTERM
@@ -85,7 +95,7 @@ async def test_descendants_in_other_sessions_are_ended() -> None:
 
 async def test_a_process_is_ended_after_its_parent() -> None:
     """The parent ends at SIGTERM, and the child in its own session does not."""
-    program = "trap '' TERM; echo $$; while :; do sleep 1000; done"
+    program = "trap '' TERM; echo $$; exec sleep 1000"
     with started("bash", "-c", 'trap "exit 7" TERM; setsid sh -c "$0" & wait', program) as process:
         [pid] = lines_of(process, 1)
         assert await end(below(process), 0.2) == []
@@ -95,7 +105,8 @@ async def test_a_process_is_ended_after_its_parent() -> None:
 
 async def test_descriptors_that_run_out_raise_and_leak_nothing() -> None:
     with started("sh", "-c", "echo $$; sleep 1000; :") as process:
-        lines_of(process, 1)
+        [shell] = lines_of(process, 1)
+        await eventually(lambda: has_child(shell))
         before = open_files()
         with no_descriptors_left(), pytest.raises(OSError, match="Too many open files"):
             await end(below(process))
@@ -104,7 +115,7 @@ async def test_descriptors_that_run_out_raise_and_leak_nothing() -> None:
 
 
 async def test_a_signal_can_exclude_a_group() -> None:
-    program = "setsid sh -c 'echo $$; sleep 1000; :' & trap 'echo 0' TERM; echo $$; while :; do wait; done"
+    program = "setsid sh -c 'echo $$; exec sleep 1000' & trap 'echo 0' TERM; echo $$; while :; do wait; done"
     with started("bash", "-c", program) as process:
         pids = set(lines_of(process, 2))
         [other] = pids - {process.pid}
@@ -134,9 +145,8 @@ def test_processes_without_permission_are_returned() -> None:
     with started("bash", "-c", program) as process:
         pids = lines_of(process, 2)
         [other] = set(pids) - {process.pid}
-        children = Path(f"/proc/{other}/task/{other}/children")
-        until(children.read_text)
-        [child] = children.read_text().split()
+        until(lambda: has_child(other))
+        [child] = children_of(other)
         restricted = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", sys.executable]
         done = subprocess.run(
             [*restricted, "-c", WITHOUT_PERMISSION, str(process.pid)],
@@ -152,7 +162,7 @@ def test_processes_without_permission_are_returned() -> None:
         assert process.wait(PATIENCE) == -signal.SIGTERM
         assert alive(other)
         os.kill(other, signal.SIGKILL)
-        os.kill(int(child), signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
