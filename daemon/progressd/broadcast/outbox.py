@@ -249,7 +249,7 @@ class SocketOutbox:
     def put(self, batch: FrameBatch[Envelope]) -> None:
         """Send the messages, and keep the ones that the socket does not accept.
 
-        Close the connection above the limit.
+        Close the connection if more bytes wait than the limit allows.
         """
         if self._code is not None:
             return

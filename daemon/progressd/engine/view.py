@@ -86,7 +86,7 @@ class ClientView(EventSink):
         return batch
 
     async def find_batch(self, batch_id: str) -> JobBatch | None:
-        """Return a batch; None if it does not exist. A client that may not see all of its jobs may not see it."""
+        """Return a batch; None if it does not exist, or if the client may not see all jobs in it."""
         batch = await self._engine.batches.find(batch_id)
         if batch is None or self._may_see is sees_all:
             return batch

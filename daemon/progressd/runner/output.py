@@ -128,7 +128,7 @@ class OutputParser:
         if not self._warned:
             self._warned = True
             log.warning(
-                "pipeline output is not an event; only the first is logged", job_id=self._job_id, error=str(error)
+                "pipeline output is not an event; only the first case is logged", job_id=self._job_id, error=str(error)
             )
 
 

@@ -63,9 +63,10 @@ class Command:
     """A started command.
 
     `pid`: the child of this process: the command or its session leader. `sources`: the streams to read, each with the
-    descriptor to read from. 1 and 2 are passed on; another one only carries progress. `terminal`: the user's, if the
-    command has a pseudo-terminal; its other end is `master`. `report`: reads the status from the session leader; None
-    without one. `cgroup`: contains the command and what it starts, where this is possible.
+    descriptor to read from. Streams 1 and 2 are passed on; a stream with another number only carries progress.
+    `terminal`: the user's terminal, if the command has a pseudo-terminal. `master`: this process's end of the
+    pseudo-terminal. `report`: reads the status from the session leader; None without one. `cgroup`: contains the
+    command and what it starts, where this is possible.
     """
 
     def __init__(self, program: str) -> None:

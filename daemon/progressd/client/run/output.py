@@ -139,7 +139,7 @@ class OutputPump(threading.Thread):
         return 0
 
     def _write(self, chunk: memoryview | bytes) -> bool:
-        """Write a chunk. Return whether to continue: if the reader has gone, the next write of the command fails."""
+        """Write a chunk. Return False if this closes the source; the command's next write then fails."""
         if self._log is not None and chunk:
             self._log(bytes(chunk))
         if self._to is None:
