@@ -25,6 +25,9 @@ help:
 run: .venv/.daemon
 	@.venv/bin/python scripts/run.py $(ARGS)
 
+# Empty, so that the many processes of the tests do not compile the sources each time.
+test torture tools: export PYTHONDONTWRITEBYTECODE =
+
 test: $(VENV)/.tests
 	@scripts/system-packages.sh
 	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)

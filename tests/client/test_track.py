@@ -58,16 +58,18 @@ def test_an_error_of_the_iterable_fails_the_job(daemon: ServedDaemon) -> None:
     assert newest(daemon, "torn")["error"] == "the tape is torn"
 
 
-def test_a_cancelled_job_ends_the_loop(daemon: ServedDaemon) -> None:
-    def until_cancelled() -> Iterator[int]:
-        yield 1
-        until(lambda: newest(daemon, "stop").get("status") == "processing")
-        assert request(daemon, "DELETE", newest(daemon, "stop")["id"]).is_success
-        while True:
-            yield 2
+def cancelling(daemon: ServedDaemon, name: str) -> Iterator[int]:
+    """Yield without end, and cancel the job after the first item."""
+    yield 1
+    until(lambda: newest(daemon, name).get("status") == "processing")
+    assert request(daemon, "DELETE", newest(daemon, name)["id"]).is_success
+    while True:
+        yield 2
 
+
+def test_a_cancelled_job_ends_the_loop(daemon: ServedDaemon) -> None:
     with pytest.raises(JobCancelled):
-        for _ in progressd.track(until_cancelled(), name="stop", **to(daemon)):
+        for _ in progressd.track(cancelling(daemon, "stop"), name="stop", **to(daemon)):
             pass
 
 
@@ -122,15 +124,8 @@ def test_only_the_outermost_bar_is_a_job(daemon: ServedDaemon) -> None:
 
 
 def test_a_cancelled_job_ends_the_loop_of_a_bar(daemon: ServedDaemon) -> None:
-    def endless() -> Iterator[int]:
-        yield 1
-        until(lambda: newest(daemon, "endless").get("status") == "processing")
-        assert request(daemon, "DELETE", newest(daemon, "endless")["id"]).is_success
-        while True:
-            yield 2
-
     with pytest.raises(JobCancelled):
-        for _ in bar(daemon, endless(), "endless", mininterval=0.01):
+        for _ in bar(daemon, cancelling(daemon, "endless"), "endless", mininterval=0.01):
             pass
 
 
