@@ -312,6 +312,14 @@ def test_the_rate_of_a_phase_comes_from_its_tasks(new: Job) -> None:
     assert [step.rate for step in ended.steps] == [100]
 
 
+def test_a_report_in_the_same_or_in_a_short_step_does_not_copy_the_timeline(new: Job) -> None:
+    first = after(new, (0, {"current_step": 0, "total_steps": 100, "step_name": "Copy"}))
+    same = after(first, (5, {"current_step": 50, "total_steps": 100, "step_name": "Copy"}))
+    assert same.steps is first.steps
+    short = after(first, (0.05, {"current_step": 1, "total_steps": 100, "step_name": "Sync"}))
+    assert short.steps is first.steps
+
+
 def test_a_phase_is_a_step(new: Job) -> None:
     begun = after(new, (1, {"phase": "Read"}), (2, {"phase": "Write"}), (3, {"phase": ""}))
     assert [(step.phase, step.name) for step in begun.steps] == [("Read", ""), ("Write", "")]

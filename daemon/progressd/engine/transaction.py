@@ -14,7 +14,7 @@ from progressd.core.errors import CorruptRecord, NotFound, ProgressdError
 from progressd.core.eta import Forecasts, KeyedRun
 from progressd.core.events import BatchCancelEvent, Event, RegisterEvent, checked_job_id
 from progressd.core.job import Applied, Job, MaySee, apply
-from progressd.core.messages import Cursor, JobDeleted, JobDeletedData, JobStatus, PagePreview, Progress
+from progressd.core.messages import Cursor, JobDeleted, JobDeletedData, JobStatus, PagePreview, Progress, cursor_text
 from progressd.engine.registry import Batches, Registry, placed_messages
 from progressd.net.request import BasePath
 from progressd.store.base import Change
@@ -114,7 +114,7 @@ class Transaction:
         for message in applied.messages:
             offset = self.offset
             self.offset += 1
-            cursor = str(Cursor(self._store_id, offset))
+            cursor = cursor_text(self._store_id, offset)
             placed = replace(message, cursor=cursor, time=self._now, batch_id=job.batch_id or UNSET)
             shown = placed if isinstance(placed, Progress) else self._base.shown(placed)  # only results have URLs
             envelope = Envelope(offset, shown, job.labels)
