@@ -255,6 +255,7 @@ def test_children_of_killed_daemons_never_run_together(tmp_path: Path, config: s
         assert daemon.request("GET", f"/api/jobs/{job_id}/download").status_code == 409
         assert not any(map(alive, before))
         assert {path.name for path in (state_dir / "jobs" / job_id).iterdir()} == {"input", "log"}
+        assert list((state_dir / "children").iterdir()) == []
 
 
 # systemd
