@@ -18,7 +18,7 @@ from progressd.core.job import Job
 from progressd.core.messages import Completed, JobStatus
 from progressd.core.pipeline import Pipeline
 from progressd.files.job_files import JobFiles
-from progressd.runner.orphans import mark_of
+from progressd.runner.orphans import ProcessRecords
 from progressd.runner.runner import Runner
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
@@ -253,7 +253,7 @@ async def test_variables_of_the_daemon_are_not_inherited(tmp_path: Path, monkeyp
         done = await run(daemon, "pdf")
         seen = json.loads(daemon.daemon.files.output(done.id).read_text())
         socket_path = str(daemon.settings.ingest.socket)
-        mark = mark_of(daemon.settings.state_dir, daemon.daemon.store.id)
+        mark = ProcessRecords(daemon.settings.state_dir, daemon.daemon.store.id).mark
     assert "private" not in seen.values()
     assert (seen["COLOUR"], seen["SIZE"], seen["PATH"]) == ("green", "large", os.environ["PATH"])
     assert {name: value for name, value in seen.items() if name.startswith("PROGRESSD_")} == {
@@ -597,7 +597,7 @@ async def test_a_job_may_be_deleted_before_its_orphans_end(tmp_path: Path) -> No
         await files.prepare(spine.store)
         await spine.submit(SubmitEvent(job_id(1), Registration("pdf"), "pdf"), StartEvent(job_id(1)))
         runner = Runner(settings, spine.registry, spine.ingest, files)
-        with left_running(mark_of(tmp_path, spine.store.id), job_id(1)) as output:
+        with left_running(ProcessRecords(tmp_path, spine.store.id).mark, job_id(1)) as output:
             nursery.start_soon(runner.run)
             with trio.fail_after(PATIENCE):
                 await trio.to_thread.run_sync(output.readline)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import trio
 from progressd.system.cgroup import Cgroup
@@ -87,20 +88,21 @@ def test_a_job_of_a_daemon_has_a_cgroup() -> None:
 RESTARTED = """
 import subprocess, sys, trio
 from pathlib import Path
-from progressd.runner.orphans import cgroup_prefix, end_orphans
+from progressd.runner.orphans import ProcessRecords, cgroup_prefix
 from progressd.runner.process import ENTER
 from progressd.system.cgroup import Cgroup
 
-cgroup = Cgroup.new(cgroup_prefix("mark") + "job")
-command = [*ENTER, cgroup.entrance, "setsid", sys.executable, "-c", sys.argv[1]]
+records = ProcessRecords(Path(sys.argv[1]), "store")
+cgroup = Cgroup.new(cgroup_prefix(records.mark) + "job")
+command = [*ENTER, cgroup.entrance, "setsid", sys.executable, "-c", sys.argv[2]]
 subprocess.Popen(command, env={}, stdout=subprocess.PIPE).stdout.readline()
-print(cgroup.is_populated(), trio.run(end_orphans, "mark", 0.2), cgroup.is_populated(), Path(cgroup.entrance).exists())
+print(cgroup.is_populated(), trio.run(records.end_orphans, 0.2), cgroup.is_populated(), Path(cgroup.entrance).exists())
 """
 
 
-def test_a_restart_ends_processes_left_in_cgroups() -> None:
+def test_a_restart_ends_processes_left_in_cgroups(tmp_path: Path) -> None:
     with delegated() as cgroup:
-        command = [*entering(cgroup), sys.executable, "-c", RESTARTED, FORKING]
+        command = [*entering(cgroup), sys.executable, "-c", RESTARTED, str(tmp_path), FORKING]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
         found = done.stdout.splitlines()[-1].split(" ")  # after the log, if the processes were found in /proc
         assert (found[0], found[2:]) == ("True", ["False", "False"])

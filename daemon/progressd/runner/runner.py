@@ -31,7 +31,7 @@ from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
 from progressd.files.job_files import JobFiles
 from progressd.net.request import download_path
-from progressd.runner.orphans import JOB, MARK, end_orphans, mark_of
+from progressd.runner.orphans import JOB, MARK, ProcessRecords
 from progressd.runner.output import OutputParser, PipelineLog
 from progressd.runner.process import ChildProcess, ResourceLimits
 from progressd.system.notify_socket import NotifySocket
@@ -63,7 +63,7 @@ class Runner:
         self._retry_interval = retry_interval
         self.done = trio.Event()
         self._slots = trio.Semaphore(settings.runner.concurrency)
-        self._mark = mark_of(settings.state_dir, ingest.store_id)
+        self._children = ProcessRecords(settings.state_dir, ingest.store_id)
         self._left = dict[str, str]()  # by job, processes that could not be stopped
         self._taking = trio.CancelScope()
         self._logging: trio.Nursery | None = None  # for the logs of jobs, which may take longer than the jobs
@@ -103,13 +103,14 @@ class Runner:
                 log.warning("job interrupted", job_id=job.id, attempts=job.attempt)
 
     async def _clean_up(self, jobs: set[str]) -> set[str]:
-        """Stop the processes of an earlier daemon, and delete the working directories of these jobs.
+        """Stop the processes of these and all recorded jobs, and delete their working directories.
 
         Return the jobs that still run. Retry after transient errors, such as a shortage of descriptors.
         """
         while True:
             try:
-                still_running = await end_orphans(self._mark, self._settings.runner.kill_grace)
+                jobs = jobs.union(await trio.to_thread.run_sync(self._children.recorded_jobs))
+                still_running = await self._children.end_orphans(self._settings.runner.kill_grace)
                 await self._files.discard_attempts(jobs - still_running)
             except OSError as error:
                 if not is_transient(error):
@@ -235,7 +236,7 @@ class Runner:
         if job.id in self._registry.unfinished:  # otherwise it may be deleted already
             self._logging.start_soon(log_of_job.run)
         try:
-            with trio.move_on_after(timeout) as in_time:
+            with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
                 estimates = pipeline.progress_pattern is None and pipeline.preset != NONE
                 status = await self._run_child(job, child, output, log_of_job, notify, estimates=estimates)
         finally:
@@ -344,7 +345,7 @@ class Runner:
             **planned.environment,
             **pipeline.environment,
             JOB: job.id,
-            MARK: self._mark,
+            MARK: self._children.mark,
             "PROGRESSD_SOCKET": str(self._settings.ingest.socket),
         }
 
