@@ -138,6 +138,17 @@ def test_a_daemon_that_limits_requests_receives_fewer_reports(tmp_path: Path) ->
     assert job["jobs"][0]["progress"]["total_steps"] == 99
 
 
+def test_a_job_is_registered_once_the_daemon_accepts_requests_again(tmp_path: Path) -> None:
+    config = "[limits]\nexempt_addresses = []\nrate_limit_burst = 3\n"
+    with served_daemon(tmp_path / "state", config=config) as daemon:
+        until(lambda: daemon.request("GET", "/api/jobs").status_code == 429)
+        done = run(daemon.url, "--no-log", "--", "true")
+        assert (done.returncode, done.stderr) == (0, "")
+        found: dict[str, Any] = {}
+        until(lambda: found.update(daemon.request("GET", "/api/jobs").json()) or "jobs" in found)
+    assert [job["status"] for job in found["jobs"]] == ["completed"]
+
+
 def test_output_is_searched_for_progress_and_passed_on(daemon: ServedDaemon) -> None:
     pattern = r"(?P<current>\d+)/(?P<total>\d+) (?P<step>\w+)"
     done = run(daemon.url, "-p", pattern, "--", "sh", "-c", "printf '1/4 one\\r'; echo 3/4 three; printf '2/4 two' >&2")

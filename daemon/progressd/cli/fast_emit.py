@@ -23,6 +23,7 @@ MAX_STEP_NAME = 1000
 MAX_UNIT = 20
 MAX_PHASE = 200
 MAX_TASK_ID = 100
+MAX_ETA = 36500 * 86400  # seconds
 MAX_ERROR = 10_000
 MAX_ANSWER = 65536  # bytes
 END_OF_ANSWER = (b"}", b"}\n")  # the daemon also closes the connection of an HTTP request
@@ -30,7 +31,6 @@ ID_LENGTH = 36  # characters
 FLAGS = ("--completed",)
 PROGRESS = ("--step", "--total", "--percent", "--unit", "--phase", "--eta", "--task")
 OPTIONS = (*PROGRESS, "--job", "--failed", "--url", "--key", "--key-file", "--socket")
-MAX_ETA = 36500 * 86400
 SHORT = {"-n": "--step", "-t": "--total", "--current": "--step"}
 _ESCAPED = {**{code: f"\\u{code:04x}" for code in range(32)}, ord('"'): '\\"', ord("\\"): "\\\\"}
 

@@ -54,7 +54,7 @@ class RequestPace:
 
 
 class LogSender(threading.Thread):
-    """Send what is put into `queue` for one job, until the queue is closed and empty.
+    """Send what is put into `buffer` for one job, until the buffer is closed and empty.
 
     `connect` makes the transport. `say` gets a message if the daemon does not accept the log. The job may be registered
     later.

@@ -59,7 +59,7 @@ class Presets:
             try:
                 table = tomllib.loads(path.read_text(encoding="utf-8"))
                 if directory != BUILT_IN_PRESETS:
-                    from progressd.detect.rules import check  # only for presets of users: the import takes long
+                    from progressd.detect.rules import check  # only for presets of users, because the import is slow
 
                     check(table)
                 preset = Preset(**{**table, "adapt": tuple(Adaptation(**one) for one in table.get("adapt", ()))})

@@ -56,7 +56,7 @@ class StoreHealth:
 
 
 class CommitLog(Protocol):
-    """The log to which ingest appends. If a method raises StoreFailed, the change must not become visible."""
+    """The commit log, to which ingest appends. If a method raises StoreFailed, the change must not become visible."""
 
     health: StoreHealth
 

@@ -140,7 +140,7 @@ _is_event = msgspec.json.Decoder(_Event).decode
 
 
 class PipelineOutputBuffer(OutputBuffer):
-    """A queue that handles the events on standard output."""
+    """A buffer that handles the events on standard output."""
 
     def __init__(self, on_put: Callable[[], object], job_id: str) -> None:
         super().__init__(on_put, max_pending=MAX_LINE)

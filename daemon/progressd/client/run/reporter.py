@@ -58,9 +58,8 @@ class ReportPace:
 class JobReporter:
     """Report one job. `say` prints a message for the user.
 
-    `known`: the daemon has registered the job; None: perhaps. `cancelled` is set if another user
-    cancels the job. `over`: for the daemon, the job has finished; the command may still run. `limited`: the daemon
-    limits requests.
+    `known`: the daemon has registered the job; None: perhaps. `cancelled` is set if another user cancels the job.
+    `over`: for the daemon, the job has finished; the command may still run. `limited`: the daemon limits requests.
     """
 
     def __init__(
@@ -102,9 +101,9 @@ class JobReporter:
         """Report the end, with retries if a daemon has ever answered. Return whether the daemon received it."""
         with trio.move_on_after(END_TIMEOUT) as self.ending:
             while True:
-                if await self.report(event) or not (self._known or self._maybe_known):
+                if await self.report(event) or not (self._known or self._maybe_known or self.limited):
                     return self._known
-                await trio.sleep(1)
+                await trio.sleep(POLL_INTERVAL if self.limited else 1)  # a registration takes several requests
         self._say("the daemon did not receive the end of the job")
         return False
 

@@ -15,7 +15,7 @@ from progressd.client.errors import ClientError
 from progressd.client.exception_groups import unwrapped
 from progressd.client.run.launch import TYPED, Command, passed_on
 from progressd.client.run.output import Outputs
-from progressd.client.run.reporter import JobReporter, ReportPace, event_of, failure_of
+from progressd.client.run.reporter import SLOW_INTERVAL, JobReporter, ReportPace, event_of, failure_of
 from progressd.client.run.session import TerminalSession
 from progressd.core.last_lines import last_lines
 from progressd.core.messages import JobStatus
@@ -94,6 +94,9 @@ class CommandJob:
                     command.terminal.give_back(self._unread)
                 self._say_all()
                 if outputs.has_progress or self._unsent is not None:
+                    await self._report_progress()
+                if self._unsent is not None:
+                    await trio.sleep(SLOW_INTERVAL)
                     await self._report_progress()
                 received = await self._reporter.end(self._last(status))
                 await self._finish_log(received=received)
@@ -244,8 +247,8 @@ class CommandJob:
             await trio.sleep(ESTIMATE_INTERVAL)
 
     def _note_progress(self) -> None:
-        assert self._outputs is not None
-        self._pace.note(self._outputs.progress_age)
+        if self._outputs is not None and self._outputs.has_progress:  # otherwise it is reported already
+            self._pace.note(self._outputs.progress_age)
 
     async def _keep_reporting(self) -> None:
         while not self._reporter.over:
@@ -289,11 +292,9 @@ class CommandJob:
         return f"ended {count} process{'' if count == 1 else 'es'} of the command"
 
     async def _report_progress(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()  # otherwise progress might be taken and not sent
         progress = (self._outputs.take_progress() if self._outputs else None) or self._unsent
-        if progress is None:
-            await self._reporter.report(None)
-            return
-        sent = await self._reporter.progress(progress)
+        sent = await (self._reporter.report(None) if progress is None else self._reporter.progress(progress))
         self._pace.slow = self._reporter.limited
         self._unsent = progress if self._pace.slow and not sent else None
         if self._unsent is not None:
