@@ -157,9 +157,8 @@ class History:
 
     async def _stored(self, after: int, upto: int) -> Page:
         """Read a page from memory and the store, because the registry has dropped jobs that finished after `after`."""
-        recent = self._registry.recent.between(
-            after, upto, self._page_size
-        )  # read first: newer progress may replace messages
+        # Read memory first: newer progress may replace messages.
+        recent = self._registry.recent.between(after, upto, self._page_size)
         end = recent[-1].offset if len(recent) == self._page_size else upto
         changes = await self._store.changes(after, end, self._page_size)
         if len(changes) == self._page_size:
@@ -188,9 +187,8 @@ class History:
     async def _stored_snapshot(self, upto: int) -> "Snapshot":
         """Read the snapshot from the store, because the registry has dropped jobs that finished after `upto`."""
         job_logs = {job_id: self._registry.log_of(job_id) for job_id in self._registry.unfinished}
-        progress = [
-            job_log.progress for job_log in job_logs.values() if job_log is not None
-        ]  # read first: newer progress may replace it
+        # Read the progress first: newer progress may replace it.
+        progress = [job_log.progress for job_log in job_logs.values() if job_log is not None]
         changes = await self._store.changes_of_unfinished(upto)
         jobs = await self._store.jobs({change.message.job_id for change in changes} - job_logs.keys())
         progress += [newest_progress(job, self._store.id) for job in jobs.values()]
