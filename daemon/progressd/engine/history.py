@@ -187,8 +187,9 @@ class History:
     async def _stored_snapshot(self, upto: int) -> "Snapshot":
         """Read the snapshot from the store, because the registry has dropped jobs that finished after `upto`."""
         job_logs = {job_id: self._registry.log_of(job_id) for job_id in self._registry.unfinished}
-        # Read the progress first: newer progress may replace it.
-        progress = [job_log.progress for job_log in job_logs.values() if job_log is not None]
+        progress = [
+            job_log.progress for job_log in job_logs.values() if job_log is not None
+        ]  # read first: newer progress may replace it
         changes = await self._store.changes_of_unfinished(upto)
         jobs = await self._store.jobs({change.message.job_id for change in changes} - job_logs.keys())
         progress += [newest_progress(job, self._store.id) for job in jobs.values()]
