@@ -158,9 +158,8 @@ class History:
 
     async def _stored(self, after: int, upto: int) -> Page:
         """Read a page from memory and the store, because the registry has dropped jobs that finished after `after`."""
-        recent = self._registry.recent.between(
-            after, upto, self._page_size
-        )  # read this first, because newer progress may replace messages
+        # Read the messages in memory first, because newer progress may replace them.
+        recent = self._registry.recent.between(after, upto, self._page_size)
         end = recent[-1].offset if len(recent) == self._page_size else upto
         changes = await self._store.changes(after, end, self._page_size)
         if len(changes) == self._page_size:

@@ -129,9 +129,8 @@ class Transaction:
                 job = replace(job, offset=offset, created_offset=job.created_offset or offset)
         if job.offset == applied.job.offset:
             return job
-        self.jobs.pop(
-            job.id, None
-        )  # move the job to the end: the registry keeps finished jobs in the order in which they ended
+        # Move the job to the end: the registry keeps finished jobs in the order in which they ended.
+        self.jobs.pop(job.id, None)
         self.jobs[job.id] = job
         return job
 

@@ -151,9 +151,8 @@ def inspect(path: Path) -> int:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
             raise
-        application, version, names = _read(
-            path, "rw"
-        )  # a killed writer left a transaction, which is rolled back when the file is opened for writing
+        # A killed writer left a transaction, which is rolled back when the file is opened for writing.
+        application, version, names = _read(path, "rw")
     if application == APPLICATION_ID and version == len(MIGRATIONS) and (missing := TABLES - names):
         raise UnreadableRow("schema", version, f"it has no {', '.join(sorted(missing))}")
     empty = application == version == 0 and not names

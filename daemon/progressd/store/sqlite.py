@@ -267,9 +267,8 @@ class SQLiteStore:
         try:
             return await self._in_thread(run, self._writing)
         except StoreFailed as error:
-            if committing and not isinstance(
-                error, StoreFull
-            ):  # on a full disk, the last page of the commit was certainly not written
+            # On a full disk, the last page of the commit was certainly not written.
+            if committing and not isinstance(error, StoreFull):
                 error.undecided = True
             raise
         finally:
