@@ -1,4 +1,4 @@
-"""A crowd: every outbox in it gets every batch, whether its socket has room, has none, or is dead."""
+"""The fan-out: every outbox in it gets every batch, whether its socket has room, has none, or is dead."""
 
 from collections import defaultdict
 from functools import partial

@@ -188,9 +188,8 @@ class History:
     async def _stored_snapshot(self, upto: int) -> "Snapshot":
         """Read the snapshot from the store, because the registry has dropped jobs that finished after `upto`."""
         messages_of_jobs = {job_id: self._registry.messages_of(job_id) for job_id in self._registry.unfinished}
-        progress = [
-            job_messages.progress for job_messages in messages_of_jobs.values() if job_messages is not None
-        ]  # read first: newer progress may replace it
+        # Read the progress in memory first, because newer progress may replace it.
+        progress = [job_messages.progress for job_messages in messages_of_jobs.values() if job_messages is not None]
         changes = await self._store.changes_of_unfinished(upto)
         jobs = await self._store.jobs({change.message.job_id for change in changes} - messages_of_jobs.keys())
         progress += [newest_progress(job, self._store.id) for job in jobs.values()]
