@@ -73,7 +73,7 @@ async def test_a_marked_process_is_ended(children: ProcessRecords, program: str,
 
 @pytest.mark.parametrize("clean", ["", "env -i "], ids=["with the mark", "without the mark"])
 async def test_a_descendant_outside_the_session_is_ended(children: ProcessRecords, clean: str) -> None:
-    descendant = f"{clean}setsid sh -c 'echo $$; sleep 1000'"
+    descendant = f"{clean}setsid sh -c 'echo $$; exec sleep 1000'"
     with started(
         f"import subprocess; subprocess.Popen({descendant!r}, shell=True)\n{SLEEPS}", children.mark
     ) as process:
