@@ -73,12 +73,3 @@ def test_the_number_of_entries_is_bounded() -> None:
     entries = taken(buffer)
     [missing] = re.findall(rb"^(\d+) bytes of output are missing", text_of(entries, LogStream.NOTE))
     assert len(text_of(entries, OUT) + text_of(entries, ERR)) + int(missing) == 60_000
-
-
-def test_lines_can_be_left_out() -> None:
-    buffer = OutputBuffer(
-        lambda: None, lambda text: b"".join([one for one in text.splitlines(True) if one[:1] != b"{"])
-    )
-    buffer.put(OUT, b"a\n{event}\nb")
-    buffer.close()
-    assert text_of(taken(buffer), OUT) == b"a\nb"
