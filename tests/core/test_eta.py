@@ -131,12 +131,18 @@ def test_the_estimate_of_the_producer_counts_down_for_half_of_its_time() -> None
     assert 45 - after.seconds <= 1 + 45 * JUMP / 155 + 0.1
 
 
-def test_zero_ends_the_estimate_of_the_producer() -> None:
+@pytest.mark.parametrize("left", [0.1, 5000.0])
+def test_zero_withdraws_the_estimate_of_the_producer(left: float) -> None:
     estimator = Estimator(None, 100)
-    estimator.estimate(100, 0.5, 90.0)
-    eta = estimator.estimate(101, 0.5, 0.0)
+    estimated(estimator, 1000, 0.5)
+    estimator.estimate(1000, 0.5, left)
+    eta = estimator.estimate(1001, 0.5, 0.0)
     assert eta is not None
     assert eta.source == "rate"
+    assert eta.seconds == pytest.approx(1000, rel=0.2)
+    again = estimator.estimate(1002, 0.9, 0.0)  # does not jump
+    assert again is not None
+    assert again.seconds == pytest.approx(eta.seconds, rel=0.02)
 
 
 @pytest.mark.parametrize("left", [None, 90.0])
@@ -190,6 +196,8 @@ def test_the_remaining_time_does_not_jump(
         if left:
             assert after.source == "producer"
             assert after.seconds == pytest.approx(left, abs=0.06)
+            continue
+        if left == 0 and before.source == "producer":
             continue
         passed = later - earlier
         aged = max(before.seconds - passed, 0)

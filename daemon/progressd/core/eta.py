@@ -207,7 +207,8 @@ class Estimator:
     def estimate(self, elapsed: float, done: float, given: float | None = None) -> Eta | None:
         """Return the remaining time; None if it is unknown.
 
-        `given`: the remaining time that the producer reports. It counts down, until a part of it has passed; 0 ends it.
+        `given`: the remaining time that the producer reports. It counts down until a part of it has passed. 0 withdraws
+        the last one.
         """
         marks = self._marks
         crosses = done * PARTS >= len(marks) + 1
@@ -235,6 +236,8 @@ class Estimator:
         self.elapsed, self.done, self.place = elapsed, done, place
         self._due = elapsed + INTERVAL
         if given is not None:
+            if given == 0 and self._eta is not None and self._eta.source == "producer":
+                self._shown = -1.0  # the last value was withdrawn
             self._given_end, self._held_until = elapsed + given, elapsed + HELD * given
         if elapsed < self._held_until and done < 1:
             self._shown = left = self._given_end - elapsed
