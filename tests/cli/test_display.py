@@ -373,3 +373,9 @@ def test_a_wide_terminal_shows_longer_names() -> None:
     assert all("rsync --archive --delete /srv/photograp…" in line for line in lines)
     assert "about 2 min left" in lines[-1]
     assert len({line.index("Copying") for line in lines}) == 1
+
+
+@pytest.mark.parametrize(("percent", "shown"), [(99, "2 s left"), (100, "")])
+def test_a_listed_job_at_100_percent_has_no_time_left(percent: int, shown: str) -> None:
+    job = {"progress": {"percent": percent, "eta": {"seconds": 2, "low": 1, "high": 3}}}
+    assert text.outcome(job) == shown
