@@ -56,6 +56,18 @@ WELL = received("server_status", status="healthy")
             received("progress", current_step=5, total_steps=12, step_name="AI", percent=41, stalled=True),
             f"{JOB} progress 41% 5/12 AI, stalled",
         ),
+        (
+            received(
+                "progress",
+                current_step=3,
+                total_steps=3,
+                step_name="",
+                percent=100,
+                eta_seconds=1,
+                eta={"seconds": 1, "low": 0.5, "high": 2, "from": "history"},
+            ),
+            f"{JOB} progress 100% 3/3",
+        ),
     ],
 )
 def test_a_message_is_at_most_one_line(message: Received, line: str | None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +142,23 @@ def test_bars_show_the_progress() -> None:
         shown = screen.getvalue().splitlines()[-1]
     for part in ("6e4d1c9e", "a.pdf", " 41%", "AI Upscaling", "5/12", "about 65 s left"):
         assert part in shown
+
+
+def test_the_remaining_time_counts_down_without_messages() -> None:
+    now, screen = 1000.0, io.StringIO()
+    console = Console(
+        file=screen, force_terminal=True, width=120, color_system=None, legacy_windows=False, get_time=lambda: now
+    )
+    eta = {"seconds": 60, "low": 48, "high": 75, "from": "producer"}
+    moved = {"current_step": 1, "total_steps": 3, "step_name": "", "percent": 33, "unit": "pages", "rate": 2}
+    with BarDisplay(URL, {}, console) as display:
+        display.show(received("progress", **moved, eta=eta, eta_seconds=60))
+        shown = []
+        for passed in (0, 12, 55, 60, 70):
+            now = 1000.0 + passed
+            display._progress.refresh()
+            shown.append(screen.getvalue().splitlines()[-1].partition("pages/s")[2].partition("1/3")[0].strip())
+    assert shown == ["about 60 s left", "40–65 s left", "5 s left", "", ""]
 
 
 @pytest.mark.parametrize(("width", "wide"), [(120, True), (80, True), (60, False), (40, False)])
@@ -344,3 +373,9 @@ def test_a_wide_terminal_shows_longer_names() -> None:
     assert all("rsync --archive --delete /srv/photograp…" in line for line in lines)
     assert "about 2 min left" in lines[-1]
     assert len({line.index("Copying") for line in lines}) == 1
+
+
+@pytest.mark.parametrize(("percent", "shown"), [(99, "2 s left"), (100, "")])
+def test_a_listed_job_at_100_percent_has_no_time_left(percent: int, shown: str) -> None:
+    job = {"progress": {"percent": percent, "eta": {"seconds": 2, "low": 1, "high": 3}}}
+    assert text.outcome(job) == shown

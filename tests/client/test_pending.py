@@ -69,7 +69,7 @@ def test_the_remaining_time_counts_down() -> None:
     assert not pending.waiting
     pending.expect_end(time.monotonic())
     [late] = pending.renewal()
-    assert late["data"] == step(0)
+    assert late["data"] == {**step(0), "eta_seconds": 0}
 
 
 ENDS = [

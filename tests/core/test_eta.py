@@ -19,7 +19,8 @@ runs = st.builds(
     st.sampled_from([(), LATE, QUICK, STRAIGHT]),
 )
 histories = st.builds(expected, st.lists(runs, max_size=4), st.just(("tar", "-czf", "a.tgz")), st.integers(0, 2**53))
-events = st.lists(st.tuples(st.floats(0, 1e6), fractions, st.none() | st.floats(0, 1e6)), max_size=30)
+reported = st.none() | st.just(0.0) | st.floats(0.1, 1e6)
+events = st.lists(st.tuples(st.floats(0, 1e6), fractions, reported), max_size=30)
 
 
 def run(seconds: float, size: int = 100, curve: tuple[float, ...] = STRAIGHT, words: str = "tar a") -> Run:
@@ -110,6 +111,49 @@ def test_the_estimate_of_the_producer_is_used(done: float, history: Expected | N
     assert eta == Eta(300.0, 240.0, 375.0, "producer", 0)
 
 
+@pytest.mark.parametrize("history", [None, known(run(60))])
+def test_the_estimate_of_the_producer_may_jump(history: Expected | None) -> None:
+    estimator = Estimator(history, 3)
+    estimated(estimator, 1, 1 / 3)
+    estimated(estimator, 4, 2 / 3)
+    for elapsed, left in ((4.1, 90.0), (4.2, 4.0), (4.3, 700.0)):
+        assert estimator.estimate(elapsed, 2 / 3, left) == Eta(left, left * 0.8, left * 1.25, "producer", 0)
+
+
+def test_the_estimate_of_the_producer_counts_down_for_half_of_its_time() -> None:
+    estimator = Estimator(None, 100)
+    estimated(estimator, 100, 0.5)
+    estimator.estimate(110, 0.5, 90.0)
+    assert estimated(estimator, 120, 0.6) == Eta(80.0, 64.0, 100.0, "producer", 0)
+    assert estimated(estimator, 154, 0.8) == Eta(46.0, 36.8, 57.5, "producer", 0)
+    after = estimated(estimator, 155, 0.8)
+    assert after.source == "rate"
+    assert 45 - after.seconds <= 1 + 45 * JUMP / 155 + 0.1
+
+
+@pytest.mark.parametrize("left", [0.1, 5000.0])
+def test_zero_withdraws_the_estimate_of_the_producer(left: float) -> None:
+    estimator = Estimator(None, 100)
+    estimated(estimator, 1000, 0.5)
+    estimator.estimate(1000, 0.5, left)
+    eta = estimator.estimate(1001, 0.5, 0.0)
+    assert eta is not None
+    assert eta.source == "rate"
+    assert eta.seconds == pytest.approx(1000, rel=0.2)
+    again = estimator.estimate(1002, 0.9, 0.0)  # does not jump
+    assert again is not None
+    assert again.seconds == pytest.approx(eta.seconds, rel=0.02)
+
+
+@pytest.mark.parametrize("left", [None, 90.0])
+def test_the_estimate_of_the_producer_ends_with_the_steps(left: float | None) -> None:
+    estimator = Estimator(None, 100)
+    estimator.estimate(100, 0.5, 90.0)
+    eta = estimator.estimate(101, 1.0, left)
+    assert eta is not None
+    assert eta.seconds == 0
+
+
 def test_a_pause_does_not_erase_the_speed() -> None:
     estimator = Estimator()
     assert estimated(estimator, 10, 0.5).seconds < estimated(estimator, 100, 0.5).seconds
@@ -129,24 +173,32 @@ def test_more_steps_than_before_lead_to_a_new_estimate() -> None:
 
 @given(histories, events)
 def test_no_estimate_is_negative_or_outside_its_interval(
-    history: Expected | None, reported: list[tuple[float, float, float | None]]
+    history: Expected | None, reports: list[tuple[float, float, float | None]]
 ) -> None:
     estimator = Estimator(history, 100)
-    for elapsed, done, left in reported:
+    for elapsed, done, left in reports:
         eta = estimator.estimate(elapsed, done, left)
         if eta is not None:
             assert 0 <= eta.low <= eta.seconds <= eta.high < math.inf
 
 
-@given(histories, st.lists(st.tuples(st.floats(0.2, 1000), st.floats(0, 0.2)), min_size=2, max_size=30))
-def test_the_remaining_time_does_not_jump(history: Expected | None, reported: list[tuple[float, float]]) -> None:
-    estimator, elapsed, done, shown = Estimator(history, 100), 0.0, 0.0, list[tuple[float, Eta]]()
-    for passed, moved in reported:
+@given(histories, st.lists(st.tuples(st.floats(0.2, 1000), st.floats(0, 0.2), reported), min_size=2, max_size=30))
+def test_the_remaining_time_does_not_jump(
+    history: Expected | None, reports: list[tuple[float, float, float | None]]
+) -> None:
+    estimator, elapsed, done, shown = Estimator(history, 100), 0.0, 0.0, list[tuple[float, float | None, Eta]]()
+    for passed, moved, left in reports:
         elapsed, done = elapsed + passed, min(done + moved, 0.99)
-        eta = estimator.estimate(elapsed, done)
+        eta = estimator.estimate(elapsed, done, left)
         if eta is not None and estimator.place < 1 and estimator.elapsed == elapsed:  # otherwise it is the last one
-            shown.append((elapsed, eta))
-    for (earlier, before), (later, after) in pairwise(shown):
+            shown.append((elapsed, left, eta))
+    for (earlier, _, before), (later, left, after) in pairwise(shown):
+        if left:
+            assert after.source == "producer"
+            assert after.seconds == pytest.approx(left, abs=0.06)
+            continue
+        if left == 0 and before.source == "producer":
+            continue
         passed = later - earlier
         aged = max(before.seconds - passed, 0)
         allowed = passed + aged * min(JUMP * passed / later, 1) + 0.16  # rounding of both

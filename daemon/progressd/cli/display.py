@@ -22,11 +22,11 @@ from progressd.core.messages import (
     JobMessage,
     JobStatus,
     PagePreview,
+    ProgressData,
     Resync,
     ServerShutdown,
     ServerStatus,
     StatusChange,
-    TaskData,
 )
 from progressd.core.messages import Progress as ProgressMessage
 
@@ -134,9 +134,8 @@ class BarDisplay(Display):
                 self._bar(job_id)
             case ProgressMessage(job_id, data):
                 moved = text.percent(data.percent, data.total_steps)
-                left = "  ".join(filter(None, [text.rate(data.rate, data.unit), text.time_left(data)]))
                 step = "  ".join(filter(None, [text.steps(data), text.where(data)]))
-                self._move(job_id, data.percent if moved else None, step, left, data.tasks)
+                self._move(job_id, data.percent if moved else None, step, data)
             case StatusChange(job_id, data) if data.new_status is JobStatus.CANCELLED:
                 self._finish(received.message, data.new_status)
             case StatusChange(job_id, data) if not data.new_status.finished:
@@ -160,17 +159,19 @@ class BarDisplay(Display):
         if job_id not in self._bars:
             name = self._names.get(job_id, "")
             self._bars[job_id] = self._progress.add_task(
-                QUEUED, total=100, name=name, id=text.short(job_id), known=False, left="", tasks=()
+                QUEUED, total=100, name=name, id=text.short(job_id), known=False, data=None, moved_at=0.0
             )
         return self._bars[job_id]
 
-    def _move(
-        self, job_id: str, percent: int | None, step: str, left: str = "", tasks: tuple[TaskData, ...] = ()
-    ) -> None:
+    def _move(self, job_id: str, percent: int | None, step: str, data: ProgressData | None = None) -> None:
         """Update a bar; `percent`: None if unknown."""
-        known = percent is not None
         self._progress.update(
-            self._bar(job_id), completed=percent or 0, known=known, description=step, left=left, tasks=tasks
+            self._bar(job_id),
+            completed=percent or 0,
+            known=percent is not None,
+            description=step,
+            data=data,
+            moved_at=self._progress.get_time(),
         )
 
     def _remove(self, job_id: str) -> str:
@@ -200,7 +201,7 @@ class _Screen(Progress):
         bar = BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", table_column=Column(no_wrap=True))
         percentage = _TextColumn(_percentage, Column(no_wrap=True, min_width=4))
         self._left = Column(no_wrap=True)
-        left = _TextColumn(lambda task: task.fields["left"], self._left)
+        left = _TextColumn(_rate_and_time_left, self._left)
         step = _TextColumn(lambda task: task.description, style="dim", **shortened)
         self._wide: tuple[ProgressColumn, ...] = (job_id, name, bar, percentage, left, step)
         self._narrow: tuple[ProgressColumn, ...] = (job_id, percentage, left)
@@ -224,11 +225,17 @@ class _Screen(Progress):
         """Yield the bar of each job, and below it those of its tasks, unfinished tasks first, up to `room` lines."""
         for task in tasks:
             yield task
-            parts = sorted(task.fields["tasks"], key=lambda part: part.state.finished)[:room]
+            data: ProgressData | None = task.fields["data"]
+            parts = sorted(data.tasks if data else (), key=lambda part: part.state.finished)[:room]
             room -= len(parts)
             for part in parts:
                 percent = text.task_percent(part)
-                fields = {"id": "", "name": f"  {text.printable(part.name)}", "known": percent is not None, "left": ""}
+                fields = {
+                    "id": "",
+                    "name": f"  {text.printable(part.name)}",
+                    "known": percent is not None,
+                    "data": None,
+                }
                 line = Task(TaskID(-1), text.task_detail(part), 100, percent or 0, self.get_time, fields=fields)
                 line.start_time = 0.0  # otherwise its bar would move
                 yield line
@@ -263,3 +270,12 @@ def display_for(url: str, names: Mapping[str, str], *, as_json: bool) -> Display
 
 def _percentage(task: Task) -> str:
     return f"{task.percentage:>3.0f}%" if task.fields["known"] else ""
+
+
+def _rate_and_time_left(task: Task) -> str:
+    """Return the rate and the remaining time, which counts down from the last message."""
+    data: ProgressData | None = task.fields["data"]
+    if data is None:
+        return ""
+    left = text.time_left(data, task.get_time() - task.fields["moved_at"])
+    return "  ".join(filter(None, [text.rate(data.rate, data.unit), left]))

@@ -147,13 +147,15 @@ def task_percent(task: TaskData) -> int | None:
     return min(100, 100 * task.current // task.total) if task.total else None
 
 
-def time_left(data: ProgressData) -> str:
-    """Return the remaining time if known, or that the job is stalled."""
+def time_left(data: ProgressData, passed: float = 0.0) -> str:
+    """Return the remaining time if known, or that the job is stalled. `passed`: the seconds since the message."""
     if data.stalled:
         return "stalled"
+    if data.percent >= 100:
+        return ""
     if data.eta is not UNSET:
-        return remaining(data.eta.seconds, data.eta.low, data.eta.high)
-    left = 0.0 if data.eta_seconds is UNSET else data.eta_seconds  # of an older daemon
+        return remaining(data.eta.seconds - passed, max(0.0, data.eta.low - passed), data.eta.high - passed)
+    left = (data.eta_seconds or 0.0) - passed  # of an older daemon
     return remaining(left, left, left)
 
 
@@ -213,7 +215,7 @@ def outcome(job: dict[str, Any]) -> str:
     if (position := job.get("queue_position")) is not None:
         start = job.get("expected_start")
         return f"number {position} in the queue" + (f", may start at {short_time(start)}" if start else "")
-    if (eta := job.get("progress", {}).get("eta")) is not None:
+    if (eta := job.get("progress", {}).get("eta")) is not None and job["progress"]["percent"] < 100:
         return remaining(eta["seconds"], eta["low"], eta["high"])
     return printable(job.get("error") or (path if "://" in path else ""))
 

@@ -93,9 +93,8 @@ class PendingEvents:
         """Put the current remaining time into the progress, because the report may be old or sent again."""
         if self._ends_at is None or self._last is None:
             return
-        left = self._ends_at - time.monotonic()
-        data = {name: value for name, value in self._last["data"].items() if name != "eta_seconds"}
-        self._last = self._event("progress", {**data, "eta_seconds": round(left, 1)} if left > 0 else data)
+        left = max(0.0, self._ends_at - time.monotonic())  # after 0, the daemon estimates again
+        self._last = self._event("progress", {**self._last["data"], "eta_seconds": round(left, 1)})
         self._progress = self._last if self._progress is not None else None
 
     def acknowledge(self, batch: Sequence[Event], answers: Sequence[EventAnswer]) -> str:

@@ -42,6 +42,7 @@ SLACK: Final = 0.5  # seconds by which any estimate may be wrong, because starti
 JUMP: Final = 5.0  # % by which the remaining time may jump while the elapsed time grows by 1 %, and 1 s each second
 STEADY: Final = 1.05  # a smaller growth of the remaining time is not shown
 REPORTED: Final = 1.25  # factor between the remaining time that a producer reports and the ends of its interval
+HELD: Final = 0.5  # the part of a reported remaining time during which it replaces the estimate
 
 # Chosen for small errors of the recorded runs.
 RECENT: Final = 1.0  # the weight of progress is this power of the time at which it was made
@@ -171,8 +172,8 @@ class Estimator:
     """
 
     # fmt: off
-    __slots__ = ("_began", "_due", "_eta", "_expected", "_marks", "_shown", "_speed", "done", "elapsed", "log", "place",
-                 "size", "spread")
+    __slots__ = ("_began", "_due", "_eta", "_expected", "_given_end", "_held_until", "_marks", "_shown", "_speed",
+                 "done", "elapsed", "log", "place", "size", "spread")
     # fmt: on
 
     def __init__(self, known: Expected | None = None, size: int = 0) -> None:
@@ -182,6 +183,8 @@ class Estimator:
         self._began = 0.0  # the elapsed time at the last report without progress
         self._due = -1.0  # the elapsed time of the next estimate
         self._eta: Eta | None = None
+        self._given_end = 0.0  # the elapsed time at which the job ends, as the producer last reported
+        self._held_until = 0.0  # the elapsed time until which that report replaces the estimate
         self._speed = 0.0  # fractions of the time in a second
         self._marks = list[float]()  # the elapsed time at each twentieth
         self.use(known, size)
@@ -202,7 +205,11 @@ class Estimator:
         return Run(words, round(seconds, 2), self.size, tuple(curve))
 
     def estimate(self, elapsed: float, done: float, given: float | None = None) -> Eta | None:
-        """Return the remaining time; None if it is unknown. `given`: the remaining time that the producer reports."""
+        """Return the remaining time; None if it is unknown.
+
+        `given`: the remaining time that the producer reports. It counts down until a part of it has passed. 0 withdraws
+        the last one.
+        """
         marks = self._marks
         crosses = done * PARTS >= len(marks) + 1
         if elapsed < self._due and not crosses and given is None:
@@ -229,7 +236,12 @@ class Estimator:
         self.elapsed, self.done, self.place = elapsed, done, place
         self._due = elapsed + INTERVAL
         if given is not None:
-            self._eta = self._limited(given, given / REPORTED, given * REPORTED, passed, "producer", 0)
+            if given == 0 and self._eta is not None and self._eta.source == "producer":
+                self._shown = -1.0  # the last value was withdrawn
+            self._given_end, self._held_until = elapsed + given, elapsed + HELD * given
+        if elapsed < self._held_until and done < 1:
+            self._shown = left = self._given_end - elapsed
+            self._eta = Eta(round(left, 1), round(left / REPORTED, 1), round(left * REPORTED, 1), "producer")
         elif known is not None:
             self._eta = self._with_runs(known, place, passed)
         elif self._speed > 0 and place > 0:
