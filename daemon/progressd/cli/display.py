@@ -31,8 +31,10 @@ from progressd.core.messages import (
 from progressd.core.messages import Progress as ProgressMessage
 
 BAR_WIDTH: Final = 24  # characters
-MIN_WIDTH: Final = 80  # columns for names, bars and steps
+MIN_WIDTH: Final = 80  # columns for ids, names, wide bars, rates and steps
+STEP_WIDTH: Final = 60  # columns for names, bars and steps
 NAME_WIDTH: Final = 20  # columns of a name on a terminal with MIN_WIDTH; half of what a wider one adds
+PERCENT_WIDTH: Final = 4  # columns
 LEFT_WIDTH: Final = 17  # columns of the time left, such as "about 59 min left"
 RESERVED_LINES: Final = 3  # lines for a notice above the bars, the number of hidden bars, and the cursor
 QUEUED: Final = str(JobStatus.QUEUED)
@@ -134,9 +136,9 @@ class BarDisplay(Display):
                 self._bar(job_id)
             case ProgressMessage(job_id, data):
                 moved = text.percent(data.percent, data.total_steps)
-                left = "  ".join(filter(None, [text.rate(data.rate, data.unit), text.time_left(data)]))
+                rate, left = text.rate(data.rate, data.unit), text.time_left(data)
                 step = "  ".join(filter(None, [text.steps(data), text.where(data)]))
-                self._move(job_id, data.percent if moved else None, step, left, data.tasks)
+                self._move(job_id, data.percent if moved else None, step, rate, left, data.tasks)
             case StatusChange(job_id, data) if data.new_status is JobStatus.CANCELLED:
                 self._finish(received.message, data.new_status)
             case StatusChange(job_id, data) if not data.new_status.finished:
@@ -160,17 +162,23 @@ class BarDisplay(Display):
         if job_id not in self._bars:
             name = self._names.get(job_id, "")
             self._bars[job_id] = self._progress.add_task(
-                QUEUED, total=100, name=name, id=text.short(job_id), known=False, left="", tasks=()
+                QUEUED, total=100, name=name, id=text.short(job_id), known=False, rate="", left="", tasks=()
             )
         return self._bars[job_id]
 
     def _move(
-        self, job_id: str, percent: int | None, step: str, left: str = "", tasks: tuple[TaskData, ...] = ()
+        self,
+        job_id: str,
+        percent: int | None,
+        step: str,
+        rate: str = "",
+        left: str = "",
+        tasks: tuple[TaskData, ...] = (),
     ) -> None:
         """Update a bar; `percent`: None if unknown."""
         known = percent is not None
         self._progress.update(
-            self._bar(job_id), completed=percent or 0, known=known, description=step, left=left, tasks=tasks
+            self._bar(job_id), completed=percent or 0, known=known, description=step, rate=rate, left=left, tasks=tasks
         )
 
     def _remove(self, job_id: str) -> str:
@@ -187,7 +195,7 @@ class BarDisplay(Display):
 
 
 class _Screen(Progress):
-    """Bars that fit the terminal. Rich shortens names and steps; a narrow terminal shows only ids and numbers.
+    """Bars that fit the terminal. Rich shortens names and steps; a narrow terminal shows no ids and no rates.
 
     With more bars than lines, running jobs come first, then the newest jobs. `idle` is shown while there are no bars.
     """
@@ -197,13 +205,14 @@ class _Screen(Progress):
         job_id = _TextColumn(lambda task: task.fields["id"], Column(no_wrap=True, min_width=8), style="dim")
         self._name = Column(max_width=NAME_WIDTH)
         name = _TextColumn(lambda task: task.fields["name"], self._name, **shortened)
-        bar = BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", table_column=Column(no_wrap=True))
-        percentage = _TextColumn(_percentage, Column(no_wrap=True, min_width=4))
+        self._bar = BarColumn(complete_style="cyan", finished_style="green", table_column=Column(no_wrap=True))
+        percentage = _TextColumn(_percentage, Column(no_wrap=True, min_width=PERCENT_WIDTH))
         self._left = Column(no_wrap=True)
         left = _TextColumn(lambda task: task.fields["left"], self._left)
+        rate = _TextColumn(_rate_and_time_left, self._left)
         step = _TextColumn(lambda task: task.description, style="dim", **shortened)
-        self._wide: tuple[ProgressColumn, ...] = (job_id, name, bar, percentage, left, step)
-        self._narrow: tuple[ProgressColumn, ...] = (job_id, percentage, left)
+        self._wide: tuple[ProgressColumn, ...] = (job_id, name, self._bar, percentage, rate, step)
+        self._narrow: tuple[ProgressColumn, ...] = (name, self._bar, percentage, left, step)
         self._idle = idle
         self._terminal = console
         super().__init__(console=console, transient=True)
@@ -228,17 +237,28 @@ class _Screen(Progress):
             room -= len(parts)
             for part in parts:
                 percent = text.task_percent(part)
-                fields = {"id": "", "name": f"  {text.printable(part.name)}", "known": percent is not None, "left": ""}
+                name = f"  {text.printable(part.name)}"
+                fields = {"id": "", "name": name, "known": percent is not None, "rate": "", "left": ""}
                 line = Task(TaskID(-1), text.task_detail(part), 100, percent or 0, self.get_time, fields=fields)
                 line.start_time = 0.0  # otherwise its bar would move
                 yield line
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
         """Return the bars with the columns that fit."""
-        room = max(0, self.console.width - MIN_WIDTH)
-        self._name.max_width = NAME_WIDTH + room // 2  # a command line needs more than the name of a file
-        self._left.min_width = min(LEFT_WIDTH, room)  # otherwise the steps move when the first time is known
-        self.columns = self._wide if self.console.width >= MIN_WIDTH else self._narrow
+        width = self.console.width
+        room = max(0, width - MIN_WIDTH)
+        self._name.no_wrap = width < MIN_WIDTH  # otherwise long steps shorten it
+        if width >= MIN_WIDTH:
+            self.columns = self._wide
+            self._bar.bar_width = BAR_WIDTH
+            self._name.max_width = NAME_WIDTH + room // 2  # a command line needs more than the name of a file
+            self._left.min_width = min(LEFT_WIDTH, room)  # otherwise the steps move when the first time is known
+        else:
+            self.columns = self._narrow if width >= STEP_WIDTH else self._narrow[:-1]
+            self._bar.bar_width = max(1, width // 8)
+            numbers = self._bar.bar_width + PERCENT_WIDTH + LEFT_WIDTH + 3  # with the spaces between the columns
+            self._name.max_width = max(1, min(NAME_WIDTH, width - numbers))
+            self._left.min_width = 0
         return super().make_tasks_table(tasks)
 
 
@@ -263,3 +283,7 @@ def display_for(url: str, names: Mapping[str, str], *, as_json: bool) -> Display
 
 def _percentage(task: Task) -> str:
     return f"{task.percentage:>3.0f}%" if task.fields["known"] else ""
+
+
+def _rate_and_time_left(task: Task) -> str:
+    return "  ".join(filter(None, [task.fields["rate"], task.fields["left"]]))
