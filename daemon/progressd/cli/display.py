@@ -63,7 +63,7 @@ class Display(ABC):
         """Show, once, that the connection is lost."""
         if not self._disconnected:
             self._disconnected = True
-            self._notice(f"connection lost ({text.printable(lost.reason)}), reconnecting")
+            self._notice(text.reconnecting(lost.reason))
 
     def name_job(self, job_id: str, name: str) -> None:  # noqa: B027, lines have no names
         """Note the name of a job."""

@@ -52,6 +52,7 @@ def _follow(remote: Remote, job_id: str, query: Mapping[str, str], *, times: boo
     import trio
 
     from progressd.cli.follow import until_interrupted
+    from progressd.cli.text import reconnecting
     from progressd.client.watcher import Disconnected, watch_log
     from progressd.core.log_text import LogText
 
@@ -59,7 +60,7 @@ def _follow(remote: Remote, job_id: str, query: Mapping[str, str], *, times: boo
 
     def lost(disconnected: Disconnected) -> None:
         if not disconnected.failures:
-            print(f"connection lost ({disconnected.reason}), reconnecting", file=sys.stderr)
+            print(reconnecting(disconnected.reason), file=sys.stderr)
 
     async def run() -> int:
         async with watch_log(remote.url, job_id, query, key=remote.key, on_lost=lost) as messages:
