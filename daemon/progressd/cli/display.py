@@ -56,29 +56,33 @@ class Display(ABC):
         """Show one message."""
         if self._disconnected:
             self._disconnected = False
-            self._notice("reconnected")
+            self.notice("reconnected")
         self._print(received)
 
     def disconnected(self, lost: Disconnected) -> None:
         """Show, once, that the connection is lost."""
         if not self._disconnected:
             self._disconnected = True
-            self._notice(text.reconnecting(lost.reason))
+            self.notice(text.reconnecting(lost.reason))
 
     def name_job(self, job_id: str, name: str) -> None:  # noqa: B027, lines have no names
         """Note the name of a job."""
 
     def job_deleted(self, job_id: str) -> None:
         """Report that a job was deleted before its end was shown."""
-        self._notice(f"job {text.short(job_id)} was deleted")
+        self.notice(f"job {text.short(job_id)} was deleted")
 
     @abstractmethod
     def _print(self, received: Received) -> None:
         """Print one message."""
 
     @abstractmethod
-    def _notice(self, sentence: str) -> None:
+    def notice(self, sentence: str) -> None:
         """Print a sentence about the connection or a job."""
+
+    @abstractmethod
+    def print_line(self, line: str) -> None:
+        """Print a line of the command's output."""
 
 
 class LineDisplay(Display):
@@ -95,8 +99,11 @@ class LineDisplay(Display):
         elif received.message is not None and not isinstance(received.message, PagePreview | Hello):  # no text
             click.echo(text.line(received.message, self._url))
 
-    def _notice(self, sentence: str) -> None:
+    def notice(self, sentence: str) -> None:
         click.echo(sentence, err=True)
+
+    def print_line(self, line: str) -> None:
+        click.echo(line)
 
 
 class BarDisplay(Display):
@@ -124,9 +131,9 @@ class BarDisplay(Display):
     def _print(self, received: Received) -> None:
         match received.message:
             case ServerShutdown(data):
-                self._notice(text.printable(data.reason))
+                self.notice(text.printable(data.reason))
             case ServerStatus(data):
-                self._notice(text.describe(received.message, self._url) if data.error else "the daemon has recovered")
+                self.notice(text.describe(received.message, self._url) if data.error else "the daemon has recovered")
             case Resync():  # the current state follows
                 for bar in self._bars.values():
                     self._progress.remove_task(bar)
@@ -155,8 +162,11 @@ class BarDisplay(Display):
         self._remove(job_id)
         super().job_deleted(job_id)
 
-    def _notice(self, sentence: str) -> None:
+    def notice(self, sentence: str) -> None:
         self._progress.console.print(Text(sentence, style="yellow"))
+
+    def print_line(self, line: str) -> None:
+        self._progress.console.print(Text(line), soft_wrap=True)
 
     def _bar(self, job_id: str) -> TaskID:
         if job_id not in self._bars:
