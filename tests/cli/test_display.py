@@ -136,7 +136,7 @@ def test_bars_show_the_progress() -> None:
     ("width", "begins", "bar"),
     [
         (120, "6e4d1c9e a name that is long", "━━━━━━━━━╸"),  # 41 % of 24; the rest is blank without colours
-        (80, "6e4d1c9e a nam", "━━━━━━━━━╸"),
+        (80, "6e4d1c9e a name t", "━━━━━━╸"),
         (70, "a name that is long… ", "━━━"),
         (60, "a name that is long… ", "━━"),
         (40, "a name tha… ", "━━"),

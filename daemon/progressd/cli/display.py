@@ -30,7 +30,7 @@ from progressd.core.messages import (
 )
 from progressd.core.messages import Progress as ProgressMessage
 
-BAR_WIDTH: Final = 24  # characters
+BAR_WIDTH: Final = 24  # characters, on a wide terminal
 MIN_WIDTH: Final = 80  # columns for ids, names, wide bars, rates and steps
 STEP_WIDTH: Final = 60  # columns for names, bars and steps
 NAME_WIDTH: Final = 20  # columns of a name on a terminal with MIN_WIDTH; half of what a wider one adds
@@ -260,7 +260,7 @@ class _Screen(Progress):
         self._name.no_wrap = width < MIN_WIDTH  # otherwise long steps shorten it
         if width >= MIN_WIDTH:
             self.columns = self._wide
-            self._bar.bar_width = BAR_WIDTH
+            self._bar.bar_width = min(BAR_WIDTH, width // 5)
             self._name.max_width = NAME_WIDTH + room // 2  # a command line needs more than the name of a file
             self._left.min_width = min(LEFT_WIDTH, room)  # otherwise the steps move when the first time is known
         else:
