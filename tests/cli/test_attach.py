@@ -17,6 +17,7 @@ from progressd.client.errors import ClientError
 from progressd.system.file_offsets import FileOffsets
 from progressd.system.process_tree import look
 from support.serving import PATIENCE, ServedDaemon
+from support.terminal import in_terminal
 from support.waiting import until
 
 SIZE = 64 << 20
@@ -186,6 +187,13 @@ def test_the_jobs_can_be_watched(daemon: ServedDaemon) -> None:
         assert attach.stdout.readline() == f"{job} status_change queued -> processing\n"
         process.kill()
         assert attach.stdout.read().endswith(f"{job} error sleep was killed by SIGKILL\n")
+
+
+def test_ids_have_their_own_lines_on_a_terminal(daemon: ServedDaemon) -> None:
+    words = ["env", "TERM=xterm", sys.executable, "-m", "progressd", "attach", "--url", daemon.url, "-w"]
+    with stuck(["sleep", "1000"]) as process, in_terminal([*words, str(process.pid)]) as (_, terminal):
+        shown = terminal.read(rb"sleep \(\d+\)\s*\r\n")
+    assert re.search(rb"(\x1b\[2K|\n)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12} sleep \(\d+\)\r\n", shown), shown
 
 
 @pytest.mark.parametrize("given", ["999999999", "no-such-program", "no-such.service"])

@@ -161,20 +161,39 @@ def test_the_remaining_time_counts_down_without_messages() -> None:
     assert shown == ["about 60 s left", "40–65 s left", "5 s left", "", ""]
 
 
-@pytest.mark.parametrize(("width", "wide"), [(120, True), (80, True), (60, False), (40, False)])
-def test_a_narrow_terminal_shows_ids_and_numbers(width: int, wide: bool) -> None:
+@pytest.mark.parametrize(
+    ("width", "begins", "bar"),
+    [
+        (120, "6e4d1c9e a name that is long", "━━━━━━━━━╸"),  # 41 % of 24; the rest is blank without colours
+        (80, "6e4d1c9e a name t", "━━━━━━╸"),
+        (70, "a name that is long… ", "━━━"),
+        (60, "a name that is long… ", "━━"),
+        (40, "a name tha… ", "━━"),
+    ],
+)
+def test_a_narrow_terminal_shows_names_and_short_bars(width: int, begins: str, bar: str) -> None:
     display, screen = bars({JOB: "a name that is long " * 3}, width)
     with display:
         display.show(
             received(
-                "progress", current_step=4, total_steps=21, step_name="Upscaling " * 9, percent=41, eta_seconds=138
+                "progress",
+                current_step=4,
+                total_steps=21,
+                step_name="Upscaling " * 9,
+                percent=41,
+                eta_seconds=138,
+                unit="B",
+                rate=12_400_000.0,
             )
         )
         display._progress.refresh()
         shown = screen.getvalue().splitlines()[-1].rpartition("\r")[2].removeprefix("\x1b[2K")
-    assert shown.startswith("6e4d1c9e ")
-    assert " 41% about 2 min left" in shown
-    assert ("━━━━━━━━━╸" in shown, "a name" in shown) == (wide, wide)  # 41 % of 24; the rest is blank without colours
+    assert shown.startswith(begins)
+    assert bar in shown
+    assert " 41% " in shown
+    assert "about 2 min left" in shown
+    assert ("12.4 MB/s" in shown) == (width >= 80)
+    assert ("4/21" in shown) == (width >= 60)
     assert len(shown.rstrip()) <= width
 
 

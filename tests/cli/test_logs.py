@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cli.test_run import command, jobs, newest, run
 from support.serving import PATIENCE, ServedDaemon, served_daemon
+from support.terminal import in_terminal
 from support.waiting import until
 
 COUNTING = """
@@ -72,6 +73,15 @@ def test_the_log_has_both_streams_and_times(daemon: ServedDaemon) -> None:
     time, line = printed.stdout.split(maxsplit=1)
     assert (time[10], time[-1], line) == ("T", "Z", "err\n")
     assert log_of(daemon, job) == "out\n\nerr\n"
+
+
+@pytest.mark.parametrize("options", [[], ["-f"]])
+def test_a_log_ends_with_a_newline_only_on_a_terminal(daemon: ServedDaemon, options: list[str]) -> None:
+    run(daemon.url, "--", "printf", "the end")
+    words = logs(daemon.url, *options, newest(daemon)["id"])
+    assert subprocess.run(words, capture_output=True, check=True).stdout == b"the end"
+    with in_terminal(words) as (_, terminal):
+        assert terminal.read_all() == b"the end\r\n"
 
 
 def test_no_log_is_kept_on_request(daemon: ServedDaemon) -> None:

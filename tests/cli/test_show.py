@@ -3,6 +3,7 @@
 import json
 from functools import partial
 
+from progressd.cli.commands.show import _facts, _steps
 from support.cli import run
 from support.reporting import registered, request
 from support.serving import ServedDaemon
@@ -41,6 +42,34 @@ def test_everything_about_a_job(daemon: ServedDaemon) -> None:
     assert "Ended:" in ended
     whole = show(job_id, "--json", PROGRESSD_URL=daemon.url)
     assert json.loads(whole.output) == request(daemon, "GET", job_id).json()
+
+
+JOB = {
+    "id": "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c",
+    "kind": "pdf",
+    "status": "processing",
+    "attempt": 2,
+    "created_at": "2026-01-01T00:00:00Z",
+    "started_at": "2026-01-01T00:00:50.5Z",
+    "labels": {},
+    "options": {"deskew": True, "dpi": 300, "language": "deu"},
+    "progress": {"current_step": 1, "total_steps": 2, "step_name": "Scan", "percent": 50},
+    "steps": [
+        {"step_name": "Scan", "started_at": "2026-01-01T00:00:01Z", "ended_at": "2026-01-01T00:00:50Z"},
+        {"step_name": "Scan", "started_at": "2026-01-01T00:00:51Z"},
+    ],
+}
+
+
+def test_options_are_shown_as_typed() -> None:
+    assert dict(_facts(JOB, ""))["Options"] == "deskew=true, dpi=300, language=deu"
+
+
+def test_earlier_attempts_are_marked() -> None:
+    assert dict(_facts(JOB, ""))["Started"].endswith(", attempt 2, 50 s after the job was created")
+    assert [row[-1] for row in _steps(JOB)] == ["Scan (earlier attempt)", "Scan"]
+    queued = {name: value for name, value in JOB.items() if name != "started_at"}
+    assert [row[-1] for row in _steps(queued)] == ["Scan (earlier attempt)"] * 2
 
 
 def test_an_unknown_job_is_an_error(daemon: ServedDaemon) -> None:

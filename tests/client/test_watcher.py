@@ -12,7 +12,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.client import watcher
-from progressd.client.endpoint import MAX_DELAY, MIN_DELAY, backoff
+from progressd.client.endpoint import MAX_DELAY, MAX_LOCAL_DELAY, MIN_DELAY, backoff, on_this_machine
 from progressd.client.errors import APIError, ConnectError, InvalidURL, StreamClosed
 from progressd.client.watcher import Disconnected
 from progressd.core.messages import Completed, Progress, StatusChange
@@ -276,6 +276,37 @@ async def test_an_error_in_the_block_is_not_wrapped() -> None:
             async with watch(served.url, JOB) as messages:
                 async for _ in messages:
                     raise OSError("disk full")
+
+
+async def test_the_wait_for_a_daemon_on_the_same_machine_is_short() -> None:
+    with trio.CancelScope() as waiting:
+        delays: list[float] = []
+
+        def lost(one: Disconnected) -> None:
+            delays.append(one.delay)
+            waiting.cancel()
+
+        async with daemon(breaks()) as served:
+            watching = watcher._Watcher(served.url, JOB, None, lost, None)
+            watching._failures = 10
+            await watching.run(trio.lowlevel.checkpoint)  # type: ignore[arg-type]
+    assert len(delays) == 1
+    assert MAX_LOCAL_DELAY / 2 <= delays[0] <= MAX_LOCAL_DELAY
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("", True),
+        ("http://127.0.0.2:8080", True),
+        ("http://[::1]:8080", True),
+        ("https://localhost/jobs", True),
+        ("http://192.0.2.1:8080", False),
+        ("http://127.example.org", False),
+    ],
+)
+def test_a_loopback_address_is_on_this_machine(url: str, same: bool) -> None:
+    assert on_this_machine(url) == same
 
 
 @given(st.integers(0, 10_000))

@@ -30,9 +30,11 @@ from progressd.core.messages import (
 )
 from progressd.core.messages import Progress as ProgressMessage
 
-BAR_WIDTH: Final = 24  # characters
-MIN_WIDTH: Final = 80  # columns for names, bars and steps
+BAR_WIDTH: Final = 24  # characters, on a wide terminal
+MIN_WIDTH: Final = 80  # columns for ids, names, wide bars, rates and steps
+STEP_WIDTH: Final = 60  # columns for names, bars and steps
 NAME_WIDTH: Final = 20  # columns of a name on a terminal with MIN_WIDTH; half of what a wider one adds
+PERCENT_WIDTH: Final = 4  # columns
 LEFT_WIDTH: Final = 17  # columns of the time left, such as "about 59 min left"
 RESERVED_LINES: Final = 3  # lines for a notice above the bars, the number of hidden bars, and the cursor
 QUEUED: Final = str(JobStatus.QUEUED)
@@ -54,29 +56,33 @@ class Display(ABC):
         """Show one message."""
         if self._disconnected:
             self._disconnected = False
-            self._notice("reconnected")
+            self.notice("reconnected")
         self._print(received)
 
     def disconnected(self, lost: Disconnected) -> None:
         """Show, once, that the connection is lost."""
         if not self._disconnected:
             self._disconnected = True
-            self._notice(f"connection lost ({text.printable(lost.reason)}), reconnecting")
+            self.notice(text.reconnecting(lost.reason))
 
     def name_job(self, job_id: str, name: str) -> None:  # noqa: B027, lines have no names
         """Note the name of a job."""
 
     def job_deleted(self, job_id: str) -> None:
         """Report that a job was deleted before its end was shown."""
-        self._notice(f"job {text.short(job_id)} was deleted")
+        self.notice(f"job {text.short(job_id)} was deleted")
 
     @abstractmethod
     def _print(self, received: Received) -> None:
         """Print one message."""
 
     @abstractmethod
-    def _notice(self, sentence: str) -> None:
+    def notice(self, sentence: str) -> None:
         """Print a sentence about the connection or a job."""
+
+    @abstractmethod
+    def print_line(self, line: str) -> None:
+        """Print a line of the command's output."""
 
 
 class LineDisplay(Display):
@@ -93,8 +99,11 @@ class LineDisplay(Display):
         elif received.message is not None and not isinstance(received.message, PagePreview | Hello):  # no text
             click.echo(text.line(received.message, self._url))
 
-    def _notice(self, sentence: str) -> None:
+    def notice(self, sentence: str) -> None:
         click.echo(sentence, err=True)
+
+    def print_line(self, line: str) -> None:
+        click.echo(line)
 
 
 class BarDisplay(Display):
@@ -122,9 +131,9 @@ class BarDisplay(Display):
     def _print(self, received: Received) -> None:
         match received.message:
             case ServerShutdown(data):
-                self._notice(text.printable(data.reason))
+                self.notice(text.printable(data.reason))
             case ServerStatus(data):
-                self._notice(text.describe(received.message, self._url) if data.error else "the daemon has recovered")
+                self.notice(text.describe(received.message, self._url) if data.error else "the daemon has recovered")
             case Resync():  # the current state follows
                 for bar in self._bars.values():
                     self._progress.remove_task(bar)
@@ -152,8 +161,11 @@ class BarDisplay(Display):
         self._remove(job_id)
         super().job_deleted(job_id)
 
-    def _notice(self, sentence: str) -> None:
+    def notice(self, sentence: str) -> None:
         self._progress.console.print(Text(sentence, style="yellow"))
+
+    def print_line(self, line: str) -> None:
+        self._progress.console.print(Text(line), soft_wrap=True)
 
     def _bar(self, job_id: str) -> TaskID:
         if job_id not in self._bars:
@@ -188,7 +200,7 @@ class BarDisplay(Display):
 
 
 class _Screen(Progress):
-    """Bars that fit the terminal. Rich shortens names and steps; a narrow terminal shows only ids and numbers.
+    """Bars that fit the terminal. Rich shortens names and steps; a narrow terminal shows no ids and no rates.
 
     With more bars than lines, running jobs come first, then the newest jobs. `idle` is shown while there are no bars.
     """
@@ -198,13 +210,14 @@ class _Screen(Progress):
         job_id = _TextColumn(lambda task: task.fields["id"], Column(no_wrap=True, min_width=8), style="dim")
         self._name = Column(max_width=NAME_WIDTH)
         name = _TextColumn(lambda task: task.fields["name"], self._name, **shortened)
-        bar = BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", table_column=Column(no_wrap=True))
-        percentage = _TextColumn(_percentage, Column(no_wrap=True, min_width=4))
+        self._bar = BarColumn(complete_style="cyan", finished_style="green", table_column=Column(no_wrap=True))
+        percentage = _TextColumn(_percentage, Column(no_wrap=True, min_width=PERCENT_WIDTH))
         self._left = Column(no_wrap=True)
-        left = _TextColumn(_rate_and_time_left, self._left)
+        left = _TextColumn(_time_left, self._left)
+        rate = _TextColumn(_rate_and_time_left, self._left)
         step = _TextColumn(lambda task: task.description, style="dim", **shortened)
-        self._wide: tuple[ProgressColumn, ...] = (job_id, name, bar, percentage, left, step)
-        self._narrow: tuple[ProgressColumn, ...] = (job_id, percentage, left)
+        self._wide: tuple[ProgressColumn, ...] = (job_id, name, self._bar, percentage, rate, step)
+        self._narrow: tuple[ProgressColumn, ...] = (name, self._bar, percentage, left, step)
         self._idle = idle
         self._terminal = console
         super().__init__(console=console, transient=True)
@@ -242,10 +255,20 @@ class _Screen(Progress):
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
         """Return the bars with the columns that fit."""
-        room = max(0, self.console.width - MIN_WIDTH)
-        self._name.max_width = NAME_WIDTH + room // 2  # a command line needs more than the name of a file
-        self._left.min_width = min(LEFT_WIDTH, room)  # otherwise the steps move when the first time is known
-        self.columns = self._wide if self.console.width >= MIN_WIDTH else self._narrow
+        width = self.console.width
+        room = max(0, width - MIN_WIDTH)
+        self._name.no_wrap = width < MIN_WIDTH  # otherwise long steps shorten it
+        if width >= MIN_WIDTH:
+            self.columns = self._wide
+            self._bar.bar_width = min(BAR_WIDTH, width // 5)
+            self._name.max_width = NAME_WIDTH + room // 2  # a command line needs more than the name of a file
+            self._left.min_width = min(LEFT_WIDTH, room)  # otherwise the steps move when the first time is known
+        else:
+            self.columns = self._narrow if width >= STEP_WIDTH else self._narrow[:-1]
+            self._bar.bar_width = max(1, width // 8)
+            numbers = self._bar.bar_width + PERCENT_WIDTH + LEFT_WIDTH + 3  # with the spaces between the columns
+            self._name.max_width = max(1, min(NAME_WIDTH, width - numbers))
+            self._left.min_width = 0
         return super().make_tasks_table(tasks)
 
 
@@ -272,10 +295,12 @@ def _percentage(task: Task) -> str:
     return f"{task.percentage:>3.0f}%" if task.fields["known"] else ""
 
 
-def _rate_and_time_left(task: Task) -> str:
-    """Return the rate and the remaining time, which counts down from the last message."""
+def _time_left(task: Task) -> str:
+    """Return the remaining time, which counts down from the last message."""
     data: ProgressData | None = task.fields["data"]
-    if data is None:
-        return ""
-    left = text.time_left(data, task.get_time() - task.fields["moved_at"])
-    return "  ".join(filter(None, [text.rate(data.rate, data.unit), left]))
+    return text.time_left(data, task.get_time() - task.fields["moved_at"]) if data else ""
+
+
+def _rate_and_time_left(task: Task) -> str:
+    data: ProgressData | None = task.fields["data"]
+    return "  ".join(filter(None, [text.rate(data.rate, data.unit), _time_left(task)])) if data else ""

@@ -46,6 +46,11 @@ def printable(text: object) -> str:
     return _CONTROL.sub(" ", str(text)).strip()
 
 
+def reconnecting(reason: str) -> str:
+    """Return the notice for a lost connection; `reason`: "" if it is not known."""
+    return f"connection lost{f' ({printable(reason)})' if reason else ''}, reconnecting"
+
+
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield each row as a line with aligned columns, without the columns that are empty in every row."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

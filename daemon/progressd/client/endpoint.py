@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 MIN_DELAY: Final = 0.5  # seconds
 MAX_DELAY: Final = 30.0  # seconds
+MAX_LOCAL_DELAY: Final = 2.0  # seconds, for a daemon on the same machine
 
 
 def checked_url(url: str) -> str:
@@ -25,6 +26,12 @@ def checked_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or not valid_port or parts.query:
         raise InvalidURL(f"{url!r} is not the address of a daemon: use a URL such as {DEFAULT_URL}")
     return urlunsplit(parts._replace(path=parts.path.rstrip("/"), fragment=""))
+
+
+def on_this_machine(url: str) -> bool:
+    """Return whether the URL is on a loopback address. `url`: "" for a Unix socket."""
+    host = urlsplit(url).hostname or ""
+    return host in ("", "localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdecimal())
 
 
 def job_path(job_id: str) -> str:

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
 
-from progressd.client.endpoint import backoff
+from progressd.client.endpoint import backoff, on_this_machine
 from progressd.client.errors import APIError, ClientError
 from progressd.client.pending import Event
 from progressd.client.transport import EventTransport
@@ -30,8 +29,7 @@ MAX_DELAY: Final = 5.0  # seconds between two attempts while no daemon answers
 
 def interval_for(url: str) -> float:
     """Return the average seconds between requests: a daemon limits those from other hosts. `url`: "" for a socket."""
-    host = urlsplit(url).hostname or ""
-    return INTERVAL if host in ("", "localhost", "::1") or host.startswith("127.") else REMOTE_INTERVAL
+    return INTERVAL if on_this_machine(url) else REMOTE_INTERVAL
 
 
 class RequestPace:

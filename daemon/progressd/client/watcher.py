@@ -9,6 +9,7 @@ for message in watch("http://127.0.0.1:8080", job_id):  # without an event loop
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -18,7 +19,16 @@ from msgspec import UNSET
 from trio_websocket import ConnectionRejected
 
 from progressd.client import event_loop
-from progressd.client.endpoint import MAX_DELAY, backoff, checked_url, no_daemon, request_headers, stream_url
+from progressd.client.endpoint import (
+    MAX_DELAY,
+    MAX_LOCAL_DELAY,
+    backoff,
+    checked_url,
+    no_daemon,
+    on_this_machine,
+    request_headers,
+    stream_url,
+)
 from progressd.client.errors import APIError, ClientError, ConnectError, StreamClosed
 from progressd.client.exception_groups import unwrapped
 from progressd.client.http import tls_error
@@ -43,7 +53,10 @@ class Received(NamedTuple):
 
 
 class Disconnected(NamedTuple):
-    """A lost connection: the reason, the seconds until the next attempt, and the number of failures in a row."""
+    """A lost connection: the reason, the seconds until the next attempt, and the number of failures in a row.
+
+    `reason`: "" if the connection broke.
+    """
 
     reason: str
     delay: float
@@ -110,7 +123,7 @@ def watch(
     *,
     key: str | None = None,
     on_lost: OnLost = lambda _: None,
-    backoff: Backoff = backoff,
+    backoff: Backoff | None = None,
 ) -> Watch[Message]:
     """Return the messages of one job until its end, or of all jobs forever. Messages of unknown types are skipped.
 
@@ -121,7 +134,8 @@ def watch(
     Args:
         key: For a daemon that requires one.
         on_lost: Called in the event loop; in a program without one, in another thread.
-        backoff: Returns the seconds to wait after the given number of failures in a row.
+        backoff: Returns the seconds to wait after the given number of failures in a row. By default, the wait doubles
+            up to 30 s, or up to 2 s if the URL is on a loopback address, and has a random part.
     """
     return Watch(lambda on_lost: _stream(_Watcher(url, job_id, key, on_lost, backoff), _known), on_lost)
 
@@ -132,7 +146,7 @@ def watch_texts(
     *,
     key: str | None = None,
     on_lost: OnLost = lambda _: None,
-    backoff: Backoff = backoff,
+    backoff: Backoff | None = None,
 ) -> Watch[Received]:
     """Return messages as `watch` does, with the text of each, including messages of unknown types."""
     return Watch(
@@ -161,7 +175,7 @@ def watch_log(
 
     `start`: where to begin, as {"tail": "20"}, {"since": "10m"} or {"offset": "81920"}; by default at the beginning.
     """
-    watcher = _Watcher(url, job_id, key, on_lost, backoff, start or {"offset": "0"})
+    watcher = _Watcher(url, job_id, key, on_lost, None, start or {"offset": "0"})
     return _stream(watcher, lambda received: received.message if isinstance(received.message, JobLog) else None)
 
 
@@ -177,7 +191,7 @@ class _Watcher:
         job_id: str | None,
         key: str | None,
         on_lost: OnLost,
-        backoff: Backoff,
+        backoff: Backoff | None,
         log_start: Mapping[str, str] | None = None,
     ) -> None:
         self._url = url
@@ -194,6 +208,7 @@ class _Watcher:
         """Pass each message to `send`, until the daemon closes the stream for good."""
         url = checked_url(self._url)
         headers = request_headers(url, self._key)
+        wait = self._backoff or partial(backoff, max_delay=MAX_LOCAL_DELAY if on_this_machine(url) else MAX_DELAY)
 
         async def take(text: str) -> None:
             received = Received(text, _decoded(text))
@@ -212,7 +227,7 @@ class _Watcher:
                     self._failures = 0
                 rejection = _rejection(error, url)
                 self._reached |= isinstance(error, StreamClosed) or bool(rejection and rejection.code)
-                delay = self._backoff(self._failures)
+                delay = wait(self._failures)
                 lost = _lost(rejection or error, url, self._failures, self._reached, delay)
                 self._failures += 1
             self._on_lost(lost)
@@ -236,7 +251,7 @@ def _lost(error: Exception, url: str, failures: int, reached: bool, delay: float
         case StreamClosed():
             if not CloseCode(error.code, error.reason).reconnect and error.code != NO_STATUS:
                 raise error
-            reason = error.reason or ("it broke" if error.code == BROKEN else f"close code {error.code}")
+            reason = error.reason or ("" if error.code == BROKEN else f"close code {error.code}")
             return Disconnected(reason, delay, failures)
     tls = tls_error(error, url)
     if not reached:

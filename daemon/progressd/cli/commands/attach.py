@@ -10,6 +10,7 @@ from progressd.cli.options import labels_option, lease_option
 from progressd.cli.remote import Remote, error_sentence, remote_options
 
 if TYPE_CHECKING:
+    from progressd.cli.display import Display
     from progressd.client.attach import Target
     from progressd.client.errors import ClientError
 
@@ -53,8 +54,13 @@ def attach(
     from progressd.client.exception_groups import unwrapped
 
     def say(what: "str | ClientError") -> None:
-        click.echo(f"progressd: {what if isinstance(what, str) else error_sentence(what, remote)}", err=True)
+        sentence = f"progressd: {what if isinstance(what, str) else error_sentence(what, remote)}"
+        if display is None:
+            click.echo(sentence, err=True)
+        else:
+            display.notice(sentence)
 
+    display: Display | None = None
     targets = _targets(processes, say, follow=follow)
     names = [process for process in processes if follow and not process.isdecimal()]
     if not targets and not names:
@@ -64,17 +70,18 @@ def attach(
         async with trio.open_nursery() as watching:
 
             def begun(target: "Target", job_id: str) -> None:
-                click.echo(f"{job_id} {target}")
-                if display is not None:
+                if display is None:
+                    click.echo(f"{job_id} {target}")
+                else:
                     from progressd.cli.follow import follow_job
 
+                    display.print_line(f"{job_id} {target}")
                     display.name_job(job_id, name or target.name)
                     watching.start_soon(follow_job, remote, job_id, display)
 
             attachment = Attachment(remote.client, say, begun, name=name, labels=labels, lease=lease, follow=follow)
             return await attachment.run(targets, names)
 
-    display = None
     with contextlib.ExitStack() as stack:
         if watch:
             from progressd.cli.display import display_for

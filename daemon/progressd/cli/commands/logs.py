@@ -43,8 +43,19 @@ def logs(
         ctx.exit(_follow(remote, job_id, query, times=times))
     given = {**query, **({"times": "true"} if times else {}), **({"ansi": "true"} if sys.stdout.isatty() else {})}
     with remote.client() as client:
-        sys.stdout.buffer.write(client.log(job_id, f"?{urlencode(given)}" if given else ""))
-        sys.stdout.buffer.flush()
+        _write(log := client.log(job_id, f"?{urlencode(given)}" if given else ""))
+    _end_line(log)
+
+
+def _write(text: bytes) -> None:
+    sys.stdout.buffer.write(text)
+    sys.stdout.buffer.flush()
+
+
+def _end_line(text: bytes) -> None:
+    """End the last line on a terminal, so that the shell's prompt has a line of its own."""
+    if text and not text.endswith(b"\n") and sys.stdout.isatty():
+        _write(b"\n")
 
 
 def _follow(remote: Remote, job_id: str, query: Mapping[str, str], *, times: bool) -> int:
@@ -52,6 +63,7 @@ def _follow(remote: Remote, job_id: str, query: Mapping[str, str], *, times: boo
     import trio
 
     from progressd.cli.follow import until_interrupted
+    from progressd.cli.text import reconnecting
     from progressd.client.watcher import Disconnected, watch_log
     from progressd.core.log_text import LogText
 
@@ -59,9 +71,12 @@ def _follow(remote: Remote, job_id: str, query: Mapping[str, str], *, times: boo
 
     def lost(disconnected: Disconnected) -> None:
         if not disconnected.failures:
-            print(f"connection lost ({disconnected.reason}), reconnecting", file=sys.stderr)
+            print(reconnecting(disconnected.reason), file=sys.stderr)
+
+    last = b""
 
     async def run() -> int:
+        nonlocal last
         async with watch_log(remote.url, job_id, query, key=remote.key, on_lost=lost) as messages:
             async for message in messages:
                 data = message.data
@@ -71,8 +86,11 @@ def _follow(remote: Remote, job_id: str, query: Mapping[str, str], *, times: boo
                         shown.append(text.note(line.text))
                     else:
                         shown.append(text.lines(line.t, line.text.encode() + b"\n" * (not line.partial)))
-                sys.stdout.buffer.write(b"".join(shown))
-                sys.stdout.buffer.flush()
+                _write(joined := b"".join(shown))
+                last = joined or last
         return 0
 
-    return trio.run(until_interrupted, run)
+    try:
+        return trio.run(until_interrupted, run)
+    finally:
+        _end_line(last)

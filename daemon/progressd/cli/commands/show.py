@@ -78,7 +78,8 @@ def _facts(job: dict[str, Any], url: str) -> Iterator[tuple[str, str]]:
         yield "Batch", f"{job['batch_id']}, priority {job['priority']}"
     for name in ("labels", "options"):
         if job[name]:
-            yield name.capitalize(), text.printable(", ".join(f"{key}={value}" for key, value in job[name].items()))
+            values = (f"{key}={_typed(value)}" for key, value in job[name].items())
+            yield name.capitalize(), text.printable(", ".join(values))
     if "output_path" in job:
         yield "Result", text.result_url(job["output_path"], url)
     if "page_count" in job:
@@ -87,10 +88,18 @@ def _facts(job: dict[str, Any], url: str) -> Iterator[tuple[str, str]]:
         yield "Error", text.printable(job["error"])
 
 
+def _typed(value: object) -> str:
+    """Return the value of an option or label as a user types it."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
 def _after(job: dict[str, Any], name: str) -> str:
     """Return how long a job waited before its start, or how long it ran."""
     if name == "started":
-        return f", after {text.seconds(_seconds(job['created_at'], job['started_at']))}"
+        waited = text.seconds(_seconds(job["created_at"], job["started_at"]))
+        if job["attempt"] > 1:  # the time includes the earlier attempts
+            return f", attempt {job['attempt']}, {waited} after the job was created"
+        return f", after {waited}"
     if name == "completed" and "started_at" in job:
         ran = job.get("elapsed_seconds", _seconds(job["started_at"], job["completed_at"]))
         return f", after {text.seconds(ran)}"
@@ -111,10 +120,17 @@ def _steps(job: dict[str, Any]) -> list[tuple[str, ...]]:
     for step in job.get("steps", ()):
         name = text.phase_and_step(step.get("phase", ""), step["step_name"])
         merged = f" ({step['merged']} steps)" if "merged" in step else ""
+        earlier = " (earlier attempt)" if _is_earlier(step, job) else ""
         lasted = text.seconds(_seconds(step["started_at"], step["ended_at"])) if "ended_at" in step else ""
         rate = text.rate(step.get("rate", UNSET), step.get("unit", UNSET))
-        rows.append((text.local_time(step["started_at"]), lasted, rate, name + merged))
+        rows.append((text.local_time(step["started_at"]), lasted, rate, name + merged + earlier))
     return rows
+
+
+def _is_earlier(step: dict[str, Any], job: dict[str, Any]) -> bool:
+    """Return whether a step belongs to an earlier attempt."""
+    began = datetime.fromisoformat(step["started_at"])
+    return "started_at" not in job or began < datetime.fromisoformat(job["started_at"])
 
 
 def _log(client: "RestClient", job_id: str) -> list[tuple[str, ...]]:
