@@ -192,7 +192,9 @@ def test_a_preset_is_explained_and_noted(daemon: ServedDaemon, tmp_path: Path) -
     told = run(NOBODY, "--explain", "--", "rsync", "-a", "a", "b")
     assert (told.returncode, told.stdout.splitlines()[0]) == (0, "progress from: rsync")
     assert run(NOBODY, "--explain", "--no-adapt", "--", "rsync", "-a", "a", "b").stdout == "progress from: rsync\n"
-    assert "no preset" in run(NOBODY, "--explain", "--", "./backup.sh").stdout
+    unknown = run(NOBODY, "--explain", "--", "./backup.sh")
+    assert (unknown.returncode, unknown.stderr) == (127, "progressd: ./backup.sh: there is no such program\n")
+    assert "no preset" in unknown.stdout
     assert run(daemon.url, "-v", "--as", "rsync", "--", "true").stderr == "progressd: progress from: nowhere\n"
     assert newest(daemon)["options"] == {"progress_from": "rsync"}
     assert "xyz" in run(NOBODY, "--as", "xyz", "--", "true").stderr

@@ -48,8 +48,13 @@ def prepared(options: RunOptions) -> planning.RunPlan:
 def run_command(options: RunOptions, plan: planning.RunPlan) -> int:
     """Run a command and return its exit status."""
     if options.explain:
+        import shutil
+
         print(planning.explanation(plan))
-        return 0
+        if shutil.which(options.command[0]) is not None:
+            return 0
+        _print(f"progressd: {options.command[0]}: there is no such program")
+        return NOT_FOUND
     older = become_reaper()
     with recorded_signals() as received:
         return _launch_and_report(options, plan, older, received)
