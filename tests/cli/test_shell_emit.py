@@ -95,6 +95,9 @@ def test_the_key_is_no_argument_of_curl(tmp_path: Path) -> None:
         (["--job", "x", "--percent", ""], "--percent is not a number: ''"),
         (["--job", "x", "--steps", "2"], "no such option: --steps"),
         (["--job"], "--job needs a value"),
+        (["--bogus"], "no such option: --bogus"),
+        (["-n", "2"], "no such option: -n"),
+        (["--job", "x", "--step=2"], "the value is a separate word: write --step 2"),
     ],
 )
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
