@@ -107,6 +107,13 @@ def test_wrong_arguments_are_rejected(shell: list[str], arguments: list[str], se
     assert errors.startswith(f"Error: {sentence}")
 
 
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_an_empty_job_id_reports_nothing(shell: list[str]) -> None:
+    where = {"PROGRESSD_URL": "http://127.0.0.1:1", "PROGRESSD_JOB_ID": ""}
+    for arguments in (["One"], ["--exit", "1"]):
+        assert emit(shell, *arguments, **where) == (0, "", "")
+
+
 def test_a_missing_daemon_is_an_error(tmp_path: Path) -> None:
     status, output, errors = emit(["sh"], "--job", "x", "One", PROGRESSD_URL="http://127.0.0.1:1")
     assert (status, output) == (1, "")
