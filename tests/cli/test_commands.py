@@ -46,7 +46,9 @@ def test_the_version() -> None:
         (["emit", "--job", "x", "--percent", "101"], "101.0 is not in the range"),
         (["run", "--label", "x", "true"], "'x' is not of the form NAME=VALUE"),
         (["run", "-p", "(", "true"], "is not a regular expression"),
-        (["run", "-p", "x", "true"], "needs the named groups"),
+        (["run", "-p", r"done \d+", "true"], r"'done \d+' needs the named groups"),
+        (["run", "--nam", "x", "--", "true"], "--nam"),
+        (["run", "-x", "true"], "No such option"),
         (["submit"], "Missing argument 'FILES...'"),
         (["submit", "/no/such/file"], "'/no/such/file' does not exist"),
         (["submit", __file__, "--label", "team"], "'team' is not of the form NAME=VALUE, such as host=db1"),
@@ -90,8 +92,9 @@ def test_errors_outside_the_journal_have_no_level(stream: str) -> None:
     assert run("nonsense", JOURNAL_STREAM=stream).output.splitlines()[-1] == "Error: No such command 'nonsense'."
 
 
+ID = "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
 CLIENTS = pytest.mark.parametrize(
-    "arguments", [["jobs"], ["watch"], ["watch", "x"], ["cancel", "x"], ["retry", "x"], ["submit", __file__]]
+    "arguments", [["jobs"], ["watch"], ["watch", ID], ["cancel", ID], ["retry", ID], ["submit", __file__]]
 )
 
 
@@ -107,7 +110,8 @@ def test_another_server_is_an_error(arguments: list[str]) -> None:
     with answering(answer(b"<html>", 404, Connection="close"), unread=True) as server:
         result = run(*arguments, "--url", server.url)
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
-    assert result.output.endswith(f": {server.url} answered with HTTP status 404\n")
+    said = f": {server.url} answered with HTTP status 404; this does not seem to be progressd (check the URL)\n"
+    assert result.output.endswith(said)
 
 
 def test_an_invalid_url_is_an_error() -> None:

@@ -287,6 +287,19 @@ def test_a_script_is_a_job(
     assert (job["kind"], job["status"], job.get("error")) == ("backup", status, error)
 
 
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_a_script_without_a_daemon_runs_without_a_job(shell: list[str], daemon: ServedDaemon) -> None:
+    outer = registered(daemon)
+    text = "set -e; progressd emit --percent 40; progressd emit --percent; echo no"
+    where = {"PROGRESSD_JOB_ID": outer, "PROGRESSD_URL": daemon.url}
+    done = script(shell, text, "--url", "http://127.0.0.1:1", **where)
+    assert (done.returncode, done.stdout) == (2, "\n")  # arguments are checked
+    error, *usage = done.stderr.splitlines()
+    assert error == "Error: no daemon answers at http://127.0.0.1:1; start one with: progressd serve"
+    assert usage[-1].startswith("Error: Option '--percent' requires an argument")
+    assert seen(daemon, outer)["status"] == "queued"
+
+
 def test_the_variables_of_a_script_name_the_daemon() -> None:
     with answering(taken, answer(b'{"ok":true}')) as server:
         done = script(["sh"], "env | grep ^PROGRESSD", "--url", server.url, "--key", "it's", "--socket", "no")

@@ -298,12 +298,14 @@ def test_a_rejected_file_does_not_stop_the_others(daemon: Daemon) -> None:
     assert result.stderr.count(f'Error: {daemon.text}: there is no option "dpi": this pipeline has none\n') == 2
 
 
-@pytest.mark.parametrize("job_id", ["nonsense", "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"])
-@pytest.mark.parametrize("name", ["watch", "cancel"])
+@pytest.mark.parametrize("job_id", ["82", "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"])
+@pytest.mark.parametrize("name", ["watch", "cancel", "show", "logs"])
 def test_an_unknown_job_is_an_error(daemon: Daemon, name: str, job_id: str) -> None:
     result = daemon.run(name, job_id)
     assert result.returncode == 1
-    assert re.fullmatch(rf"Error: ('nonsense' is not a job id: .*|no job {job_id})\n", result.stderr)
+    assert re.fullmatch(
+        rf"Error: ('82' is not a job id: .* its first eight characters|no job {job_id})\n", result.stderr
+    )
 
 
 def test_job_ids_can_be_abbreviated(daemon: Daemon) -> None:

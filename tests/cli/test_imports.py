@@ -96,4 +96,5 @@ def test_without_the_server_extra_the_error_says_so(name: str) -> None:
     done = python(f"{missing}from progressd.cli.main import main\nmain([{name!r}])")
     assert done.returncode == 1
     assert done.stderr.startswith("Error: this command needs ")
-    assert done.stderr.endswith(", which is not installed (install progressd[server])\n")
+    hint = "install progressd with the extra server; in a clone: pip install '.[server]'"
+    assert done.stderr.endswith(f", which is not installed ({hint})\n")

@@ -168,7 +168,7 @@ def test_a_write_key_receives_the_cancellation(locked: Locked) -> None:
 
 def test_a_command_runs_without_a_key(locked: Locked) -> None:
     done = cli.program("run", "sh", "-c", "exit 4", PROGRESSD_URL=locked.url)
-    said = f"progressd: {locked.url} requires a key: {GIVE}; the command continues\n"
+    said = f"progressd: {locked.url} requires a key: {GIVE}\n"
     assert (done.returncode, done.stderr) == (4, said)
 
 

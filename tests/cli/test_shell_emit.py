@@ -95,6 +95,9 @@ def test_the_key_is_no_argument_of_curl(tmp_path: Path) -> None:
         (["--job", "x", "--percent", ""], "--percent is not a number: ''"),
         (["--job", "x", "--steps", "2"], "no such option: --steps"),
         (["--job"], "--job needs a value"),
+        (["--bogus"], "no such option: --bogus"),
+        (["-n", "2"], "no such option: -n"),
+        (["--job", "x", "--step=2"], "the value is a separate word: write --step 2"),
     ],
 )
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
@@ -102,6 +105,13 @@ def test_wrong_arguments_are_rejected(shell: list[str], arguments: list[str], se
     status, output, errors = emit(shell, *arguments)
     assert (status, output) == (2, "")
     assert errors.startswith(f"Error: {sentence}")
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_an_empty_job_id_reports_nothing(shell: list[str]) -> None:
+    where = {"PROGRESSD_URL": "http://127.0.0.1:1", "PROGRESSD_JOB_ID": ""}
+    for arguments in (["One"], ["--exit", "1"]):
+        assert emit(shell, *arguments, **where) == (0, "", "")
 
 
 def test_a_missing_daemon_is_an_error(tmp_path: Path) -> None:

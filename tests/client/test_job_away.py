@@ -55,7 +55,8 @@ def test_a_foreign_server_does_not_block(caplog: pytest.LogCaptureFixture) -> No
         with Job("scan", url=server.url, patience=1000, timing=SOON):
             until(lambda: server.requests)
         assert time.monotonic() - begun < PATIENCE
-    assert warnings(caplog) == [f"scan: {server.url} answered with HTTP status 404; the work continues"]
+    said = "answered with HTTP status 404; this does not seem to be progressd (check the URL); the work continues"
+    assert warnings(caplog) == [f"scan: {server.url} {said}"]
 
 
 def test_a_restored_daemon_receives_the_whole_job(

@@ -95,6 +95,12 @@ def test_a_report_of_the_remaining_time_keeps_the_rest(new: Job) -> None:
     assert shown(begun) == {"current_step": 5, "total_steps": 12, "step_name": "Scan", "percent": 60}
 
 
+def test_a_percentage_alone_keeps_the_counts(new: Job) -> None:
+    assert shown(after(new, (0, {"percent": 58.5}))).items() >= {"current_step": 0, "percent": 58}.items()
+    begun = after(new, (0, counted(5, 12, step_name="Scan")), (1, {"percent": 58.5}))
+    assert shown(begun) == {"current_step": 5, "total_steps": 12, "step_name": "Scan", "percent": 58}
+
+
 @pytest.mark.parametrize(
     ("report", "done"),
     [
@@ -122,7 +128,7 @@ def test_an_empty_detail_keeps_the_counts(detail: dict[str, str], new: Job) -> N
     assert shown(after(new, (0, counted(5, 12)), (1, detail)))["percent"] == 41
 
 
-@pytest.mark.parametrize("data", [{}, {"step_name": "Scan"}, {"current_step": 1}, {"total_steps": 1}, {"percent": 5}])
+@pytest.mark.parametrize("data", [{}, {"step_name": "Scan"}, {"current_step": 1}, {"total_steps": 1}])
 def test_a_report_without_counts_needs_a_detail(data: dict[str, Any], new: Job) -> None:
     for begun in (new, after(new, (0, counted(1, unit="B")))):
         with pytest.raises(InvalidInput, match="missing required field"):

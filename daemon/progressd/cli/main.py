@@ -77,7 +77,7 @@ class _Commands(click.Group):
         except ModuleNotFoundError as error:
             if error.name is None or error.name.startswith("progressd"):
                 raise
-            hint = "install progressd[server]"
+            hint = "install progressd with the extra server; in a clone: pip install '.[server]'"
             raise click.ClickException(f"this command needs {error.name}, which is not installed ({hint})") from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)

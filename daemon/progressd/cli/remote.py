@@ -107,6 +107,8 @@ def whole_id(client: "RestClient", given: str) -> str:
     Raises APIError, like the daemon for an unknown job, or another ClientError.
     """
     if not is_abbreviated(given):
+        if len(given) != ID_LENGTH:
+            raise APIError(400, f"{given[:60]!r} is not a job id: give the id, or at least its first eight characters")
         return given
     start = given.lower()
     found = [str(job["id"]) for job in client.jobs(limit=MAX_JOBS) if job["id"].startswith(start)]

@@ -48,8 +48,13 @@ def prepared(options: RunOptions) -> planning.RunPlan:
 def run_command(options: RunOptions, plan: planning.RunPlan) -> int:
     """Run a command and return its exit status."""
     if options.explain:
+        import shutil
+
         print(planning.explanation(plan))
-        return 0
+        if shutil.which(options.command[0]) is not None:
+            return 0
+        _print(f"progressd: {options.command[0]}: there is no such program")
+        return NOT_FOUND
     older = become_reaper()
     with recorded_signals() as received:
         return _launch_and_report(options, plan, older, received)
@@ -143,7 +148,7 @@ class _Report(NamedTuple):
             return 128 + self.received[0]
         program = self.options.command[0]
         trio.run(job.run_nothing, failure_of(f"{program} cannot be started: {failure.strerror}"))
-        self.say(f"{program}: {failure.strerror}")
+        _print(f"progressd: {program}: {failure.strerror}")
         return NOT_FOUND if isinstance(failure, FileNotFoundError) else NOT_EXECUTABLE
 
     def client(self) -> "RestClient":
@@ -152,12 +157,14 @@ class _Report(NamedTuple):
 
         return RestClient(self.url, self.options.key, timeout=registering.TIMEOUT)
 
-    def say(self, what: str | Exception) -> None:
-        """Print a message, or the reason why the daemon does not receive the report."""
+    def say(self, what: str | Exception, runs: bool) -> None:
+        """Print a message, or the reason why the daemon does not receive the report. `runs`: the command still runs."""
         if isinstance(what, Exception):
             from progressd.cli.remote import Remote, error_sentence
 
-            what = f"{error_sentence(what, Remote(self.url, self.options.key))}; the command continues"
+            what = error_sentence(what, Remote(self.url, self.options.key)) + (
+                "; the command continues" if runs else ""
+            )
         _print(f"progressd: {what}")
 
     def _job(self) -> "CommandJob":

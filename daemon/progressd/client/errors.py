@@ -1,6 +1,8 @@
 """The errors of a client. `str(error)` is a sentence for its user."""
 
-from typing import Any
+from typing import Any, Final
+
+_OF_OTHER_SERVERS: Final = (404, 405, 501)  # progressd sends these with a message in JSON
 
 
 def is_temporary(status: int) -> bool:
@@ -58,7 +60,8 @@ class APIError(ClientError):
         except UNDECODABLE:
             decoded = None
         answer = decoded if isinstance(decoded, dict) else {}
-        message = answer.get("message") or answer.get("error") or f"{url} answered with HTTP status {status}"
+        hint = "; this does not seem to be progressd (check the URL)" if status in _OF_OTHER_SERVERS else ""
+        message = answer.get("message") or answer.get("error") or f"{url} answered with HTTP status {status}{hint}"
         seconds = int(retry_after[:9]) if retry_after and retry_after.isdecimal() else None
         return cls(status, str(message), seconds, str(answer.get("error", "")))
 

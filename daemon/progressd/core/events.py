@@ -83,7 +83,7 @@ class ReportedProgress(Struct, frozen=True, omit_defaults=True):
     @property
     def has_details(self) -> bool:
         """Return whether the report contains more than counts and the name of a step."""
-        given = (self.unit, self.phase, self.rate, self.eta_seconds)
+        given = (self.percent, self.unit, self.phase, self.rate, self.eta_seconds)
         return bool(self.tasks) or any(value is not None for value in given)
 
 

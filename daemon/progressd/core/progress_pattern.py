@@ -35,16 +35,16 @@ class Pattern:
         except re2.error as error:
             reason = error.args[0].decode(errors="replace")
             raise ValueError(
-                f"{pattern!r} is not a regular expression: {reason} (use the syntax of RE2, "
+                f"'{pattern}' is not a regular expression: {reason} (use the syntax of RE2, "
                 "https://github.com/google/re2/wiki/Syntax; instead of lookaround or a backreference, match the text "
                 "around the named groups)"
             ) from None
         if self._pattern.programsize > MAX_PROGRAM:
-            raise ValueError(f"{pattern!r} is too complex: use * or + instead of counted repetitions such as {{1,200}}")
+            raise ValueError(f"'{pattern}' is too complex: use * or + instead of counted repetitions such as {{1,200}}")
         self._groups: dict[str, int] = {name.decode(): number for name, number in self._pattern.groupindex.items()}
         names = _NAMED_GROUP.findall(pattern)
         if len(names) > len(self._groups):  # RE2 would set only one of two groups with the same name
-            raise ValueError(f"{pattern!r} names a group twice: put the alternatives into one group")
+            raise ValueError(f"'{pattern}' names a group twice: put the alternatives into one group")
 
     @property
     def names(self) -> Set[str]:
@@ -80,7 +80,7 @@ class ProgressPattern(Pattern):
         super().__init__(pattern)
         if not {"percent", "fraction"} & self.names and not {"current", "total"} <= self.names:
             raise ValueError(
-                f"{pattern!r} needs the named groups (?P<current>…) and (?P<total>…), or (?P<percent>…),"
+                f"'{pattern}' needs the named groups (?P<current>…) and (?P<total>…), or (?P<percent>…),"
                 " or (?P<fraction>…)"
             )
         if unknown := self.names - _NAMES:

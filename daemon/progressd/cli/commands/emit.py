@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import shlex
 import signal
 import uuid
@@ -16,7 +17,7 @@ from click.core import ParameterSource
 from progressd.cli.options import complete_unfinished
 from progressd.cli.remote import Remote, remote_options
 from progressd.client import values
-from progressd.client.errors import APIError
+from progressd.client.errors import APIError, ClientError
 from progressd.core import event_limits as limits
 
 # A script waits for each report, so an unreachable daemon must not delay it for long.
@@ -30,6 +31,8 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 """
+# The script runs without a job. It does not report on the job of `progressd run` that it may be in.
+NO_JOB: Final = "export PROGRESSD_JOB_ID="
 
 
 @click.command()
@@ -145,11 +148,18 @@ def emit(
         registration = {**event["data"], "total_steps": total or 0, "lease_seconds": lease}
         job_id = str(uuid.uuid4())
         started = {"type": "status_change", "data": {"new_status": "processing"}}
-        _send(job_id, [{"type": "job_created", "data": registration}, started], remote, socket)
+        try:
+            _send(job_id, [{"type": "job_created", "data": registration}, started], remote, socket)
+        except ClientError:
+            if shell:
+                click.echo(NO_JOB)
+            raise
         click.echo(_commands(job_id, ctx, remote, socket) if shell else job_id)
         return
     if shell or lease is not None:
         raise click.UsageError(f"{'--shell' if shell else '--lease'} needs --new")
+    if job_id is None and "PROGRESSD_JOB_ID" in os.environ:  # it is empty
+        return
     if job_id is None:
         raise click.UsageError("no job given: use --job, or set PROGRESSD_JOB_ID")
     job_id = values.encodable(job_id)

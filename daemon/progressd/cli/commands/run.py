@@ -9,7 +9,7 @@ from progressd.cli.remote import Remote, remote_options
 from progressd.client.run.options import RunOptions
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--name", metavar="NAME", help="The name of the job.  [default: the command, without secrets]")
 @labels_option("A label of the job, in addition to host and user.")

@@ -97,12 +97,18 @@ class JobReporter:
         self._newest = event_of("progress", **msgspec.to_builtins(progress))
         return await self.report(self._newest)
 
-    async def end(self, event: Mapping[str, Any]) -> bool:
-        """Report the end, with retries if a daemon has ever answered. Return whether the daemon received it."""
+    async def end(self, event: Mapping[str, Any], waiting: str = "") -> bool:
+        """Report the end, with retries if a daemon has ever answered. Return whether the daemon received it.
+
+        `waiting`: a message for the user, before the first retry for an unreachable daemon.
+        """
         with trio.move_on_after(END_TIMEOUT) as self.ending:
             while True:
                 if await self.report(event) or not (self._known or self._maybe_known or self.limited):
                     return self._known
+                if waiting and self._complaint:  # a daemon that limits requests has answered
+                    self._say(waiting)
+                    waiting = ""
                 await trio.sleep(POLL_INTERVAL if self.limited else 1)  # a registration takes several requests
         self._say("the daemon did not receive the end of the job")
         return False
@@ -184,7 +190,7 @@ class JobReporter:
         """Print a message if the lease of the job expired, for example during a long Ctrl-Z."""
         if sentence == PRODUCER_LOST and not self._lost:
             self._lost = True
-            self._say(f"job {self.job_id} has failed: nothing was reported for too long; the command continues")
+            self._say(ClientError(f"job {self.job_id} has failed: nothing was reported for too long"))
 
     @property
     def _client(self) -> "RestClient":

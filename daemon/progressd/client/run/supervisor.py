@@ -15,7 +15,7 @@ from progressd.client.errors import ClientError
 from progressd.client.exception_groups import unwrapped
 from progressd.client.run.launch import TYPED, Command, passed_on
 from progressd.client.run.output import Outputs
-from progressd.client.run.reporter import SLOW_INTERVAL, JobReporter, ReportPace, event_of, failure_of
+from progressd.client.run.reporter import END_TIMEOUT, SLOW_INTERVAL, JobReporter, ReportPace, event_of, failure_of
 from progressd.client.run.session import TerminalSession
 from progressd.core.last_lines import last_lines
 from progressd.core.messages import JobStatus
@@ -34,16 +34,17 @@ KILL_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 MOMENT: Final = 0.2  # seconds that a command has to exit by itself if it was interrupted together with us
 ESTIMATE_DELAY: Final = 2.0  # seconds until the position in a file is searched
 ESTIMATE_INTERVAL: Final = 1.0  # seconds
+WAITING: Final = f"the command has ended; waiting up to {END_TIMEOUT:g} s for the daemon (Ctrl-C stops the wait)"
 LOG_TIMEOUT: Final = 10.0  # seconds to send the rest of the log after the end
 LOG_POLL: Final = 0.2  # seconds
 ERROR_LINES: Final = 3  # of standard error, in the error of the job
 
 
 class CommandJob:
-    """Report one command. `say` prints a message for the user. `received`: the signals since the start.
+    """Report one command. `received`: the signals since the start.
 
-    `known`: see JobReporter. `notify`: receives the command's
-    notifications.
+    `say` prints a message for the user; its second argument is whether the command still runs. `known`: see
+    JobReporter. `notify`: receives the command's notifications.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class CommandJob:
         client: Callable[[], "RestClient"],
         job_id: str,
         registration: Mapping[str, Any],
-        say: Callable[[str | ClientError], None],
+        say: Callable[[str | ClientError, bool], None],
         received: list[int],
         known: bool | None,
         notify: "PrivateSocket | None",
@@ -98,7 +99,7 @@ class CommandJob:
                 if self._unsent is not None:
                     await trio.sleep(SLOW_INTERVAL)
                     await self._report_progress()
-                received = await self._reporter.end(self._last(status))
+                received = await self._reporter.end(self._last(status), WAITING)
                 await self._finish_log(received=received)
                 listening.cancel_scope.cancel()
         if command.cgroup is not None:
@@ -108,7 +109,7 @@ class CommandJob:
     def say(self, what: str | ClientError) -> None:
         """Print a message for the user, at the end of the command if it has the terminal."""
         if self._unsaid is None:
-            self._print(what)
+            self._print(what, not self._gone.is_set())
         else:
             self._unsaid.append(what)
 
@@ -116,7 +117,7 @@ class CommandJob:
         """Print the messages that had to wait for the end of the command."""
         unsaid, self._unsaid = self._unsaid, None
         for what in unsaid or ():
-            self._print(what)
+            self._print(what, False)
 
     async def _finish_log(self, *, received: bool) -> None:
         """Send the rest of the log, if a daemon received the end, and until the user interrupts it."""
