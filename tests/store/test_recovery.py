@@ -216,14 +216,22 @@ def cut(before: bytes, random: Random) -> bytearray:
 @settings(max_examples=4)
 @given(seed=st.integers(0, 2**32))
 @example(seed=282)
+@example(seed=56)
+@example(seed=157)
 def test_a_second_repair_finds_nothing(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, spoil: Callable[[bytes, Random], bytearray], seed: int
 ) -> None:
     state = tmp_path_factory.mktemp("state")
     path, content = state / "progressd.db", spoil(whole.read_bytes(), Random(seed))
     path.write_bytes(content)
-    said = " ".join(sentence for sentence, _ in maintenance.repair(state))
-    lost = rows(whole, "jobs").keys() - rows(path, "jobs").keys()
+    try:
+        said = " ".join(sentence for sentence, _ in maintenance.repair(state))
+    except SettingsError as error:  # such as after damage to the schema
+        assert "restore a backup" in str(error)
+        assert path.read_bytes() == content
+        return
+    kept = " ".join(rows(path, "jobs").values())  # not by offset: damage in a body may give its job another one
+    lost = {at for at in rows(whole, "jobs") if job_id(at // 5) not in kept}
     assert "may be lost" in said or [at for at in lost if job_id(at // 5) not in said] == []
     if "the damaged one is" in said:
         assert (state / "progressd.db.damaged1").read_bytes() == content
