@@ -227,7 +227,8 @@ def test_a_second_repair_finds_nothing(
     try:
         said = " ".join(sentence for sentence, _ in maintenance.repair(state))
     except SettingsError as error:  # such as after damage to the schema
-        assert "restore a backup" in str(error)
+        said = str(error)
+    if "restore a backup" in said:
         assert path.read_bytes() == content
         return
     kept = " ".join(rows(path, "jobs").values())  # not by offset: damage in a body may give its job another one
