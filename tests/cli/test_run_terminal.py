@@ -141,6 +141,8 @@ def test_ctrl_z_stops_and_fg_continues() -> None:
     with shell() as terminal:
         terminal.type(f"{RUN} {NOBODY} -- sh -c 'echo be\"\"gun; cat'\n".encode())
         terminal.read(b"begun\r\n")
+        terminal.type(b"typed\n")
+        terminal.read(b"typed\r\ntyped\r\n")  # the second line is from `cat`, so it runs
         terminal.type(b"\x1a")
         terminal.read(rb"Stopped.*\n% $")
         before = terminal.settings()
@@ -170,6 +172,8 @@ def test_the_job_control_of_other_shells_works(name: str) -> None:
         terminal.read(b"% ")
         terminal.type(f"{RUN} {NOBODY} -- sh -c 'echo be\"\"gun; cat'\n".encode())
         terminal.read(b"begun\r\n")
+        terminal.type(b"typed\n")
+        terminal.read(b"typed\r\ntyped\r\n")  # the second line is from `cat`, so it runs
         terminal.type(b"\x1a")
         terminal.read(rb"(?i)(?:stopped|suspended)")
         terminal.type(b"fg\n")
@@ -200,14 +204,25 @@ def _after(terminal: Terminal, keys: bytes) -> bytes:
 
 
 def test_bg_continues_a_stopped_command(tmp_path: Path) -> None:
-    waits = f"while [ ! -e {tmp_path}/go ]; do sleep 0.1; done"
+    go = tmp_path / "go"
+    os.mkfifo(go)
+
+    def written() -> bool:
+        with contextlib.suppress(OSError):  # nobody reads yet
+            descriptor = os.open(go, os.O_WRONLY | os.O_NONBLOCK)
+            with open(descriptor, "w") as file:
+                file.write("go\n")
+            return True
+        return False
+
     with shell() as terminal:
-        terminal.type(f'{RUN} {NOBODY} -- sh -c \'echo be""gun; {waits}; echo en""ded\'\n'.encode())
+        # A shell that just starts a program, with vfork, does not stop. So this one starts none.
+        terminal.type(f'{RUN} {NOBODY} -- sh -c \'echo be""gun; read line < {go}; echo en""ded\'\n'.encode())
         terminal.read(b"begun\r\n")
         terminal.type(b"\x1a")
         terminal.read(rb"Stopped.*\n% $")
         terminal.type(b"bg\n")
-        (tmp_path / "go").touch()
+        until(written)
         terminal.read(b"ended\r\n")
 
 

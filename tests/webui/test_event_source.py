@@ -3,6 +3,7 @@
 from playwright.sync_api import Page, expect
 from support.samples import job_id
 from support.serving import ServedDaemon
+from support.waiting import until
 
 COLLECT = """id => new Promise(done => {
     const messages = window.messages = [], source = new EventSource(`/api/jobs/${id}/events`)
@@ -28,7 +29,7 @@ def registered(served: ServedDaemon, number: int) -> str:
 def test_an_event_source_receives_each_message_once(page: Page, served: ServedDaemon) -> None:
     id_ = registered(served, 71)
     page.evaluate(f"void (window.received = ({COLLECT})('{id_}'))")
-    page.wait_for_function("window.messages.length")  # otherwise `hello` may come later, or not at all
+    until(lambda: page.evaluate("window.messages.length") > 0)  # otherwise `hello` may come later, or not at all
     for step in (1, 2, 3):
         report(served, id_, type="progress", data={"current_step": step, "total_steps": 3})
     report(served, id_, type="completed")
