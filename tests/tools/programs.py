@@ -206,7 +206,7 @@ PROGRAMS = [
     Program("wget", "wget -O copy {url}/file",
             "wget -q --show-progress --progress=bar:force:noscroll -O copy {url}/file", varies="always"),
     Program("xorriso", "xorriso -outdev a", transcript="xorriso-1.5.6"),
-    Program("xz", "xz -k -9e -T1 big", prepare=random_bytes(6)),
+    Program("xz", "xz -k -9e -T1 big", prepare=random_bytes(16)),
     Program("yt-dlp", "yt-dlp {url}/video.mp4", "yt-dlp --newline {url}/video.mp4"),
     Program("zstd", "zstd -15 -f big", "zstd -15 -f --progress big", big),
 ]  # fmt: skip
