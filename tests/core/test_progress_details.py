@@ -73,7 +73,7 @@ def test_the_daemon_computes_the_rate(new: Job) -> None:
     }
 
 
-PLAIN = {"current_step", "total_steps", "step_name", "percent", "eta_seconds"}  # what every report may have
+PLAIN = {"current_step", "total_steps", "step_name", "percent", "eta_seconds"}  # the fields that every report may have
 DETAILS = {"unit": "B", "rate": 2.0, "phase": "Verify", "tasks": [{"id": "one"}]}
 
 

@@ -1,4 +1,4 @@
-"""What real tools wrote, replayed. `tests/transcripts/record.py` recorded it."""
+"""Replay the output of real tools, which `tests/transcripts/record.py` recorded."""
 
 from collections.abc import Iterable
 

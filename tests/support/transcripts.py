@@ -1,4 +1,4 @@
-"""What real tools wrote, with the times. `tests/transcripts/record.py` recorded it."""
+"""The output of real tools with its times, which `tests/transcripts/record.py` recorded."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -94,7 +94,7 @@ CASES = [
 
 
 class Chunk(NamedTuple):
-    """What a tool wrote with one call. `pause`: the seconds since the chunk before."""
+    """The output of a single write by a tool. `pause`: the seconds since the chunk before."""
 
     pause: float
     stream: int

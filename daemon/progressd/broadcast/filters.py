@@ -71,8 +71,8 @@ def filtered_outbox(
 ) -> Outbox:
     """Return the outbox behind its filters.
 
-    `may_see`: whether the watcher may see a message; None if it may see all. `start` runs a task while the watcher is
-    connected.
+    `may_see`: returns whether the watcher may see a message; None if it may see all. `start` runs a task while the
+    watcher is connected.
     """
     if interval:
         outbox = ThrottledOutbox(outbox, interval, start)

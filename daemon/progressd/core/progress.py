@@ -21,7 +21,7 @@ MERGED: Final = 50  # steps of a full timeline that are merged at a time
 class Meter(Struct, frozen=True, array_like=True):
     """A rate, smoothed twice with exponential weights by time. Bursts, pauses and irregular reports do not upset it.
 
-    Times are in seconds. `source`: what is counted. When the source changes, the measurement starts again.
+    Times are in seconds. `source`: names the thing that is counted. When it changes, the measurement starts again.
     """
 
     source: str

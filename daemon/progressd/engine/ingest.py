@@ -72,7 +72,7 @@ class EventSink(Protocol):
 
 
 class _Answered:
-    """What all commands in the queue have in common: their sender waits for the outcomes."""
+    """A command in the queue, whose sender waits for the outcomes."""
 
     __slots__ = ("_answered", "_outcomes")
 
