@@ -1,0 +1,40 @@
+/** The language of the page. The English text in the code is also its key: an untranslated text stays English. */
+
+const LANGUAGES = ['en', 'ja'];
+
+let messages = {};
+
+/** The language in use, for `Intl`. */
+export let language = 'en';
+
+/**
+ * Loads a language. Call it before anything is shown.
+ * @param {readonly string[]} [preferred] language tags, the best first
+ */
+export async function loadLanguage(preferred = navigator.languages) {
+  language = preferred.map((tag) => tag.split('-')[0]).find((tag) => LANGUAGES.includes(tag)) ?? 'en';
+  messages = language === 'en' ? {} : (await import(`./languages/${language}.js`)).default;
+}
+
+/**
+ * Returns a text in the language in use.
+ * @param {string} english two forms are separated by ` | `: `{n} job | {n} jobs`; `n` chooses one
+ * @param {Record<string, string | number>} [values] what replaces `{name}`
+ */
+export function t(english, values = {}) {
+  const forms = (messages[english] ?? english).split(' | ');
+  const singular = forms.length > 1 && new Intl.PluralRules(language).select(values.n) === 'one';
+  return (singular ? forms[0] : forms.at(-1)).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+}
+
+/**
+ * Translates the texts of a document or a template: the elements with `data-t`, and the attributes that it names.
+ * @param {ParentNode} root
+ */
+export function translate(root) {
+  for (const element of root.querySelectorAll('[data-t]')) {
+    const attributes = element.dataset.t.split(' ').filter(Boolean);
+    if (!attributes.length) element.textContent = t(element.textContent.replace(/\s+/g, ' ').trim());
+    for (const name of attributes) element.setAttribute(name, t(element.getAttribute(name)));
+  }
+}
