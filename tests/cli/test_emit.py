@@ -300,6 +300,19 @@ def test_a_script_without_a_daemon_runs_without_a_job(shell: list[str], daemon: 
     assert seen(daemon, outer)["status"] == "queued"
 
 
+def test_an_option_overrides_a_variable(daemon: ServedDaemon) -> None:
+    job_id = registered(daemon)
+    where = ("--socket", place(daemon, "socket"))
+    gone = {"PROGRESSD_URL": "http://127.0.0.1:1"}
+    assert program("--job", job_id, *where, "One", **gone) == (0, "", "")
+    assert seen(daemon, job_id)["progress"]["step_name"] == "One"
+    assert emit("--job", job_id, *where, "Two", **gone).exit_code == 0
+    assert seen(daemon, job_id)["progress"]["step_name"] == "Two"
+    done = script(["sh"], "progressd emit --percent 40", *where, **gone)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert seen(daemon, done.stdout.strip())["status"] == "completed"
+
+
 def test_the_variables_of_a_script_name_the_daemon() -> None:
     with answering(taken, answer(b'{"ok":true}')) as server:
         done = script(["sh"], "env | grep ^PROGRESSD", "--url", server.url, "--key", "it's", "--socket", "no")

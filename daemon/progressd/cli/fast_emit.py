@@ -87,7 +87,7 @@ def _parsed(arguments: "Sequence[str]") -> "dict[str, str]":
 def _report(given: "Mapping[str, str]", environ: "Mapping[str, str]") -> None:
     """Send the report. Raises _Unclear and OSError."""
     job_id = given.get("--job") or environ.get("PROGRESSD_JOB_ID")
-    url = given.get("--url") or environ.get("PROGRESSD_URL")
+    url = given.get("--url") or (None if "--socket" in given else environ.get("PROGRESSD_URL"))
     path = given.get("--socket") or environ.get("PROGRESSD_SOCKET")
     if not job_id:
         raise _Unclear

@@ -64,13 +64,14 @@ def remote_of(ctx: click.Context, given: Mapping[str, Any]) -> Remote:
     Raises InvalidKey.
     """
     key, path = given.get("key"), given.get("key_file")
-    file_wins = key is None or (_typed(ctx, "key_file") and not _typed(ctx, "key"))
+    file_wins = key is None or (is_typed(ctx, "key_file") and not is_typed(ctx, "key"))
     if path is not None and file_wins and ctx.invoked_subcommand is None:  # a subcommand talks to no daemon
         key = read_key(path)
     return Remote(given.get("url") or DEFAULT_URL, key)
 
 
-def _typed(ctx: click.Context, name: str) -> bool:
+def is_typed(ctx: click.Context, name: str) -> bool:
+    """Return whether the command line has this option. Environment variables do not count."""
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 

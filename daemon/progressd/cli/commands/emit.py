@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from click.core import ParameterSource
 
 from progressd.cli.options import complete_unfinished
-from progressd.cli.remote import Remote, remote_options
+from progressd.cli.remote import Remote, is_typed, remote_options
 from progressd.client import values
 from progressd.client.errors import APIError, ClientError
 from progressd.core import event_limits as limits
@@ -128,7 +127,7 @@ def emit(
       progressd emit --job 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c --failed "no space left"
       eval "$(progressd emit --new backup --shell)"
     """
-    if ctx.get_parameter_source("url") is not ParameterSource.DEFAULT:
+    if is_typed(ctx, "url") or (not is_typed(ctx, "socket") and os.environ.get("PROGRESSD_URL")):
         socket = None
     details = _details(unit, phase, eta)
     if task is not None:
@@ -143,7 +142,7 @@ def emit(
             raise click.UsageError("--unit, --phase and --eta are parts of progress")
         event["data"].update(details)
     if new is not None:
-        if ctx.get_parameter_source("job_id") is ParameterSource.COMMANDLINE:
+        if is_typed(ctx, "job_id"):
             raise click.UsageError("--new chooses the id of the job: leave out --job")
         registration = {**event["data"], "total_steps": total or 0, "lease_seconds": lease}
         job_id = str(uuid.uuid4())
@@ -201,10 +200,11 @@ def _commands(job_id: str, ctx: click.Context, remote: Remote, socket: Path | No
             ("key_file", "PROGRESSD_KEY_FILE", ctx.params["key_file"]),
             ("socket", "PROGRESSD_SOCKET", socket),
         )
-        if value is not None and ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE
+        if value is not None and is_typed(ctx, option)
     }
     variables = {"PROGRESSD_JOB_ID": job_id, **given}
-    return "".join(f"export {name}={shlex.quote(str(value))}\n" for name, value in variables.items()) + SHELL
+    exports = "".join(f"export {name}={shlex.quote(str(value))}\n" for name, value in variables.items())
+    return ("unset PROGRESSD_URL\n" if socket is not None else "") + exports + SHELL
 
 
 def _event(
