@@ -226,7 +226,12 @@ async def numbers_at(client: httpx.AsyncClient, path: str) -> list[int]:
     response = await client.get(path)
     assert response.status_code == 200, response.text
     body = response.json()
-    assert body.keys() == {"jobs", "total", "limit", "offset"}
+    more = (
+        {"next"}
+        if body["offset"] + len(body["jobs"]) < body["total"] and "after=" not in path
+        else body.keys() & {"next"}
+    )
+    assert body.keys() == {"jobs", "total", "limit", "offset"} | more
     numbers = [int(one["id"][-12:], 16) for one in body["jobs"]]
     if len(numbers) < body["limit"] and body["offset"] == 0:
         assert body["total"] == len(numbers)
@@ -249,6 +254,11 @@ async def test_jobs_are_listed_newest_first(daemon: RunningDaemon, client: httpx
         ("?offset=9007199254740992", []),
         ("?status=completed&limit=1&offset=1", [3]),
         ("?limit=&offset=&status=&kind=&label=", [6, 5, 4, 3, 2, 1]),
+        ("?status=queued&status=processing", [2, 1]),
+        ("?status=completed,failed&kind=scan", [6, 4, 3]),
+        ("?sort=created&limit=4&offset=1", [2, 3, 4, 5]),
+        ("?label=by=bob&label=by=bob", [2]),
+        ("?label=by=bob&label=by=eve", []),
     ]:
         assert await numbers_at(client, f"/api/jobs{query}") == numbers
 
@@ -269,11 +279,44 @@ async def test_the_history_lists_finished_jobs(daemon: RunningDaemon, client: ht
 async def test_a_list_has_its_limit_offset_and_total(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await some_jobs(daemon)
     body = (await client.get("/api/jobs?limit=2&offset=1")).json()
-    assert {**body, "jobs": len(body["jobs"])} == {"jobs": 2, "total": 6, "limit": 2, "offset": 1}
+    assert {**body, "jobs": len(body["jobs"])} == {
+        "jobs": 2,
+        "total": 6,
+        "limit": 2,
+        "offset": 1,
+        "next": body["next"],
+    }
     default = (await client.get("/api/jobs/history")).json()
     assert (default["limit"], default["offset"], default["total"]) == (50, 0, 4)
     most = (await client.get("/api/jobs?limit=1000000")).json()
     assert most["limit"] == 1000
+
+
+@pytest.mark.parametrize("query", ["sort=-created", "sort=created", "status=completed,failed&kind=scan"])
+async def test_the_token_leads_to_the_next_page(query: str, daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await some_jobs(daemon)
+    expected = await numbers_at(client, f"/api/jobs?{query}")
+    walked, after = list[int](), ""
+    while True:
+        page = (await client.get(f"/api/jobs?{query}&limit=2{after}")).json()
+        walked += [int(one["id"][-12:], 16) for one in page["jobs"]]
+        if "next" not in page:
+            break
+        after = f"&after={page['next']}"
+    assert walked == expected
+
+
+async def test_a_list_has_counts(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await some_jobs(daemon)
+    for query, counts in [
+        ("", {"running": 1, "waiting": 1, "attention": 1, "done": 4, "all": 6}),
+        ("&status=failed&limit=1", {"running": 1, "waiting": 1, "attention": 1, "done": 4, "all": 6}),
+        ("&kind=ocr", {"running": 1, "waiting": 0, "attention": 0, "done": 1, "all": 2}),
+        ("&kind=scan&label=by=eve", {"running": 0, "waiting": 1, "attention": 0, "done": 1, "all": 2}),
+    ]:
+        assert (await client.get(f"/api/jobs?counts=true{query}")).json()["counts"] == counts
+    history = (await client.get("/api/jobs/history?counts=true")).json()["counts"]
+    assert history == {"running": 0, "waiting": 0, "attention": 1, "done": 4, "all": 4}
 
 
 async def test_a_page_of_large_jobs_ends_early(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
@@ -317,6 +360,17 @@ async def test_an_invalid_query_is_rejected(client: httpx.AsyncClient) -> None:
         ("status=asleep", "status"),
         ("label=by", "label 'by' is not of the form NAME=VALUE"),
         ("label==eve", "label '=eve' is not of the form NAME=VALUE"),
+        (
+            "status=queued,asleep",
+            "there is no status 'asleep' (known: queued, processing, completed, failed, cancelled)",
+        ),
+        ("sort=size", "sort"),
+        ("counts=maybe", "counts"),
+        ("kind=a&kind=b", "kind is given 2 times"),
+        ("after=newest", "after 'newest' is not the next of a page"),
+        ("after=newest.99999999999999999", "is not the next of a page"),
+        ("sort=created&after=newest.1", "after is from a list in another order than created"),
+        ("after=newest.1&offset=1", "after and offset exclude each other"),
     ]:
         for path in ["/api/jobs", "/api/jobs/history"]:
             response = await client.get(f"{path}?{query}")

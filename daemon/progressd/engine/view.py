@@ -21,7 +21,7 @@ from progressd.engine.history import History
 from progressd.engine.ingest import EventSink, Ingest, Outcome
 from progressd.engine.log_reader import LogReaders
 from progressd.engine.registry import Batches, Registry
-from progressd.store.base import Filter, Store
+from progressd.store.base import EVERY_JOB, Filter, Page, Paging, Store
 
 
 class Engine(NamedTuple):
@@ -66,17 +66,23 @@ class ClientView(EventSink):
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """Return a page of jobs in their current state, newest first, and the total number. See Store."""
+        page = await self.page(which, Paging(limit, offset))
+        return page.jobs, page.total
+
+    async def page(self, which: Filter, paging: Paging) -> Page:
+        """Return a page of jobs in their current state. See Store."""
+        page = await self._engine.store.page(self._visible(which), paging)
+        return page._replace(jobs=list(map(self._current, page.jobs)))
+
+    async def counts(self, which: Filter = EVERY_JOB) -> Mapping[JobStatus, int]:
+        """Return the number of jobs by status, including zeros."""
+        return await self._engine.store.counts(self._visible(which))
+
+    def _visible(self, which: Filter) -> Filter:
+        """Return the filter for the visible ones among the jobs. Raises OutOfScope with a token for one topic."""
         if not self._identity.may_watch_all:
             raise OutOfScope(f"this token is for {self._identity.topic}")
-        labels = (*which.labels, *self.labels.items())
-        jobs, total = await self._engine.store.list_jobs(which._replace(labels=labels), limit, offset)
-        return list(map(self._current, jobs)), total
-
-    async def counts(self) -> Mapping[JobStatus, int]:
-        """Return the number of jobs by status, including zeros."""
-        if not self._identity.bound:
-            return await self._engine.store.counts()
-        return {status: (await self.list_jobs(Filter([status]), 1, 0))[1] for status in JobStatus}
+        return which._replace(labels=(*which.labels, *self.labels.items()))
 
     async def batch(self, batch_id: str) -> JobBatch:
         """Return a batch. Raises NotFound."""

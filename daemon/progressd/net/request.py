@@ -114,7 +114,7 @@ def require_known(given: Iterable[str], *structs: type[Struct]) -> None:
         raise InvalidInput(f"the query is wrong: unknown parameter {min(unknown)[:60]!r} ({known_here})")
 
 
-def parsed_query(query: Mapping[str, str], type_: type[T]) -> T:
+def parsed_query(query: Mapping[str, object], type_: type[T]) -> T:
     """Return a query as a struct. Raises InvalidInput."""
     try:
         return msgspec.convert(dict(query.items()), type_, strict=False)

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol
 
 from prometheus_client import Histogram
 
@@ -33,6 +34,33 @@ class Filter(NamedTuple):
     statuses: Collection[JobStatus] | None = None
     kind: str | None = None
     labels: Collection[tuple[str, str]] = ()  # a job must have all of these labels
+
+
+EVERY_JOB: Final = Filter()
+
+
+class Sort(StrEnum):
+    """The order of a list."""
+
+    NEWEST = "-created"
+    OLDEST = "created"
+
+
+class Paging(NamedTuple):
+    """A page of a list. It begins after `offset` jobs, or after the job with the position `after`."""
+
+    limit: int
+    offset: int = 0
+    sort: Sort = Sort.NEWEST
+    after: int | None = None
+
+
+class Page(NamedTuple):
+    """A page of jobs, the number of jobs on all pages, and the position after which the next page begins, if any."""
+
+    jobs: list[Job]
+    total: int
+    next: int | None
 
 
 class Store(Protocol):
@@ -102,7 +130,10 @@ class Store(Protocol):
         A page of large jobs may contain fewer than `limit` jobs, but at least one.
         """
 
-    async def counts(self) -> Mapping[JobStatus, int]:
+    async def page(self, which: Filter, paging: Paging) -> Page:
+        """Return a page of readable jobs. It may contain fewer than `limit` jobs, as in `list_jobs`."""
+
+    async def counts(self, which: Filter = EVERY_JOB) -> Mapping[JobStatus, int]:
         """Return the number of jobs by status, including zeros."""
 
     async def batch_counts(self) -> Mapping[BatchStatus, int]:

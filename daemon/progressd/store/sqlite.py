@@ -6,7 +6,7 @@ a FULL commit 213 µs, regardless of the number of changes.
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -24,7 +24,7 @@ from progressd.core.eta import KeyedRun
 from progressd.core.job import Job
 from progressd.core.messages import JobStatus
 from progressd.store import listing
-from progressd.store.base import Change, Deletion, Filter
+from progressd.store.base import EVERY_JOB, Change, Deletion, Filter, Page, Paging
 from progressd.store.connection import BUSY_TIMEOUT, Checkpointer, WALLimits, connected
 from progressd.store.errors import UnreadableRow, damaged, shortage, store_error
 from progressd.store.listing import PAGE_BYTES
@@ -196,18 +196,32 @@ class SQLiteStore:
         return await self._documents(job_with_steps_of, f"SELECT {JOB_AND_STEPS} FROM jobs WHERE {which}")
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
-        def read() -> tuple[list[Job], int]:
-            self._lister.execute("BEGIN")  # so that the page and the counts are consistent
-            try:
-                rows, total = listing.page(self._lister, which, limit, offset, self._page_bytes)
-            finally:
-                self._lister.execute("ROLLBACK")
-            return list(readable(job_of, rows, self._skip)), total
+        page = await self.page(which, Paging(limit, offset))
+        return page.jobs, page.total
+
+    async def page(self, which: Filter, paging: Paging) -> Page:
+        def read() -> Page:
+            with self._consistent() as db:
+                rows, total, following = listing.page(db, which, paging, self._page_bytes)
+            return Page(list(readable(job_of, rows, self._skip)), total, following)
 
         return await self._in_thread(read, self._listing)
 
-    async def counts(self) -> Mapping[JobStatus, int]:
-        return await self._in_thread(lambda: listing.counts(self._reader), self._reading)
+    async def counts(self, which: Filter = EVERY_JOB) -> Mapping[JobStatus, int]:
+        def read() -> Mapping[JobStatus, int]:
+            with self._consistent() as db:
+                return listing.counts(db, which)
+
+        return await self._in_thread(read, self._listing)
+
+    @contextlib.contextmanager
+    def _consistent(self) -> Iterator[sqlite3.Connection]:
+        """Open the connection for lists, whose queries all read the same state of the store."""
+        self._lister.execute("BEGIN")
+        try:
+            yield self._lister
+        finally:
+            self._lister.execute("ROLLBACK")
 
     async def batch_counts(self) -> Mapping[BatchStatus, int]:
         rows = await self._read("SELECT status, count(*) FROM batches GROUP BY status")

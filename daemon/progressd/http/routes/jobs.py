@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 import msgspec
 import trio
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from quart import Blueprint, Response, request, send_file
 
-from progressd.core.errors import Conflict, InvalidInput, NotFound, Unavailable
+from progressd.core.errors import Conflict, NotFound, Unavailable
 from progressd.core.events import (
     RegisterEvent,
     Registration,
@@ -27,6 +27,7 @@ from progressd.core.messages import FINISHED, JobStatus
 from progressd.http.body import whole_body
 from progressd.http.context import json_response, request_context
 from progressd.http.job_cache import CACHING
+from progressd.http.list_query import PageQuery, list_query, token_of
 from progressd.http.openapi import described
 from progressd.http.response import FileBody, attachment
 from progressd.http.routes.sse import changed_job
@@ -34,7 +35,6 @@ from progressd.http.schemas import JSON, JobView, job_view
 from progressd.net.request import parsed_query
 from progressd.store.base import Filter
 
-MAX_PAGE: Final = 1000  # jobs
 MAX_WAIT: Final = 60.0  # seconds; proxies time out a request without a response after longer
 FILE: Final = {"*/*": {"type": "string", "format": "binary"}}
 ELSEWHERE: Final = ("http://", "https://")  # prefixes of a result that the producer keeps at its own URL
@@ -49,13 +49,25 @@ class NewJob(Registration, frozen=True):
     id: str | None = None
 
 
+class JobCounts(Struct, frozen=True):
+    """The numbers of jobs with the same kind and labels, whatever their status. `done`: finished, in any way."""
+
+    running: int
+    waiting: int
+    attention: int
+    done: int
+    all: int
+
+
 class JobPage(Struct, frozen=True):
-    """A page of jobs; `total` counts all pages."""
+    """A page of jobs; `total` counts all pages. `next`: the `after` of the next page, if there is one."""
 
     jobs: list[JobView]
     total: int
     limit: int
     offset: int
+    next: str | UnsetType = UNSET
+    counts: JobCounts | UnsetType = UNSET
 
 
 class RetryAccepted(Struct, frozen=True):
@@ -64,16 +76,6 @@ class RetryAccepted(Struct, frozen=True):
     job_id: str
     status: JobStatus
     message: str
-
-
-class PageQuery(Struct, frozen=True):
-    """The query of a list. A limit above 1000 counts as 1000."""
-
-    limit: Annotated[int, Meta(ge=1)] = 50
-    offset: Annotated[int, Meta(ge=0, le=2**53)] = 0
-    status: JobStatus | None = None
-    kind: str | None = None
-    label: Annotated[str, Meta(pattern="^[^=]+=")] | None = None
 
 
 class LongPollQuery(Struct, frozen=True):
@@ -242,20 +244,26 @@ def _job_response(job: Job, status: int = 200) -> Response:
     )
 
 
-async def _page(statuses: frozenset[JobStatus] | None) -> Response:
+async def _page(among: frozenset[JobStatus] | None) -> Response:
     context = request_context()
-    given = {name: value for name, value in request.args.items() if value}  # forms send `?status=` for every status
-    if "label" in given and not all(given["label"].partition("=")[:2]):  # otherwise the error would show a pattern
-        raise InvalidInput(f"the query is wrong: label {given['label'][:60]!r} is not of the form NAME=VALUE")
-    query = parsed_query(given, PageQuery)
-    if query.status is not None:
-        statuses = frozenset([query.status]) & (statuses or frozenset(JobStatus))
-    limit = min(query.limit, MAX_PAGE)
-    key, _, value = (query.label or "").partition("=")
-    filter_ = Filter(statuses, query.kind, ((key, value),) if key else ())
-    found, total = await context.view.list_jobs(filter_, limit, query.offset)
+    which, paging, with_counts = list_query(request.args, among)
+    page = await context.view.page(which, paging)
     place = context.app.queue_estimates.place
-    jobs = [job_view(job, context.view.store_id, context.app.base, place(job)) for job in found]
-    if len(jobs) < min(limit, total - query.offset):  # the store returned fewer jobs, because they are large
+    jobs = [job_view(job, context.view.store_id, context.app.base, place(job)) for job in page.jobs]
+    limit = paging.limit
+    if page.next is not None and len(jobs) < limit:  # the store returned fewer jobs, because they are large
         limit = max(1, len(jobs))
-    return json_response(JobPage(jobs, total, limit, query.offset))
+    counts = await _counts(which._replace(statuses=among)) if with_counts else UNSET
+    following = UNSET if page.next is None else token_of(page.next, paging.sort)
+    return json_response(JobPage(jobs, page.total, limit, paging.offset, following, counts))
+
+
+async def _counts(which: Filter) -> JobCounts:
+    numbers = await request_context().view.counts(which)
+    return JobCounts(
+        running=numbers.get(JobStatus.PROCESSING, 0),
+        waiting=numbers.get(JobStatus.QUEUED, 0),
+        attention=numbers[JobStatus.FAILED],
+        done=sum(number for status, number in numbers.items() if status.finished),
+        all=sum(numbers.values()),
+    )
