@@ -1,7 +1,6 @@
 """Jobs on pages of other sites: the elements and their messages."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest

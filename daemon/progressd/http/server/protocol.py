@@ -326,7 +326,7 @@ class Protocol(H11Protocol):
 
 
 def own_headers(headers: Sequence[tuple[bytes, bytes]]) -> Sequence[tuple[bytes, bytes]]:
-    """Return the headers of a response. A header of the application replaces the same one of `ALWAYS`, which follows."""
+    """Return the headers of a response, in which a header of the application replaces that of `ALWAYS`."""
     if sum(name in REPLACEABLE for name, _ in headers) <= len(REPLACEABLE):
         return headers
     own: dict[bytes, bytes] = {}
