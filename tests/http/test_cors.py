@@ -65,3 +65,12 @@ async def test_fast_reads_vary_by_origin(tmp_path: Path, headers: dict[str, str]
             read = await client.get(f"/api/jobs/{ID}", headers={**headers, "If-None-Match": tag})
             assert read.status_code == (304 if tag else 200)
             assert read.headers.get_list("Vary", split_commas=True) == ["Accept-Encoding", "Origin"]
+
+
+async def test_every_site_may_import_the_modules(client: httpx.AsyncClient) -> None:
+    for headers in [{}, {"Origin": SITE}, {"Origin": "https://other.example"}]:
+        response = await client.get("/static/progressd.js", headers=headers)
+        assert response.headers.get_list("Access-Control-Allow-Origin") == ["*"]
+        assert response.headers.get_list("Cross-Origin-Resource-Policy") == ["cross-origin"]
+    response = await client.get("/api/health")
+    assert response.headers.get_list("Cross-Origin-Resource-Policy") == ["same-origin"]

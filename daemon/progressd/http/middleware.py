@@ -1,6 +1,7 @@
 """Access control: identify the client of each HTTP request, count the request, and pass on only permitted requests.
 
-Pages of the sites in `server.allowed_origins` may read responses and send preflights (CORS, Fetch §3.2).
+Pages of the sites in `server.allowed_origins` may read responses and send preflights (CORS, Fetch §3.2). Pages of all
+sites may read the static files.
 """
 
 import math
@@ -40,7 +41,8 @@ PUBLIC: Final = frozenset(
     }
 )
 HEALTH: Final = "/api/health"  # not counted: probes request it constantly, and expect its 503
-PUBLIC_BELOW: Final = ("/static/", "/api/health/")
+STATIC: Final = "/static/"
+PUBLIC_BELOW: Final = (STATIC, "/api/health/")
 PINGS: Final = "/ping/"
 PING_KEY: Final = re.compile(r"/ping/([^/]+)/")
 FOR_BOUND_KEYS: Final = (
@@ -65,6 +67,10 @@ FOR_APPLICATION: Final = frozenset({b"content-length", b"transfer-encoding", b"u
 EXPOSED_HEADERS: Final = (
     "ETag, Retry-After, Content-Disposition, Idempotency-Replayed, "
     "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+)
+OPEN: Final = (  # pages of all sites may import the modules, which are the same for everybody
+    (b"access-control-allow-origin", b"*"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
 )
 PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
@@ -109,7 +115,8 @@ class AccessMiddleware:
         rejected = Counter[str]() if scope["path"].startswith(HEALTH) else self._context.metrics.rejected
         origin = header(scope["headers"], b"origin")
         allowed = origin in self._context.settings.server.allowed_origins
-        response = ResponseSender(send, self._cors(origin if allowed else None), rejected)
+        cors = OPEN if scope["path"].startswith(STATIC) else self._cors(origin if allowed else None)
+        response = ResponseSender(send, cors, rejected)
         if await self._redirect(scope, receive, send):
             return
         if allowed and scope["method"] == "OPTIONS" and header(scope["headers"], b"access-control-request-method"):

@@ -7,7 +7,7 @@ time of a request; the rest is tasks, channels and locks for slow applications. 
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from http import HTTPStatus
 from traceback import clear_frames
@@ -32,12 +32,13 @@ from progressd.http.job_cache import CachedResponse
 from progressd.http.middleware import AccessMiddleware
 from progressd.http.schemas import EVENT_STREAM, JSON, NDJSON
 from progressd.net.connection import Connection
-from progressd.net.request import BasePath, header
+from progressd.net.request import ALWAYS, BasePath, header
 
 HALF_CLOSE_TIMEOUT: Final = 2.0  # seconds within which the response to a client that has closed its side must begin
 POLL_INTERVAL: Final = 1.0  # seconds between checks whether a waiting client is still connected
 MAX_SEND: Final = 65536  # bytes of a response in one write
 CLOSE: Final = (b"connection", b"close")
+REPLACEABLE: Final = frozenset(name for name, _ in ALWAYS)
 _ABSOLUTE: Final = re.compile(
     rb"https?://((?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?)((?:[/?].*)?)",  # authority, path and query
     re.IGNORECASE,
@@ -241,8 +242,11 @@ class Protocol(H11Protocol):
             if self.connection.their_state is h11.SEND_BODY:
                 await trio.lowlevel.checkpoint()  # let the reader read the arrived part of the body
             last = self._is_last() or self.context.terminated.is_set()
-            if last and CLOSE not in event.headers:
-                event = h11.Response(status_code=event.status_code, headers=[*event.headers, CLOSE])
+            headers = own_headers(event.headers)
+            if last and CLOSE not in headers:
+                headers = [*headers, CLOSE]
+            if headers is not event.headers:
+                event = h11.Response(status_code=event.status_code, headers=list(headers))
         try:
             data = self.connection.send(event)
         except h11.LocalProtocolError:
@@ -319,6 +323,17 @@ class Protocol(H11Protocol):
         except h11.LocalProtocolError:  # the application has begun its response to the previous request
             return
         await self.send(RawData(data))
+
+
+def own_headers(headers: Sequence[tuple[bytes, bytes]]) -> Sequence[tuple[bytes, bytes]]:
+    """Return the headers of a response, in which a header of the application replaces that of `ALWAYS`."""
+    if sum(name in REPLACEABLE for name, _ in headers) <= len(REPLACEABLE):
+        return headers
+    own: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in REPLACEABLE:
+            own.setdefault(name, value)
+    return [*(pair for pair in headers if pair[0] not in REPLACEABLE), *own.items()]
 
 
 def with_path(request: h11.Request, base: BasePath) -> h11.Request | None:

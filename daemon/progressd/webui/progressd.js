@@ -1,0 +1,676 @@
+/**
+ * progressd for JavaScript: watch jobs, submit files, report progress. For browsers and Node.js 20 or newer.
+ *
+ *   for await (const { type, data } of watch('https://box:8080', { job: id, token })) console.log(type, data);
+ *
+ * The messages are those of docs/protocol.md. This module imports nothing, except the elements that a page uses.
+ */
+
+const FIRST_DELAY_MS = 500;
+const LONGEST_DELAY_MS = 30_000;
+const LONGEST_LOCAL_DELAY_MS = 2000; // to a daemon on this machine
+const OPEN_TIMEOUT_MS = 8000;
+const SETTLE_MS = 300; // some proxies accept a WebSocket and close it at once
+const STEADY_MS = 10_000; // only a connection that lasted this long resets the back-off
+const QUIET_MS = 30_000; // then ask whether the server is there
+const SILENT_MS = 75_000; // an event stream sends something every 30 s
+const POLL_MS = 2000;
+const STREAM_AGAIN_MS = 60_000; // after this time of polling, try a stream again
+const RENEW_MS = 60_000; // before the end of a token
+const MAX_QUEUED = 4096; // messages that wait for the iterator; beyond, the watch disconnects and resumes later
+const MAX_KNOWN = 20_000; // jobs
+
+const RANKS = { queued: 0, processing: 1, completed: 2, failed: 2, cancelled: 2 };
+const ENDED = 3; // the message of the end was delivered too
+const CODES = {
+  400: 'bad_request', 401: 'unauthorized', 403: 'forbidden', 404: 'not_found', 409: 'conflict', 413: 'too_large',
+  415: 'unsupported_type', 422: 'bad_option', 429: 'rate_limited', 503: 'unavailable', 507: 'storage_full',
+};
+const TRANSIENT = new Set([408, 429, 500, 502, 503, 504, 507]);
+const FINISHED = Symbol('finished');
+
+/** A request that the server refused, or a page that may not ask. `status` is the HTTP status, if there was one. */
+export class ProgressdError extends Error {
+  /** @param {string} message @param {string} code a stable word @param {number} [status] */
+  constructor(message, code, status, retryAfter = 0) {
+    super(message);
+    this.name = 'ProgressdError';
+    this.code = code;
+    this.status = status;
+    this.retryAfter = retryAfter; // seconds
+  }
+
+  /** Whether the same request may succeed later. */
+  get transient() {
+    return this.code === 'unreachable' || TRANSIENT.has(this.status);
+  }
+}
+
+/**
+ * Watches a job, a batch, all jobs, or the log of a job.
+ * @param {string | URL} url of the daemon, with its path prefix if it has one
+ * @param {import('./progressd.d.ts').WatchOptions} [options]
+ * @returns {Watch}
+ */
+export const watch = (url, options = {}) => new Watch(url, options);
+
+/** An async iterator of messages, and an EventTarget. It connects at the first `for await`, `next()` or listener. */
+export class Watch extends EventTarget {
+  #base;
+  #options;
+  #paths;
+  #cursor;
+  #state = null;
+  #since = Date.now();
+  #attempt = null; // the AbortController of the connection
+  #started = false;
+  #over = false;
+  #failure = null;
+  #away = new AbortController(); // ends the listeners for the network and the page
+  #heard = 0;
+  #replaying = false;
+  #ended = false; // the stream's last message was delivered
+  #known = new Map(); // job → how far it was delivered
+  #types = new Set();
+  #queue = null;
+  #keys = 0;
+  #waiting = [];
+  #wake = () => {};
+
+  constructor(url, options) {
+    super();
+    this.#base = baseOf(url);
+    this.#options = options;
+    this.#paths = pathsOf(options);
+    this.#cursor = options.since;
+    const { signal } = options;
+    if (signal?.aborted) this.#end(signal.reason);
+    signal?.addEventListener('abort', () => this.#end(signal.reason), { signal: this.#away.signal });
+  }
+
+  /** The position of the newest message. A later watch with `since: cursor` continues there. */
+  get cursor() {
+    return this.#cursor;
+  }
+
+  /** `live`, `polling`, `reconnecting`, or null before the first connection. */
+  get state() {
+    return this.#state;
+  }
+
+  /** Calls `listener` with each message of a type; `message`: each message. Returns a function that stops this. */
+  on(type, listener) {
+    const call = ({ detail }) => listener(detail);
+    this.addEventListener(type, call);
+    return () => this.removeEventListener(type, call);
+  }
+
+  addEventListener(type, ...rest) {
+    super.addEventListener(type, ...rest);
+    this.#types.add(type);
+    this.#start();
+  }
+
+  [Symbol.asyncIterator]() {
+    return this;
+  }
+
+  /** The next message. Rejects with a ProgressdError if the server refuses the watch. */
+  async next() {
+    this.#queue ??= new Map();
+    this.#start();
+    for (const [key, value] of this.#queue) {
+      this.#queue.delete(key);
+      if (this.#queue.size < MAX_QUEUED / 2) this.#wake();
+      return { value, done: false };
+    }
+    if (!this.#over) return new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
+    const failure = this.#failure;
+    this.#failure = null;
+    if (failure) throw failure;
+    return { value: undefined, done: true };
+  }
+
+  /** Closes the connection. `for await` calls this when its loop is left. */
+  async return(value) {
+    this.close();
+    return { value, done: true };
+  }
+
+  /** Closes the connection. The iterator ends. */
+  close() {
+    this.#queue?.clear();
+    this.#end();
+  }
+
+  /** Closes the connection and opens it again, for a page that knows the connection to be dead. */
+  reconnect() {
+    if (this.#state === 'live') this.#attempt?.abort();
+    this.#wake();
+  }
+
+  #end(failure = null) {
+    if (this.#over) return;
+    this.#over = true;
+    this.#failure = failure;
+    this.#away.abort();
+    this.#attempt?.abort();
+    this.#wake();
+    for (const { resolve, reject } of this.#waiting.splice(0)) {
+      if (failure) reject(failure);
+      else resolve({ value: undefined, done: true });
+      if (failure) this.#failure = failure = null;
+    }
+  }
+
+  #start() {
+    if (this.#started || this.#over) return;
+    this.#started = true;
+    const { signal } = this.#away;
+    globalThis.addEventListener?.('online', () => this.reconnect(), { signal });
+    globalThis.addEventListener?.('offline', () => this.#probe(), { signal });
+    globalThis.document?.addEventListener('visibilitychange', () => {
+      if (document.hidden) return;
+      if (this.#state === 'live') this.#probe();
+      else this.#wake();
+    }, { signal });
+    this.#run().then(() => this.#finish(), (error) => this.#refuse(error));
+  }
+
+  #finish() {
+    this.#end();
+    this.#dispatch('end');
+  }
+
+  /** An error that nobody would see becomes an unhandled rejection. */
+  #refuse(error) {
+    const isSeen = this.#queue !== null || this.#types.has('refused');
+    this.#end(error);
+    this.#dispatch('refused', error);
+    if (!isSeen) throw error;
+  }
+
+  async #run() {
+    let losses = 0;
+    while (!this.#over) {
+      const began = Date.now();
+      let reason;
+      try {
+        if (await this.#connect() === FINISHED) return;
+      } catch (error) {
+        if (this.#over) return;
+        if (!(error instanceof ProgressdError) || !error.transient) throw error;
+        reason = error;
+      }
+      if (this.#over) return;
+      if (this.#queue?.size > MAX_QUEUED / 2) {
+        await this.#pause();
+      } else if (reason) {
+        if (this.#state !== 'reconnecting') this.#tell('reconnecting', { reason: reason.message });
+        losses = Date.now() - began > STEADY_MS ? 1 : losses + 1;
+        await this.#pause(Math.max(this.#delay(losses), reason.retryAfter * 1000));
+      }
+    }
+  }
+
+  /** The delay doubles with every loss. Half of it is random, so that many pages do not reconnect at once. */
+  #delay(losses) {
+    if (globalThis.navigator?.onLine === false) return LONGEST_DELAY_MS; // `online` ends it
+    const longest = isLocal(this.#base.hostname) ? LONGEST_LOCAL_DELAY_MS : LONGEST_DELAY_MS;
+    return Math.min(longest, FIRST_DELAY_MS * 2 ** (losses - 1)) * (0.5 + Math.random() / 2);
+  }
+
+  /** Waits, at most `delay` ms. */
+  #pause(delay) {
+    if (this.#over) return undefined;
+    return new Promise((resolve) => {
+      const timer = delay === undefined ? 0 : setTimeout(resolve, delay);
+      this.#wake = () => { clearTimeout(timer); resolve(); };
+    });
+  }
+
+  /** One round: a WebSocket; if that cannot be opened, an event stream; if that is held up, polling. */
+  async #connect() {
+    const attempt = this.#attempt = new AbortController();
+    const { signal } = attempt;
+    const renewing = { timer: 0, attempt };
+    try {
+      if (globalThis.WebSocket && !(this.#options.log && this.#options.key)) {
+        const ended = await this.#socket(await this.#socketToken(signal, renewing), signal);
+        if (ended !== undefined || signal.aborted) return ended;
+      }
+      const token = await this.#ownToken(renewing);
+      try {
+        return await this.#events(token, signal);
+      } catch (error) {
+        if (signal.aborted) return undefined;
+        if (error.code !== 'held_up' && error.status !== 503) throw error;
+        if (this.#options.log) throw Object.assign(error, { code: 'unreachable' });
+      }
+      return await this.#poll(token, signal);
+    } catch (error) {
+      if (signal.aborted && !(error instanceof ProgressdError)) return undefined; // renewed, or replaced
+      throw error;
+    } finally {
+      clearTimeout(renewing.timer);
+      attempt.abort();
+    }
+  }
+
+  /** A page cannot send a header with a WebSocket, so a key is exchanged for a token. */
+  async #socketToken(signal, renewing) {
+    const { key, token } = this.#options;
+    if (!key || token) return this.#ownToken(renewing);
+    const response = await this.#fetch(this.#paths.token, { method: 'POST', signal });
+    const made = (await response.json()).token;
+    renewBefore(made, renewing);
+    return made;
+  }
+
+  async #ownToken(renewing) {
+    const { token } = this.#options;
+    if (typeof token !== 'function') return token;
+    let made;
+    try {
+      made = await token();
+    } catch (error) {
+      throw error instanceof ProgressdError ? error : new ProgressdError(`No token: ${error.message}`, 'unreachable');
+    }
+    renewBefore(made, renewing);
+    return made;
+  }
+
+  #url(path, token, more = {}) {
+    const { interval, types, log } = this.#options;
+    const url = new URL(path, this.#base);
+    const query = { since: this.#cursor, interval, types: types && String(types), token, ...more };
+    if (log) [query.offset, query.since] = [this.#cursor, undefined];
+    for (const [name, value] of Object.entries(query)) if (value !== undefined) url.searchParams.set(name, value);
+    return url;
+  }
+
+  /** Requests a path with the key. Rejects with a ProgressdError. */
+  async #fetch(url, options = {}) {
+    try {
+      return await request(this.#base, url, { key: this.#options.key, ...options });
+    } catch (error) {
+      if (error.code === 'unreachable' && this.#state === null) await explain(this.#base);
+      throw error;
+    }
+  }
+
+  /** @returns {Promise<?>} FINISHED, or undefined if the socket was never open */
+  #socket(token, signal) {
+    return new Promise((resolve, reject) => {
+      if (signal.aborted) return resolve();
+      const url = this.#url(this.#paths.socket);
+      url.protocol = url.protocol.replace('http', 'ws');
+      const socket = new WebSocket(url, token ? ['progressd', `progressd.token.${token}`] : []);
+      const listening = new AbortController();
+      let isOpen = false;
+      let timer = setTimeout(() => leave(resolve), OPEN_TIMEOUT_MS);
+      const quiet = setInterval(() => {
+        if (!isOpen || Date.now() - this.#heard < QUIET_MS) return;
+        socket.send('{"type":"ping"}'); // ignored; the network reports a connection that the server has lost
+        this.#probe();
+      }, QUIET_MS / 2);
+      const leave = (settle, value) => {
+        clearTimeout(timer);
+        clearInterval(quiet);
+        listening.abort();
+        socket.close();
+        settle(value);
+      };
+      const settled = () => {
+        if (isOpen) return;
+        isOpen = true;
+        clearTimeout(timer);
+        this.#opened('websocket');
+      };
+      const on = (type, listener) => socket.addEventListener(type, listener, { signal: listening.signal });
+      on('open', () => {
+        clearTimeout(timer);
+        timer = setTimeout(settled, SETTLE_MS);
+      });
+      on('message', ({ data }) => {
+        settled();
+        this.#receive(data);
+      });
+      on('close', ({ code, reason }) => {
+        if (code === 1000 && reason.endsWith('finished')) leave(resolve, FINISHED);
+        else if (isOpen || code >= 4000) leave(reject, this.#closed(code, reason));
+        else leave(resolve);
+      });
+      signal.addEventListener('abort', () => leave(isOpen ? reject : resolve), { signal: listening.signal });
+    });
+  }
+
+  #closed(code, reason) {
+    const { key, token } = this.#options;
+    if (code === 4500 && (typeof token === 'function' || (key && !token))) {
+      return new ProgressdError('The token has expired.', 'unreachable');
+    }
+    if (code === 4500) return new ProgressdError('The token has expired or was revoked.', 'credentials_expired', 401);
+    if (code === 4501) return new ProgressdError('The job was deleted.', 'job_deleted', 404);
+    if ((code > 4501 && code <= 4999) || [1002, 1007, 1008, 1009].includes(code)) {
+      return new ProgressdError(`The server closed the connection: ${reason || code}.`, 'closed', undefined);
+    }
+    return new ProgressdError(reason || 'The connection was lost.', 'unreachable');
+  }
+
+  /** Server-sent events, read with fetch: an EventSource can send no key and does not say why it fails. */
+  async #events(token, signal) {
+    const watchdog = timeLimit(signal);
+    try {
+      watchdog.set(OPEN_TIMEOUT_MS);
+      const response = await this.#fetch(this.#url(this.#paths.events, token), { signal: watchdog.signal });
+      if (response.status === 204) return FINISHED;
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+      let text = '';
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        if (!text) this.#opened('sse');
+        watchdog.set(SILENT_MS);
+        const events = (text + value).split('\n\n');
+        text = events.pop() || ' '; // a space: something was received
+        for (const event of events) {
+          const line = event.split('\n').find((each) => each.startsWith('data: '));
+          if (line && !signal.aborted) this.#receive(line.slice(6));
+        }
+      }
+    } catch (error) {
+      if (signal.aborted || error instanceof ProgressdError) throw error;
+      if (watchdog.expired && this.#state !== 'live') throw new ProgressdError('No event arrived.', 'held_up');
+      // otherwise the connection was lost
+    } finally {
+      watchdog.clear();
+    }
+    if (this.#ended) return FINISHED;
+    throw new ProgressdError('The connection was lost.', 'unreachable');
+  }
+
+  async #poll(token, signal) {
+    const until = Date.now() + STREAM_AGAIN_MS;
+    const get = async (path, more) => (await this.#fetch(
+      this.#url(path, token, { since: undefined, interval: undefined, types: undefined, ...more }), { signal },
+    )).json();
+    const { job, batch } = this.#options;
+    while (Date.now() < until) {
+      if (job) {
+        this.#compare(await get(this.#paths.state));
+      } else {
+        const state = batch && await get(this.#paths.state);
+        const { jobs } = await get(batch ? `${this.#paths.state}/jobs` : 'api/jobs', batch ? {} : { limit: 200 });
+        for (const each of jobs.reverse()) this.#compare(each);
+        if (state) this.#compareBatch(state);
+      }
+      if (signal.aborted) return undefined;
+      this.#tell('polling', { transport: 'polling' });
+      if (this.#ended) return FINISHED;
+      await this.#pause(POLL_MS);
+      if (signal.aborted) return undefined;
+    }
+    return undefined;
+  }
+
+  /** Delivers what is new about a job in a response, as the messages that a stream would have sent. */
+  #compare(job) {
+    const id = job.id ?? job.job_id;
+    const known = this.#known.get(id);
+    const send = (type, data) => this.#deliver({ type, job_id: id, data, ...(job.batch_id && { batch_id: job.batch_id }) });
+    const { status, progress } = job;
+    if (known === undefined && !this.#options.job && !this.#options.batch) send('job_created', job);
+    if ((known ?? -1) < RANKS[status]) send('status_change', { old_status: known === 1 ? 'processing' : 'queued', new_status: status });
+    const shown = JSON.stringify(progress);
+    if (progress && status === 'processing' && this.#known.get(`${id} progress`) !== shown) {
+      this.#known.set(`${id} progress`, shown);
+      send('progress', progress);
+    }
+    if (known === ENDED || RANKS[status] < 2) return;
+    const url = job.output_path ?? job.download_url ?? null;
+    const { elapsed_seconds = null, page_count = null } = job;
+    if (status === 'completed') send('completed', { output_path: url, elapsed_seconds, page_count, download_url: url });
+    if (status === 'failed') send('error', { message: job.error ?? '' });
+    this.#known.delete(`${id} progress`);
+    this.#known.set(id, ENDED);
+    if (this.#options.job) this.#cursor = job.cursor;
+  }
+
+  #compareBatch({ status, progress, batch_id }) {
+    const shown = JSON.stringify(progress);
+    if (this.#known.get('batch') !== shown) this.#deliver({ type: 'batch_progress', batch_id, data: progress });
+    this.#known.set('batch', shown);
+    if (status === 'queued' || status === 'processing') return;
+    const { completed, failed, cancelled } = progress;
+    const data = { success_count: completed, failed_count: failed, cancelled_count: cancelled };
+    this.#deliver({ type: 'batch_completed', batch_id, data });
+  }
+
+  #opened(transport) {
+    this.#replaying = true;
+    this.#heard = Date.now();
+    this.#tell('live', { transport });
+  }
+
+  #receive(text) {
+    if (this.#attempt.signal.aborted) return;
+    this.#heard = Date.now();
+    let message;
+    try {
+      message = JSON.parse(text);
+    } catch {
+      return; // not a message
+    }
+    if (message.type === 'resync') {
+      this.#cursor = undefined;
+      this.#known.clear();
+    }
+    if (message.type === 'hello') this.#replaying = false;
+    if (this.#options.log) this.#cursor = message.data?.offset ?? this.#cursor;
+    else this.#cursor = message.cursor ?? this.#cursor;
+    if (!this.#isRepeated(message)) this.#deliver(message);
+  }
+
+  /** With `interval`, or after polling, a cursor may be older than the newest message: see docs/protocol.md. */
+  #isRepeated({ type, job_id, data }) {
+    const known = this.#known.get(job_id);
+    if (!this.#replaying || known === undefined) return false;
+    if (type === 'status_change') return RANKS[data.new_status] > 0 && RANKS[data.new_status] <= known;
+    return (type === 'completed' || type === 'error') ? known === ENDED : type === 'job_created';
+  }
+
+  #deliver(message) {
+    const { type, job_id: id, data } = message;
+    const isEnd = type === 'completed' || type === 'error';
+    if (type === 'job_deleted') this.#known.delete(id);
+    else if (type === 'job_created') this.#know(id, this.#known.get(id) ?? 0);
+    else if (type === 'status_change') this.#know(id, RANKS[data.new_status]);
+    else if (isEnd) this.#know(id, ENDED);
+    this.#ended ||= this.#options.job ? isEnd || data?.new_status === 'cancelled' : type === 'batch_completed';
+    this.#emit(message);
+  }
+
+  #know(id, rank) {
+    this.#known.set(id, rank);
+    if (this.#known.size > MAX_KNOWN) this.#known.delete(this.#known.keys().next().value);
+  }
+
+  #tell(state, more) {
+    if (state === this.#state) return;
+    this.#state = state;
+    this.#since = Date.now();
+    this.#emit({ type: 'connection', data: { state, since: new Date(this.#since).toISOString(), ...more } });
+  }
+
+  #emit(message) {
+    if (this.#over) return;
+    this.#dispatch('message', message);
+    this.#dispatch(message.type, message);
+    if (this.#queue === null || this.#over) return;
+    const waiting = this.#waiting.shift();
+    if (waiting) {
+      waiting.resolve({ value: message, done: false });
+      return;
+    }
+    // A newer progress replaces the older one, as in the server.
+    const key = message.type === 'progress' ? message.job_id : ++this.#keys;
+    this.#queue.delete(key);
+    this.#queue.set(key, message);
+    if (this.#queue.size >= MAX_QUEUED) this.#attempt?.abort();
+  }
+
+  #dispatch(type, detail) {
+    if (this.#types.has(type)) this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  /** Replaces the connection if the server does not answer. */
+  async #probe() {
+    const attempt = this.#attempt;
+    if (await isAlive(this.#base) || attempt !== this.#attempt || attempt.signal.aborted) return;
+    this.#tell('reconnecting', { reason: 'The server does not answer.' });
+    attempt.abort();
+  }
+}
+
+/** Returns the state of a job after a message. The state is as in `GET /api/jobs/ID`; it is never changed in place. */
+export function applied(job, { type, data, time }) {
+  const isFinished = RANKS[job.status] >= 2;
+  if (type === 'progress' && !isFinished) return { ...job, status: 'processing', progress: { ...data, time } };
+  if (type === 'status_change' && !isFinished) {
+    const { new_status: status } = data;
+    if (status === 'queued') return { ...job, status, progress: undefined, started_at: undefined };
+    return { ...job, status, [status === 'processing' ? 'started_at' : 'completed_at']: time };
+  }
+  if (type === 'completed') return { ...job, ...data, status: 'completed', output_path: data.download_url ?? data.output_path };
+  if (type === 'error') return { ...job, status: 'failed', error: data.message };
+  return job;
+}
+
+/** Requests JSON from the daemon, with a key or a token. Rejects with a ProgressdError. */
+export async function getJson(url, path, { key, token, ...options } = {}) {
+  const target = new URL(path, baseOf(url));
+  if (token) target.searchParams.set('token', token);
+  return (await request(baseOf(url), target, { key: token ? undefined : key, ...options })).json();
+}
+
+async function request(base, path, { key, headers, ...options }) {
+  let response;
+  try {
+    const all = { ...headers, ...(key && { Authorization: `Bearer ${key}` }) };
+    response = await fetch(new URL(path, base), { cache: 'no-cache', ...options, headers: all });
+  } catch (error) {
+    if (options.signal?.aborted) throw error;
+    throw new ProgressdError(`No connection to ${base.host}.`, 'unreachable');
+  }
+  if (response.ok) return response;
+  const body = await response.json().catch(() => null);
+  const { status } = response;
+  const sentence = body?.message ?? body?.error ?? `${base.host} answered with HTTP status ${status}.`;
+  const seconds = Number(body?.retry_after ?? response.headers.get('Retry-After')) || 0;
+  throw new ProgressdError(sentence, body?.code ?? CODES[status] ?? 'http', status, seconds);
+}
+
+/** Explains why a browser refuses to send a request, or to show its response. Throws a ProgressdError if it knows. */
+async function explain(base) {
+  const origin = globalThis.location?.origin;
+  if (origin === undefined || origin === base.origin) return;
+  if (location.protocol === 'https:' && base.protocol === 'http:' && !isLocal(base.hostname)) {
+    throw new ProgressdError(`A page with https cannot use ${base.origin}: the browser requires https there too.`, 'insecure');
+  }
+  const reads = (path) => fetch(new URL(path, base), { cache: 'no-store' }).then(() => true, () => false);
+  const file = 'static/favicon.svg'; // every page may read it
+  if (!await reads(file) || await reads('api/health/live') || !await reads(file)) return;
+  const sentence = `${base.host} does not allow pages of ${origin}: add "${origin}" to server.allowed_origins there.`;
+  throw new ProgressdError(sentence, 'origin', 403);
+}
+
+const probes = new Map();
+
+/** Whether the server answers. Many watches ask once. */
+function isAlive(base) {
+  const { href } = base;
+  if (!probes.has(href)) {
+    const signal = AbortSignal.timeout(OPEN_TIMEOUT_MS);
+    const asked = fetch(new URL('api/health/live', base), { cache: 'no-store', signal }).then(() => true, () => false);
+    probes.set(href, asked.finally(() => setTimeout(() => probes.delete(href), 1000)));
+  }
+  return probes.get(href);
+}
+
+/** Ends an attempt before its token expires. The next one gets a new token. */
+function renewBefore(token, renewing) {
+  try {
+    const { iat, exp } = JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')));
+    const whole = (exp - iat) * 1000;
+    const left = exp * 1000 - Date.now();
+    const safe = left > 0 && left < whole ? left : whole; // the clocks may differ
+    renewing.timer = setTimeout(() => renewing.attempt.abort(), Math.max(safe / 2, safe - RENEW_MS));
+  } catch {
+    // a token of another form: the server closes the connection when it expires
+  }
+}
+
+/** A signal that ends with another, or after a time that can be set again. */
+function timeLimit(outer) {
+  const controller = new AbortController();
+  const limit = {
+    signal: controller.signal,
+    expired: false,
+    set(delay) {
+      clearTimeout(limit.timer);
+      limit.timer = setTimeout(() => { limit.expired = true; controller.abort(); }, delay);
+    },
+    clear() {
+      clearTimeout(limit.timer);
+      outer.removeEventListener('abort', abort);
+      controller.abort();
+    },
+  };
+  const abort = () => controller.abort(outer.reason);
+  outer.addEventListener('abort', abort);
+  if (outer.aborted) abort();
+  return limit;
+}
+
+function baseOf(url) {
+  const base = new URL(url, globalThis.document?.baseURI);
+  base.search = base.hash = '';
+  base.pathname = base.pathname.replace(/\/?$/, '/');
+  return base;
+}
+
+const isLocal = (host) => /^(localhost|.*\.localhost|127\..*|\[::1\])$/.test(host);
+
+function pathsOf({ job, batch, log }) {
+  const id = encodeURIComponent(job ?? batch ?? log ?? '');
+  if (batch) return { socket: `ws/batch/${id}`, events: `api/batch/${id}/events`, token: `api/batch/${id}/token`, state: `api/batch/${id}` };
+  if (log) return { socket: `ws/jobs/${id}/log`, events: `api/jobs/${id}/log/events` };
+  if (job) return { socket: `ws/jobs/${id}`, events: `api/jobs/${id}/events`, token: `api/jobs/${id}/token`, state: `api/jobs/${id}` };
+  return { socket: 'ws/jobs', events: 'api/events', token: 'api/token' };
+}
+
+/** The elements are loaded when the page has one, so that a page needs no more than this module and a tag. */
+const ELEMENTS = {
+  'progressd-job': () => import('./progressd-job.js'),
+  'progressd-batch': () => import('./progressd-batch.js'),
+  'progressd-jobs': () => import('./progressd-jobs.js'),
+  'progressd-log': () => import('./progressd-log.js'),
+};
+
+function loadElements() {
+  const missing = new Set(Object.keys(ELEMENTS));
+  const look = () => {
+    for (const tag of missing) {
+      if (!document.getElementsByTagName(tag).length) continue;
+      missing.delete(tag);
+      if (!customElements.get(tag)) ELEMENTS[tag]().catch((error) => console.error(`<${tag}> cannot be loaded:`, error));
+    }
+    if (!missing.size) observer.disconnect();
+  };
+  const observer = new MutationObserver(look);
+  observer.observe(document, { childList: true, subtree: true });
+  look();
+}
+
+if (globalThis.document && globalThis.customElements) loadElements();

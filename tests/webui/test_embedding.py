@@ -1,0 +1,78 @@
+"""Jobs on pages of other sites: the elements and their messages."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from playwright.sync_api import Browser, expect
+from support import keys
+from support.samples import job_id
+from support.serving import ServedDaemon, served_daemon
+from support.site import site
+
+from .conftest import opened_page
+
+JOB, OTHER = job_id(81), job_id(82)
+
+
+class Embedding(NamedTuple):
+    """A daemon that requires a key, and a site that it allows."""
+
+    daemon: ServedDaemon
+    key: str
+    origin: str
+    pages: dict[str, str]
+
+    def post(self, path: str, **body: Any) -> Any:
+        """Send a request with the key."""
+        response = self.daemon.request("POST", path, json=body, headers=keys.bearer(self.key))
+        assert response.is_success, response.text
+        return response.json()
+
+    def token(self, id_: str) -> str:
+        """Make a watch token."""
+        return str(self.post(f"/api/jobs/{id_}/token")["token"])
+
+    def show(self, tags: str, path: str = "/") -> str:
+        """Make a page with the module and these tags, and return its address."""
+        script = f'<script type="module" src="{self.daemon.url}/static/progressd.js"></script>'
+        self.pages[path] = f'<!doctype html><html lang="en"><title>Site</title>{script}{tags}'
+        return self.origin + path
+
+
+@pytest.fixture(scope="module")
+def embedding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedding]:
+    state_dir = tmp_path_factory.mktemp("embedding") / "state"
+    key = keys.add(state_dir / "keys.json", "site", "read", "write")
+    with site() as (origin, pages):
+        config = f'[server]\nallowed_origins = ["{origin}"]\n[auth]\nrequired = true\n'
+        with served_daemon(state_dir, config=config) as daemon:
+            yield Embedding(daemon, key, origin, pages)
+
+
+def test_two_lines_show_a_job(browser: Browser, embedding: Embedding) -> None:
+    embedding.post("/api/jobs", id=JOB, kind="import", name="Import of 12 files")
+    url = embedding.show(f'<progressd-job job="{JOB}" token="{embedding.token(JOB)}"></progressd-job>')
+    with opened_page(browser, url) as page:
+        element = page.locator("progressd-job")
+        expect(element).to_contain_text("Import of 12 files")
+        page.evaluate("addEventListener('progressd-end', ({ detail }) => { window.ended = detail.status })")
+        bar = element.get_by_role("progressbar", name="Progress of Import of 12 files")
+        data = {"current_step": 5, "total_steps": 12, "step_name": "Reading invoices"}
+        embedding.post(f"/api/jobs/{JOB}/events", type="progress", data=data)
+        expect(bar).to_have_attribute("aria-valuenow", "41")
+        expect(element).to_contain_text("Reading invoices · 5 of 12")
+        embedding.post(f"/api/jobs/{JOB}/events", type="completed")
+        expect(element).to_have_attribute("data-status", "completed")
+        page.wait_for_function("window.ended === 'completed'")
+
+
+def test_a_site_that_is_not_allowed_sees_why(browser: Browser, embedding: Embedding) -> None:
+    tag = f'<progressd-job job="{JOB}" token="{embedding.token(JOB)}"></progressd-job>'
+    embedding.show(tag)
+    with site() as (origin, pages):
+        pages["/"] = embedding.pages["/"]
+        with opened_page(browser, origin, "blocked by CORS policy", "WebSocket", "ERR_FAILED") as page:
+            status = page.get_by_role("status")
+            expect(status).to_contain_text(f"does not show its jobs on pages of {origin}.")
+            expect(status).to_contain_text("server.allowed_origins")
