@@ -1,6 +1,8 @@
 """`progressd watch`: watch a job until its end, or all jobs."""
 
+import os
 import sys
+from collections.abc import Mapping
 
 import click
 
@@ -31,6 +33,11 @@ def watch(ctx: click.Context, job_id: str | None, as_json: bool, remote: Remote)
     from progressd.cli.follow import follow
     from progressd.cli.remote import ID_LENGTH, whole_id
 
+    if job_id is None and not as_json and takes_screen(os.environ):
+        from progressd.cli.screen.app import watch_screen
+        from progressd.cli.screen.rows import Filter
+
+        ctx.exit(watch_screen(remote, Filter()))
     names = {}
     on_terminal = sys.stdout.isatty() and not as_json
     if job_id is not None and (on_terminal or len(job_id) < ID_LENGTH):
@@ -41,3 +48,8 @@ def watch(ctx: click.Context, job_id: str | None, as_json: bool, remote: Remote)
                 job_id = job["id"]
                 names = {job_id: text.name(job)}
     ctx.exit(follow(remote, None if job_id is None else [job_id], names, as_json=as_json))
+
+
+def takes_screen(environ: Mapping[str, str]) -> bool:
+    """Return whether the terminal can show the list on its whole screen, and keys can be read from it."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and environ.get("TERM", "dumb") not in ("", "dumb", "unknown")

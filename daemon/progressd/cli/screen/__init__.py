@@ -1,0 +1,1 @@
+"""The full-screen list of jobs: `progressd watch` on a terminal."""

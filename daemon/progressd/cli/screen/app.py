@@ -1,0 +1,225 @@
+"""`progressd watch` on a whole terminal: receive messages, read keys, and draw what changed."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from progressd.cli import text
+from progressd.cli.follow import until_interrupted
+from progressd.cli.remote import Remote, error_sentence
+from progressd.cli.screen import job_view, list_view
+from progressd.cli.screen.cells import Painter
+from progressd.cli.screen.job_view import JobView
+from progressd.cli.screen.keys import Keys
+from progressd.cli.screen.list_view import ListView
+from progressd.cli.screen.rows import Filter, Row, Rows
+from progressd.cli.screen.terminal import FullScreen
+from progressd.client.errors import ClientError
+from progressd.client.rest import RestClient
+from progressd.client.watcher import Disconnected, watch_log, watch_texts
+from progressd.core.messages import Hello, JobStatus, Message, Progress, Resync, ServerShutdown, ServerStatus
+
+FRAME: Final = 0.1  # seconds between two drawings, unless the user types
+LOG_TAIL: Final = 1000  # lines of the log that an opened job begins with
+DETAILS_DELAY: Final = 1.0  # seconds between two requests for the details of an opened job
+FINISHED: Final = 500  # finished jobs that the list begins with
+
+
+def watch_screen(remote: Remote, given: Filter) -> int:
+    """Show all jobs until the user quits. Return the exit status. Raises ClientError."""
+    app = App(remote, given)
+    app.load()  # an error is printed before the screen is taken
+    with FullScreen(sys.stdin.fileno(), sys.stdout.fileno(), os.environ) as screen:
+        return trio.run(until_interrupted, partial(app.run, screen))
+
+
+class App:
+    """The list of jobs, and the page of one job while it is open."""
+
+    def __init__(self, remote: Remote, given: Filter) -> None:
+        self._remote = remote
+        self._rows = Rows(given)
+        self._painter = Painter(colors="NO_COLOR" not in os.environ or not os.environ["NO_COLOR"])
+        self._list = ListView(
+            self._rows,
+            self._painter,
+            text.printable(remote.url),
+            list_view.Actions(self._quit, self._open, self._cancel, self._retry),
+        )
+        self._job: JobView | None = None
+        self._job_scope = trio.CancelScope()
+        self._news = trio.Event()  # something on the screen may have changed
+        self._typed = trio.Event()
+        self._done = trio.Event()
+        self._details = trio.Event()  # the details of the opened job may have changed
+
+    def load(self) -> None:
+        """Fetch the finished jobs. Raises ClientError."""
+        with self._remote.client() as client:
+            self._rows.take_jobs(client.jobs(limit=FINISHED))
+            self._rows.take_jobs(client.jobs(limit=FINISHED, status="failed"))
+
+    async def run(self, screen: FullScreen) -> int:
+        """Show the jobs until the user quits."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._receive)
+            nursery.start_soon(self._read_keys, screen)
+            nursery.start_soon(self._obey_signals, screen)
+            nursery.start_soon(self._tick)
+            nursery.start_soon(self._draw, screen)
+            await self._done.wait()
+            nursery.cancel_scope.cancel()
+        return 0
+
+    @property
+    def _view(self) -> ListView | JobView:
+        return self._job or self._list
+
+    async def _receive(self) -> None:
+        async with watch_texts(self._remote.url, key=self._remote.key, on_lost=self._lost) as received:
+            async for one in received:
+                if self._rows.lost_since is not None:
+                    self._rows.regained()
+                    self._show()
+                    self._details.set()
+                if one.message is not None:
+                    await self._take(one.message)
+
+    async def _take(self, message: Message) -> None:
+        match message:
+            case ServerShutdown(data):
+                self._say(text.printable(data.reason))
+            case ServerStatus(data):
+                self._say(text.printable(data.error) if data.error else "the daemon has recovered")
+            case Resync():
+                self._rows.clear()
+                self._nursery.start_soon(self._call, lambda client: client.jobs(limit=FINISHED), self._rows.take_jobs)
+            case Hello():
+                self._show()
+        opened = self._job.row if self._job else None
+        before = opened.data if opened else None
+        row = self._rows.take(message)
+        changed = not isinstance(message, Progress) or before is None or job_view.moved(before, message.data)
+        if row is not None and row is opened and changed:
+            self._details.set()
+        if self._rows.stale or (row is not None and any(row is one for one in self._view.visible())):
+            self._news.set()
+
+    def _lost(self, lost: Disconnected) -> None:
+        self._rows.lost()
+        self._show()
+
+    async def _read_keys(self, screen: FullScreen) -> None:
+        keys = Keys()
+        while pressed := await screen.keys(keys):
+            for key in pressed:
+                if key == "redraw":
+                    screen.clear()
+                else:
+                    self._view.key(key)
+            self._show(typed=True)
+        self._quit()  # the terminal is closed
+
+    async def _obey_signals(self, screen: FullScreen) -> None:
+        with trio.open_signal_receiver(signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT) as signals:
+            async for number in signals:
+                if number == signal.SIGTSTP:
+                    screen.suspend()
+                elif number == signal.SIGCONT:
+                    screen.enter()
+                screen.clear()
+                self._show(typed=True)
+
+    async def _tick(self) -> None:
+        """Let the clocks on the screen run."""
+        while True:
+            await trio.sleep(1)
+            if any(row.status is JobStatus.PROCESSING for row in self._view.visible()):
+                self._news.set()
+
+    async def _draw(self, screen: FullScreen) -> None:
+        while True:
+            self._news, self._typed = trio.Event(), trio.Event()
+            screen.draw(self._view.lines(*screen.size()))
+            with trio.move_on_after(FRAME):
+                await self._typed.wait()
+            await self._news.wait()
+
+    def _show(self, *, typed: bool = False) -> None:
+        self._news.set()
+        if typed:
+            self._typed.set()
+
+    def _say(self, sentence: str) -> None:
+        self._view.notice = sentence
+        self._show()
+
+    def _quit(self) -> None:
+        self._done.set()
+
+    def _open(self, row: Row) -> None:
+        actions = job_view.Actions(self._quit, self._close, self._cancel, self._retry)
+        self._job = JobView(row, self._rows, self._painter, self._remote.url, actions)
+        self._job_scope = trio.CancelScope()
+        self._nursery.start_soon(self._run_job, self._job, self._job_scope)
+
+    def _close(self) -> None:
+        self._job = None
+        self._job_scope.cancel()
+
+    async def _run_job(self, view: JobView, scope: trio.CancelScope) -> None:
+        with scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_details, view)
+                nursery.start_soon(self._follow_log, view)
+
+    async def _keep_details(self, view: JobView) -> None:
+        def take(job: dict[str, Any]) -> None:
+            view.details = job
+            self._show()
+
+        while True:
+            self._details = trio.Event()
+            await self._call(lambda client: client.job(view.row.id), take)
+            await trio.sleep(DETAILS_DELAY)
+            await self._details.wait()
+
+    async def _follow_log(self, view: JobView) -> None:
+        start = {"tail": str(LOG_TAIL)}
+        try:
+            async with watch_log(self._remote.url, view.row.id, start, key=self._remote.key) as messages:
+                async for message in messages:
+                    view.add_log(message.data)
+                    self._show()
+        except ClientError as error:
+            view.no_log(text.printable(error_sentence(error, self._remote)))
+            self._show()
+
+    def _cancel(self, row: Row) -> None:
+        self._nursery.start_soon(self._call, lambda client: client.cancel(row.id), lambda _: None)
+
+    def _retry(self, row: Row) -> None:
+        self._nursery.start_soon(
+            self._call, lambda client: client.retry(row.id), lambda new: self._say(f"retried as job {text.short(new)}")
+        )
+
+    async def _call(self, call: Callable[[RestClient], Any], take: Callable[[Any], None]) -> None:
+        """Call the daemon in a thread, and take the answer or show the error."""
+
+        def in_thread() -> Any:
+            with self._remote.client() as client:
+                return call(client)
+
+        try:
+            answer = await trio.to_thread.run_sync(in_thread, abandon_on_cancel=True)
+        except ClientError as error:
+            self._say(text.printable(error_sentence(error, self._remote)))
+        else:
+            take(answer)
+            self._show()

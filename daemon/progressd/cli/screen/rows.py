@@ -1,0 +1,333 @@
+"""The jobs of the list: their state, filters, tabs and order. No input and output."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+from rich.cells import cell_len
+
+from progressd.cli import text
+from progressd.core.messages import (
+    Completed,
+    Error,
+    JobCreated,
+    JobDeleted,
+    JobStatus,
+    Message,
+    Progress,
+    ProgressData,
+    StatusChange,
+)
+
+NOTHING: Final = ProgressData(0, 0, "", 0)
+MAX_FINISHED: Final = 10_000  # finished jobs in memory; the oldest go first
+
+
+class Tab(StrEnum):
+    """The parts of the list."""
+
+    RUNNING = "Running"
+    WAITING = "Waiting"
+    ATTENTION = "Needs a look"
+    DONE = "Done"
+    ALL = "All"
+
+
+class Row:
+    """A job as the list shows it."""
+
+    __slots__ = (
+        "_haystack",
+        "created",
+        "data",
+        "ended",
+        "id",
+        "input_filename",
+        "kind",
+        "labels",
+        "moved_at",
+        "name",
+        "outcome",
+        "stalled_since",
+        "status",
+        "width",
+    )
+
+    def __init__(self, job_id: str) -> None:
+        self.id = job_id
+        self.name = text.short(job_id)
+        self.kind = ""
+        self.input_filename = ""
+        self.labels: Mapping[str, str] = {}
+        self.status = JobStatus.PROCESSING
+        self.data = NOTHING
+        self.created = 0.0  # seconds since 1970
+        self.ended = 0.0
+        self.stalled_since = 0.0
+        self.moved_at = 0.0  # of the monotonic clock, for the remaining time
+        self.outcome = ""  # the error, or how long the job took
+        self.width = cell_len(self.name)
+        self._haystack: str | None = None
+
+    @property
+    def stalled(self) -> bool:
+        """Return whether the producer of a running job is silent."""
+        return self.data.stalled and self.status is JobStatus.PROCESSING
+
+    @property
+    def slow(self) -> bool:
+        """Return whether a running job takes longer than usual; daemons before this field never say so."""
+        return bool(getattr(self.data, "slow", False)) and self.status is JobStatus.PROCESSING
+
+    @property
+    def needs_look(self) -> bool:
+        """Return whether a person should look at the job."""
+        return self.status is JobStatus.FAILED or self.stalled or self.slow
+
+    def describe(
+        self, kind: str, name: str | None, input_filename: str | None, labels: Mapping[str, str], created: datetime
+    ) -> None:
+        """Set what a job has from its beginning."""
+        self.kind = kind
+        self.name = text.printable(name or input_filename or kind)
+        self.input_filename = input_filename or ""
+        self.labels = labels
+        self.created = created.timestamp()
+        self.width = cell_len(self.name)
+        self._haystack = None
+
+    def contains(self, words: Sequence[str]) -> bool:
+        """Return whether every word, in lower case, occurs in what describes the job."""
+        if self._haystack is None:
+            parts = [self.name, self.input_filename, self.kind, self.id, self.outcome, *self.labels.values()]
+            self._haystack = "\n".join(parts).lower()
+        return all(word in self._haystack for word in words)
+
+    def end(self, status: JobStatus, outcome: str, ended: float) -> None:
+        """Set the final status; "" keeps the outcome that is known."""
+        self.status = status
+        self.outcome = outcome or self.outcome
+        self.ended = ended
+        self._haystack = None
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which jobs the list shows, besides its tab. Empty fields do not filter."""
+
+    statuses: frozenset[JobStatus] = frozenset()
+    kind: str = ""
+    host: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    search: str = ""
+
+    @cached_property
+    def words(self) -> list[str]:
+        """Return the words of the search in lower case."""
+        return self.search.lower().split()
+
+    def admits(self, row: Row) -> bool:
+        """Return whether the list shows a job."""
+        return (
+            (not self.statuses or row.status in self.statuses)
+            and (not self.kind or row.kind == self.kind)
+            and (not self.host or row.labels.get("host") == self.host)
+            and all(row.labels.get(name) == value for name, value in self.labels.items())
+            and (not self.search or row.contains(self.words))
+        )
+
+
+class Rows:
+    """All known jobs, and those that the current tab and filter show, in order."""
+
+    def __init__(self, given: Filter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rows = dict[str, Row]()
+        self._clock = clock
+        self._filter = given
+        self._tab = Tab.ALL
+        self._stale = True  # the order, the counts and `longest_name`
+        self._shown = list[Row]()
+        self._counts = dict.fromkeys(Tab, 0)
+        self._longest_name = 0
+        self._lost_at = 0.0  # of the monotonic clock
+        self.lost_since: float | None = None  # when the connection was lost, in seconds since 1970
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, job_id: str) -> Row | None:
+        """Return a job."""
+        return self._rows.get(job_id)
+
+    @property
+    def stale(self) -> bool:
+        """Return whether other jobs are shown than before, or in another order."""
+        return self._stale
+
+    @property
+    def tab(self) -> Tab:
+        """Return the current tab."""
+        return self._tab
+
+    @tab.setter
+    def tab(self, tab: Tab) -> None:
+        self._tab, self._stale = tab, True
+
+    @property
+    def wanted(self) -> Filter:
+        """Return the current filter."""
+        return self._filter
+
+    @wanted.setter
+    def wanted(self, given: Filter) -> None:
+        self._filter, self._stale = given, True
+
+    @property
+    def shown(self) -> Sequence[Row]:
+        """Return the jobs to show, in order."""
+        self._refresh()
+        return self._shown
+
+    @property
+    def counts(self) -> Mapping[Tab, int]:
+        """Return the number of jobs in each tab, with the current filter."""
+        self._refresh()
+        return self._counts
+
+    @property
+    def longest_name(self) -> int:
+        """Return the cells of the longest name in the current tab."""
+        self._refresh()
+        return self._longest_name
+
+    def lost(self) -> None:
+        """Stop the clocks: the connection is lost."""
+        if self.lost_since is None:
+            self.lost_since, self._lost_at = time.time(), self._clock()
+
+    def regained(self) -> None:
+        """Let the clocks run again."""
+        self.lost_since = None
+
+    def time(self) -> float:
+        """Return the time for which the list holds, in seconds since 1970."""
+        return time.time() if self.lost_since is None else self.lost_since
+
+    def age(self, row: Row) -> float:
+        """Return the age of a job's progress in seconds."""
+        return (self._clock() if self.lost_since is None else self._lost_at) - row.moved_at
+
+    def clear(self) -> None:
+        """Forget all jobs."""
+        self._rows.clear()
+        self._stale = True
+
+    def take(self, message: Message) -> Row | None:
+        """Apply a message, and return the job that it changes."""
+        match message:
+            case JobCreated(job_id, data):
+                row = self._row(job_id)
+                row.describe(data.kind, data.name, data.input_filename, data.labels, data.created_at)
+                if not row.status.finished or not row.ended:
+                    row.status = data.status
+            case Progress(job_id, data):
+                row = self._row(job_id)
+                if not row.stalled and data.stalled:
+                    row.stalled_since = _seconds(message.time)
+                if (row.stalled, row.slow) != (data.stalled, getattr(data, "slow", False)):
+                    self._stale = True
+                row.data, row.moved_at = data, self._clock()
+                return row
+            case StatusChange(job_id, data):
+                row = self._row(job_id)
+                if data.new_status.finished:
+                    row.end(data.new_status, "", _seconds(message.time))
+                else:
+                    row.status, row.ended = data.new_status, 0.0
+            case Completed(job_id, data):
+                row = self._row(job_id)
+                row.end(JobStatus.COMPLETED, f"in {text.seconds(data.elapsed_seconds)}", _seconds(message.time))
+            case Error(job_id, data):
+                row = self._row(job_id)
+                row.end(JobStatus.FAILED, text.printable(data.message), _seconds(message.time))
+            case JobDeleted(job_id):
+                self._stale = True
+                return self._rows.pop(job_id, None)
+            case _:
+                return None
+        self._stale = True
+        return row
+
+    def take_jobs(self, jobs: Iterable[Mapping[str, Any]]) -> None:
+        """Add jobs of the REST API. An unfinished job that is known stays as its messages say."""
+        for job in jobs:
+            status = JobStatus(job["status"])
+            if job["id"] in self._rows and not status.finished:
+                continue
+            row = self._row(job["id"])
+            created = datetime.fromisoformat(job["created_at"])
+            row.describe(job["kind"], job.get("name"), job.get("input_filename"), job["labels"], created)
+            row.data, row.moved_at = msgspec.convert(job["progress"], ProgressData), self._clock()
+            row.status = status
+            if status.finished:
+                elapsed = f"in {text.seconds(job['elapsed_seconds'])}" if "elapsed_seconds" in job else ""
+                ended = datetime.fromisoformat(job.get("completed_at", job["created_at"]))
+                row.end(status, text.printable(job.get("error", "")) or elapsed, ended.timestamp())
+        self._stale = True
+
+    def _row(self, job_id: str) -> Row:
+        if (row := self._rows.get(job_id)) is None:
+            row = self._rows[job_id] = Row(job_id)
+            self._stale = True
+        return row
+
+    def _refresh(self) -> None:
+        if not self._stale:
+            return
+        self._stale = False
+        admitted = [row for row in self._rows.values() if self._filter.admits(row)]
+        counts = dict.fromkeys(Tab, 0)
+        for row in admitted:
+            counts[Tab.RUNNING] += row.status is JobStatus.PROCESSING
+            counts[Tab.WAITING] += row.status is JobStatus.QUEUED
+            counts[Tab.DONE] += row.status.finished
+            counts[Tab.ATTENTION] += row.needs_look
+        counts[Tab.ALL] = len(admitted)
+        self._counts = counts
+        self._shown = sorted((row for row in admitted if _IN_TAB[self._tab](row)), key=_ORDER[self._tab])
+        self._longest_name = max((row.width for row in self._shown), default=0)
+
+
+_IN_TAB: Final[Mapping[Tab, Callable[[Row], bool]]] = {
+    Tab.RUNNING: lambda row: row.status is JobStatus.PROCESSING,
+    Tab.WAITING: lambda row: row.status is JobStatus.QUEUED,
+    Tab.ATTENTION: lambda row: row.needs_look,
+    Tab.DONE: lambda row: row.status.finished,
+    Tab.ALL: lambda row: True,
+}
+
+
+def _by_attention(row: Row) -> tuple[float, ...]:
+    """Sort jobs that need a look up, then the newest."""
+    return (not row.stalled, not row.slow, -(row.ended or row.created))
+
+
+_GROUPS: Final = {JobStatus.PROCESSING: 0, JobStatus.QUEUED: 1}
+_ORDER: Final[Mapping[Tab, Callable[[Row], tuple[float, ...]]]] = {
+    Tab.RUNNING: _by_attention,
+    Tab.WAITING: lambda row: (-row.created,),
+    Tab.ATTENTION: _by_attention,
+    Tab.DONE: lambda row: (-row.ended,),
+    Tab.ALL: lambda row: (_GROUPS.get(row.status, 2), *_by_attention(row)),
+}
+
+
+def _seconds(when: object) -> float:
+    """Return the time of a message in seconds since 1970, or now."""
+    return time.time() if when is UNSET or not isinstance(when, datetime) else when.timestamp()
