@@ -1,5 +1,6 @@
 """The jobs of a run: registered with the daemon, or stored as finished."""
 
+import json
 import shutil
 import socket
 import sys
@@ -34,8 +35,8 @@ def message_size() -> int:
     return len(encode(Progress(job_id(0), data, "0123abcd-100123", datetime.now(UTC).replace(microsecond=123456))))
 
 
-def register(path: Path, count: int) -> None:
-    """Register jobs with progress over the Unix socket, and wait until they are durable."""
+def register(path: Path, count: int) -> str:
+    """Register jobs with progress over the Unix socket, and wait until they are durable. Return the newest cursor."""
     lines = b"".join(
         encode({"type": "job_created", "job_id": job_id(number), "data": {"total_steps": 1000}})
         + b"\n"
@@ -46,9 +47,13 @@ def register(path: Path, count: int) -> None:
     with socket.socket(socket.AF_UNIX) as producer:
         producer.settimeout(60)
         producer.connect(str(path))
-        producer.sendall(lines + encode({"type": "job_created", "job_id": job_id(0), "ref": 0}) + b"\n")
+        newest = {"type": "progress", "job_id": job_id(0), "ref": 0, "data": {"current_step": 2, "total_steps": 1000}}
+        producer.sendall(lines + encode(newest) + b"\n")
         answer = producer.recv(65536)
     assert b'"ok":true' in answer, answer
+    cursor = json.loads(answer)["cursor"]
+    assert isinstance(cursor, str)
+    return cursor
 
 
 def state_with_finished_jobs(count: int) -> Path:

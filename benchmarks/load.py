@@ -1,7 +1,11 @@
 """Run the load client against a server, and compute the figures."""
 
+import contextlib
 import subprocess
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks.install import BUILT
@@ -11,6 +15,7 @@ from benchmarks.servers import CORE, Running, Server, ServerFailed, running
 
 CLIENT_CORE: Final = CORE + 1
 RUN_SECONDS: Final = 400.0  # limit of a run
+WRITE_BEHIND: Final = 2.0  # seconds until the newest progress of all jobs is stored
 
 Figures = Mapping[str, float]
 
@@ -32,11 +37,9 @@ def run(scenario: Scenario, variant: Variant, server: Server, number: int, stead
     state = state_with_finished_jobs(variant.finished_jobs) if variant.finished_jobs else None
     key = (scenario.name, variant.name, server.name, number)
     try:
-        with running(server, scenario.settings if server.is_progressd else {}, state) as up:
-            if server.is_progressd:
-                register(up.place.socket, load["jobs"] + load["idle_jobs"])
+        with _up(scenario, server, load["jobs"] + load["idle_jobs"], state) as (up, cursor):
             try:
-                raw = _measured(_options(scenario, server, load, up))
+                raw = _measured(_options(scenario, server, load, up, cursor))
             except _LoadFailed as error:
                 raise _LoadFailed(
                     f"{error}; the log of {server.name} ends with: {up.place.log_tail() or 'nothing'}"
@@ -46,15 +49,38 @@ def run(scenario: Scenario, variant: Variant, server: Server, number: int, stead
     return Sample(*key, {**raw, **dict(_derived(raw, load))})
 
 
+@contextlib.contextmanager
+def _up(scenario: Scenario, server: Server, jobs: int, state: Path | None) -> Iterator[tuple[Running, str]]:
+    """Start the server, and register jobs. Return the server, and a cursor that a watcher would have."""
+    if not server.is_progressd:
+        with running(server, {}, state) as up:
+            yield up, ""
+    elif not scenario.restarted:
+        with running(server, scenario.settings, state) as up:
+            yield up, register(up.place.socket, jobs)
+    else:
+        with tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp") as kept:
+            with running(server, scenario.settings, Path(kept)) as up:
+                cursor = register(up.place.socket, jobs)
+                time.sleep(WRITE_BEHIND)
+                up.kill()
+            with running(server, scenario.settings, Path(kept)) as up:
+                yield up, cursor
+
+
 class _LoadFailed(Exception):
     """The load client failed."""
 
 
-def _options(scenario: Scenario, server: Server, load: Mapping[str, int], up: Running) -> Mapping[str, object]:
+def _options(
+    scenario: Scenario, server: Server, load: Mapping[str, int], up: Running, cursor: str
+) -> Mapping[str, object]:
     numbers = {name: value for name, value in load.items() if name != "idle_jobs" or value}
     publish = server.publish_all if scenario.all_jobs else server.publish
+    crowd = {"crowd_watch": "/ws/jobs", "crowd_since": f"?since={cursor}"} if scenario.crowd_watches_all else {}
     return {
         **numbers,
+        **crowd,
         "port": up.place.port,
         "servers": ",".join(map(str, up.pids)),
         "watch": "/ws/jobs" if scenario.all_jobs else "/ws/jobs/{id}",

@@ -31,6 +31,8 @@ class Scenario:
     servers: tuple[str, ...] = ALL
     variants: tuple[Variant, ...] = (Variant(),)
     all_jobs: bool = False  # every watcher watches all jobs, not one
+    crowd_watches_all: bool = False
+    restarted: bool = False  # the daemon is killed and started again before the load
     settings: Mapping[str, str] = field(default_factory=dict)  # of the daemon, as environment variables
 
 
@@ -94,6 +96,25 @@ SCENARIOS: Final = {
             {"watchers": 100, "rate": 100, "crowd": 1000, "idle_jobs": 10},
             figures=("let_in_ms", "served_ms", "crowd_p99_ms", "p99_ms"),
             ratio="let_in_ms",
+        ),
+        Scenario(
+            "returning",
+            "200 watchers of 20,000 unfinished jobs return after a crash, half with a cursor; "
+            "beside them 100 events/s of one job, and 100 reads/s",
+            {"watchers": 1, "rate": 100, "crowd": 200, "hello": 1, "polls": 1, "poll_rate": 100, "idle_jobs": 19_999},
+            figures=(
+                "resumed_max_ms",
+                "served_p50_ms",
+                "served_ms",
+                "crowd_p50_ms",
+                "crowd_p99_ms",
+                "crowd_read_p99_ms",
+                "crowd_cpu_ms",
+            ),
+            ratio="crowd_p99_ms",
+            servers=("progressd",),
+            crowd_watches_all=True,
+            restarted=True,
         ),
         Scenario(
             "event-cost",

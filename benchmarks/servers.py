@@ -54,6 +54,11 @@ class Running(NamedTuple):
     place: Place
     pids: Sequence[int]
 
+    def kill(self) -> None:
+        """Kill all processes."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGKILL)
+
 
 @dataclass(frozen=True)
 class Server:

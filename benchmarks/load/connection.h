@@ -20,7 +20,8 @@ enum {
     AT_ONCE = 64,          /* handshakes under way, except for the crowd */
     PORTS = 10000,         /* connections from one source address; then the next one, 127.0.0.2 and so on */
     CONNECT_SECONDS = 180, /* for all connections of a kind */
-    CROWD_SECONDS = 20,    /* for the crowd */
+    CROWD_SECONDS = 60,    /* for the crowd */
+    CROWD_BUFFER = 1 << 16, /* read at once by one of the crowd: the others are read in between */
     SLOW_BYTES = 125,      /* every 10 ms: 100 kbit/s */
     JOBS_MOST = 10000
 };
@@ -30,11 +31,11 @@ enum role { WATCHER, IDLE, CROWD, STALLED, SLOW, PRODUCER, POLLER, ROLES };
 struct connection {
     int fd, job, close_code; /* fd: -1 once it is closed */
     enum role role;
-    bool asked, open, greeted;
+    bool asked, open, greeted, resumes;
     char *held; /* the start of a frame; of a producer: what the socket did not take */
     size_t held_size;
     uint64_t *newest; /* of a slow watcher: the time of the newest progress it has, by job */
-    uint64_t since; /* of a poller: when it asked */
+    uint64_t since; /* of a poller: when it asked; of the crowd: when it connected */
     long messages, ends;
 };
 
@@ -43,7 +44,8 @@ static struct connection *producers[JOBS_MOST], *slow_ones[64];
 static long started, slow_count, opened[ROLES], greeted[ROLES], events, deliveries, reads, lost, errors;
 static uint64_t next_due, newest_of_job[JOBS_MOST], bytes;
 static bool producing, measuring, crowding;
-static struct latencies usual, meanwhile, polled; /* meanwhile: while the crowd connects */
+static struct latencies usual, polled, meanwhile, polled_meanwhile; /* meanwhile: while the crowd connects */
+static struct latencies served, resumed; /* of the crowd, and of those with a cursor: from the connect until served */
 static char buffer[BUFFER];
 
 static struct connection *add(enum role role, int fd, int job, uint32_t what)

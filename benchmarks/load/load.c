@@ -48,7 +48,7 @@ static void turn(uint64_t deadline)
         else if (!one->asked)
             ask(one);
         else if (one->fd >= 0)
-            receive(one, BUFFER);
+            receive(one, one->role == CROWD ? CROWD_BUFFER : BUFFER);
     }
 }
 
@@ -167,6 +167,9 @@ int main(int count, char **arguments)
         report_slow(slow_ones[i]);
     report_latencies("usual", &usual);
     report_latencies("crowd", &meanwhile);
+    report_latencies("crowd_read", &polled_meanwhile);
+    report_latencies("served", &served);
+    report_latencies("resumed", &resumed);
     report_latencies("read", &polled);
     report("lost", lost);
     report("errors", errors);

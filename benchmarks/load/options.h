@@ -6,6 +6,7 @@
     X(port) X(jobs) X(watchers) /* of all jobs together */ \
     X(idle) X(idle_jobs)        /* how many jobs the idle ones and the crowd watch */ \
     X(crowd)                    /* watchers that connect all at once in the steady phase */ \
+    X(hello)                    /* 1: a watcher of the crowd is served once it has read `hello`, else its first message */ \
     X(stalled) X(slow)          /* watchers that never read; that read 100 kbit/s */ \
     X(rate)                     /* events a second over all jobs; 0: as fast as the server takes them */ \
     X(burst)                    /* of them are written at the same moment, by as many producers */ \
@@ -16,7 +17,10 @@
     X(polls) X(poll_rate)       /* connections that read a job; reads a second, 0: as fast as they are answered */ \
     X(unchanged)                /* 1: they know the job already, and are answered 304 */ \
     X(warmup_ms) X(steady_ms)
-#define TEXTS(X) X(producer) X(watch) X(publish) X(servers)
+#define TEXTS(X) \
+    X(producer) X(watch) X(publish) X(servers) \
+    X(crowd_watch) /* what the crowd watches; `watch` by default */ \
+    X(crowd_since) /* a query that every second one of the crowd adds */
 
 #define NUMBER(name) long name;
 #define TEXT(name) const char *name;

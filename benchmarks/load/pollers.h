@@ -64,7 +64,7 @@ static void serve_poller(struct connection *one)
     one->asked = false;
     if (measuring) {
         reads++;
-        record(&polled, now_ns() - one->since);
+        record(crowding ? &polled_meanwhile : &polled, now_ns() - one->since);
     }
     if (polling && !options.poll_rate)
         poll_once(one);

@@ -17,6 +17,7 @@ static void start_watcher(enum role role, int job)
     if (connect(fd, (void *)&remote, sizeof remote) < 0 && errno != EINPROGRESS)
         die("connect");
     struct connection *one = add(role, fd, job, EPOLLOUT);
+    one->since = now_ns();
     if (role == STALLED || role == SLOW) {
         one->newest = calloc(options.jobs, sizeof *one->newest);
         slow_ones[slow_count++] = one;
@@ -25,11 +26,15 @@ static void start_watcher(enum role role, int job)
 
 static void ask(struct connection *one)
 {
+    static long crowd;
     char head[512];
+    bool crowded = one->role == CROWD;
+    one->resumes = crowded && options.crowd_since && crowd++ % 2;
+    const char *path = path_of(crowded && options.crowd_watch ? options.crowd_watch : options.watch, one->job);
     int size = sprintf(head,
-                       "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%ld\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                       "GET %s%s HTTP/1.1\r\nHost: 127.0.0.1:%ld\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-                       path_of(options.watch, one->job), options.port);
+                       path, one->resumes ? options.crowd_since : "", options.port);
     one->asked = true;
     if (send(one->fd, head, size, MSG_NOSIGNAL) != size)
         die("a handshake failed");
@@ -51,14 +56,28 @@ static size_t handshake(struct connection *one, const char *data, size_t size)
     return end + 4 - data;
 }
 
+static void greet(struct connection *one, uint64_t now)
+{
+    one->greeted = true;
+    greeted[one->role]++;
+    if (one->role == CROWD)
+        record(one->resumes ? &resumed : &served, now - one->since);
+}
+
 static void message(struct connection *one, const char *text, size_t size, uint64_t now)
 {
+    static const char hello[] = "{\"type\":\"hello\"";
+    if (one->role == CROWD && options.hello) { /* thousands of messages each: only `hello` counts */
+        if (!one->greeted && size >= sizeof hello && !memcmp(text, hello, sizeof hello - 1))
+            greet(one, now);
+        return;
+    }
     const char *mark = memchr(text, '@', size), *id;
     uint64_t then = 0;
     for (int i = 1; mark && i <= 16; i++)
         then = then * 10 + (mark[i] - '0');
-    greeted[one->role] += !one->greeted;
-    one->greeted = true;
+    if (!one->greeted)
+        greet(one, now);
     one->messages++;
     if (one->newest) {
         one->ends += memmem(text, size, "\"completed\"", 11) != 0;

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.envelope import CAPACITY, Envelope, FrameBatch
 from progressd.broadcast.multiplex import Session
-from progressd.broadcast.subscription import Page
+from progressd.broadcast.subscription import Page, PastMessages
 from progressd.core.close_codes import SLOW_CONSUMER
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic
@@ -59,7 +59,7 @@ class Log:
         ]
         if self.slow:
             await self.meanwhile()
-        return Page(items, None, topic != ALL_JOBS and bool(over))
+        return Page(PastMessages(items), None, topic != ALL_JOBS and bool(over))
 
 
 class World:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.envelope import Envelope
-from progressd.broadcast.subscription import REPLAY_BATCH, Page, Subscription
+from progressd.broadcast.subscription import MAX_HELD, REPLAY_BATCH, Page, PastMessages, Subscription
 from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic
@@ -71,7 +71,7 @@ class Log:
         moved = [item for item in newest.values() if (after or 0) < item.offset <= end]
         finished = topic != ALL_JOBS and any(ends_job(item.message) and item.offset <= upto for item in kept)
         items = sorted([*changes, *moved], key=lambda item: item.offset)
-        return Page(items, None if whole else end, finished)
+        return Page(PastMessages(items), None if whole else end, finished)
 
 
 def topic_of(item: Envelope) -> str:
@@ -182,6 +182,46 @@ async def test_a_long_replay_comes_in_parts(nursery: trio.Nursery) -> None:
     await read_past(subscription, outbox)
     assert outbox.messages == many
     assert max(len(batch.items) for batch in outbox.batches) == REPLAY_BATCH
+
+
+async def test_live_messages_during_a_replay_of_all_jobs_are_replayed(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.tell(started())
+    subscription, outbox = world.join(ALL_JOBS)
+    nursery.start_soon(read_past, subscription, outbox)
+    for _ in range(3):
+        await world.tell(*(moved(step) for step in range(2 * MAX_HELD)), started(job_id(2)))
+        await settled()
+        assert not subscription._held
+        for _ in range(2):  # a read before it starts, and before it returns
+            world.log.let_through()
+            await settled()
+    await world.tell(moved(7))
+    world.log.let_all_through()
+    await settled()
+    changes = [started(), *[started(job_id(2))] * 3]
+    assert [message for message in outbox.messages if not isinstance(message, Progress)] == changes
+    assert outbox.messages[-1] == moved(7)
+    assert outbox.offsets == sorted(set(outbox.offsets))
+
+
+async def test_a_slow_replay_of_all_jobs_holds_few_messages(nursery: trio.Nursery) -> None:
+    world = World(nursery, limit=1000)
+    await world.tell(started())
+    subscription, outbox = world.join(ALL_JOBS, after=0)
+    nursery.start_soon(read_past, subscription, outbox)
+    await world.tell(started())
+    for _ in range(3):  # the last read makes the subscription hold messages, more than its limit allows
+        world.log.let_through()
+        await settled()
+    for _ in range(20):
+        await world.tell(started())
+        await settled()
+        assert subscription._held.size <= 1000
+    world.log.let_all_through()
+    await settled()
+    assert outbox.offsets == list(range(1, 23))
+    assert not outbox.endings
 
 
 async def test_a_failed_replay_can_be_retried(nursery: trio.Nursery) -> None:

@@ -169,6 +169,19 @@ async def test_an_old_snapshot_is_not_shared(store: SQLiteStore) -> None:
         assert [item.offset for item in earlier.items] == [1, 2, 3]
 
 
+async def test_watchers_with_the_same_cursor_share_pages(store: SQLiteStore) -> None:
+    async with running(store, max_finished=1, page_size=PAGE) as spine:
+        await spine.submit(*map(register, range(1, 6)), *map(fail, range(1, 6)))
+        upto = spine.broadcaster.offset
+        first = await spine.history.page(ALL_JOBS, 1, upto)
+        await spine.submit(register(6))
+        second = await spine.history.page(ALL_JOBS, 1, spine.broadcaster.offset)
+        assert second.items is first.items
+        earlier = await spine.history.page(ALL_JOBS, 1, 2)
+        assert [item.offset for item in earlier.items] == [2]
+        assert len(await told(spine, ALL_JOBS, 1)) == upto
+
+
 async def test_a_job_in_a_shared_snapshot_is_not_replayed(spine: Spine) -> None:
     await spine.submit(register(1), start(1))
     shared = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)

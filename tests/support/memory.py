@@ -12,7 +12,7 @@ from progressd.auth.authenticator import Authenticator
 from progressd.auth.limits import ConnectionLimiter, RateLimiter
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.envelope import Envelope
-from progressd.broadcast.subscription import EmptyHistory, Page
+from progressd.broadcast.subscription import EmptyHistory, Page, PastMessages
 from progressd.core.errors import ProgressdError, StoreFailed
 from progressd.core.events import Event
 from progressd.core.job import MaySee, sees_all
@@ -124,7 +124,7 @@ class LongPast(OneJob):
         if self.broken:
             raise StoreFailed("the disk is full")
         part = (after or 0) + 1
-        return Page([Envelope(part, moved(part))], part if part < 10 else None)
+        return Page(PastMessages([Envelope(part, moved(part))]), part if part < 10 else None)
 
 
 class Deciding(EventSink):

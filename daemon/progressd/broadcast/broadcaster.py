@@ -15,11 +15,12 @@ import trio
 from progressd.broadcast.envelope import Channel, DeliveryCounters, Envelope, FrameBatch, NoticeEnvelope
 from progressd.broadcast.multiplex import Session, SessionHub
 from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, FanOut, Outbox
-from progressd.broadcast.subscription import EmptyHistory, History, Subscription
+from progressd.broadcast.subscription import PARTS_PER_PASS, EmptyHistory, History, Replay, Subscription
 from progressd.core.close_codes import SLOW_CONSUMER, CloseCode
 from progressd.core.errors import SlowConsumer
 from progressd.core.messages import ALL_JOBS, Notice, TopicMessage, ended_topic, job_topic, topics_of
 from progressd.system.condition import Condition
+from progressd.system.event_loop_limiter import EventLoopLimiter
 
 FANOUT_THRESHOLD: Final = 100  # from this number of watchers on, the passes of a topic are FANOUT_INTERVAL apart
 FANOUT_INTERVAL: Final = 0.008  # seconds, half the duration of a frame on a screen
@@ -197,13 +198,14 @@ class Broadcaster:
         """`offset`: offset of the newest message so far. `limit`: bytes that may wait for one in-process reader."""
         self.offset = offset
         self._history = history or EmptyHistory()
+        self._has_history = history is not None
         self._limit = limit
         self._spawn = nursery.start_soon if nursery else trio.lowlevel.spawn_system_task
         self._topics: dict[str, Topic] = {}
         self.traffic = DeliveryCounters()
         self._sessions = SessionHub(self.traffic)
         self._merging = False
-        self._replay_lock = trio.Lock()
+        self._replays = EventLoopLimiter(PARTS_PER_PASS)
 
     def use_limit(self, limit: int) -> None:
         """Set the limit of new watchers."""
@@ -258,7 +260,14 @@ class Broadcaster:
             topic = self._topics[name] = Topic(name, self.traffic)
             self._spawn(topic.fan_out)
         subscription = Subscription(
-            name, outbox, self._history, after, self.offset, self._limit, self._replay_lock, self._leave, on_live
+            name,
+            outbox,
+            lambda top: Replay(self._history, name, after, top, self._replays),
+            lambda: self.offset,
+            self._limit,
+            self._leave,
+            on_live,
+            replays_all=self._has_history and name == ALL_JOBS,
         )
         topic.join(subscription)
         return subscription
@@ -268,7 +277,7 @@ class Broadcaster:
         if not self._merging:
             self._merging = True
             self._spawn(self._sessions.fan_out)
-        return Session(outbox, self._sessions, self._history, lambda: self.offset, self._limit, self._replay_lock)
+        return Session(outbox, self._sessions, self._history, lambda: self.offset, self._limit, self._replays)
 
     def _leave(self, subscription: Subscription) -> None:
         topic = self._topics.get(subscription.topic)

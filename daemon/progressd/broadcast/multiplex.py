@@ -17,6 +17,7 @@ from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.broadcast.subscription import History, Replay
 from progressd.core.close_codes import SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, BatchMessage, ended_topic, topics_of
+from progressd.system.event_loop_limiter import EventLoopLimiter
 
 MAX_ENDED: Final = 1000  # ended topics that a session remembers, so that their messages are not sent twice
 
@@ -34,7 +35,7 @@ class Session:
         history: History,
         newest_offset: Callable[[], int],
         limit: int,
-        replay_lock: trio.Lock,
+        replays: EventLoopLimiter,
     ) -> None:
         self.topics: dict[str, int] = {}  # offset by topic: all later messages have been or will be delivered
         # Two offsets by ended topic: all messages between them were delivered.
@@ -44,7 +45,7 @@ class Session:
         self._sessions = sessions
         self._history = history
         self._limit = limit  # bytes that may be held back
-        self._replay_lock = replay_lock
+        self._replays = replays
         self._held: Backlog[Envelope] = Backlog()
         self._holding = False
         self._seen_unfinished = 0  # all messages of the jobs that were unfinished at this offset have been delivered
@@ -116,7 +117,7 @@ class Session:
             self._outbox.end(SLOW_CONSUMER)
 
     async def _replay(self, topic: str, after: int | None, top: int, drained: Callable[[], Awaitable[None]]) -> None:
-        replay = Replay(self._history, topic, after, top, self._replay_lock)
+        replay = Replay(self._history, topic, after, top, self._replays)
         while (batch := await replay.next()) is not None:
             await drained()
             self._outbox.put(FrameBatch(self._replayed(topic, batch.items, replay.ends)))

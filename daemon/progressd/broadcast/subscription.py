@@ -1,12 +1,16 @@
 """A subscription: one watcher of one topic, which receives first past messages (the replay), then live ones.
 
-A subscription is registered first, and records the newest offset at that time (its top). Live messages newer than the
-top are held back until all messages up to the top have been replayed. Then they are sent, and the outbox joins the
-fan-out of the topic. So no message is missing or sent twice, however replay and live messages interleave.
+A subscription is registered first, and records the newest offset at that time (its top). The replay contains all
+messages up to the top. Newer live messages are held back until the replay is complete. Then they are sent, and the
+outbox joins the fan-out of the topic. So no message is missing or sent twice, however replay and live messages
+interleave.
+
+The replay of all jobs may be long. Meanwhile, live messages are dropped instead of held: the replay continues up to a
+newer top, until few messages are left. So a watcher holds little memory, even if it reads slowly.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple, Protocol
 
 import trio
 
@@ -14,9 +18,34 @@ from progressd.broadcast.envelope import Envelope, FrameBatch
 from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.core.close_codes import BATCH_FINISHED, JOB_FINISHED, SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobDeleted, batch_topic, ends_job
+from progressd.system.event_loop_limiter import EventLoopLimiter
 
-REPLAY_BATCH = 128  # messages that are put into an outbox before it must drain
-REPLAY_BYTES = 65536  # limit for their bytes, well below that of an outbox; a larger message is sent alone
+REPLAY_BATCH: Final = 256  # messages that are put into an outbox before it must drain
+REPLAY_BYTES: Final = 65536  # limit for their bytes, well below that of an outbox; a larger message is sent alone
+PARTS_PER_PASS: Final = 4  # parts of replays of all jobs in one pass of the event loop: about 0.5 ms
+MAX_HELD: Final = 500  # offsets; the last part of a replay of all jobs is at most this long
+
+
+class PastMessages(list[Envelope]):
+    """Past messages, oldest first, in parts. Watchers that share the messages also share the encoded parts."""
+
+    def __init__(self, items: Iterable[Envelope] = ()) -> None:
+        super().__init__(items)
+        self._parts: list[FrameBatch[Envelope]] = []
+        self._place = 0  # index of the first message of the next part
+
+    def part(self, number: int) -> FrameBatch[Envelope] | None:
+        """Return a part; None after the last. The messages must be complete."""
+        if number == len(self._parts) and self._place < len(self):
+            size, end = 0, self._place
+            for item in self[self._place : self._place + REPLAY_BATCH]:
+                size += len(item.frame)
+                if end > self._place and size > REPLAY_BYTES:
+                    break
+                end += 1
+            self._parts.append(FrameBatch(self[self._place : end]))
+            self._place = end
+        return self._parts[number] if number < len(self._parts) else None
 
 
 class Page(NamedTuple):
@@ -25,7 +54,7 @@ class Page(NamedTuple):
     A snapshot is one page. It may be slightly older than the request; newer messages are on the next pages.
     """
 
-    items: Sequence[Envelope]
+    items: PastMessages
     after: int | None = None
     over: bool = False  # the topic has ended
 
@@ -43,17 +72,17 @@ class EmptyHistory:
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
         """Return an empty page."""
         await trio.lowlevel.checkpoint()
-        return Page([])
+        return Page(PastMessages())
 
 
 class Replay:
     """Past messages of a topic, in parts: after < offset ≤ top, or the snapshot at the top if `after` is None.
 
-    All replays of the topic of all jobs, which may be long, share `replay_lock`. One such replay continues in each pass
-    of the event loop, so a hundred watchers that reconnect at the same time do not delay other tasks.
+    `limiter` limits the parts of all replays of all jobs in one pass of the event loop, so a hundred watchers that
+    reconnect at the same time do not delay other tasks.
     """
 
-    def __init__(self, history: History, topic: str, after: int | None, top: int, replay_lock: trio.Lock) -> None:
+    def __init__(self, history: History, topic: str, after: int | None, top: int, limiter: EventLoopLimiter) -> None:
         self.over = False  # the topic has ended, according to the pages read so far
         self.newest = 0  # offset of the last message read
         self.snapshot_offset = 0  # offset at which the snapshot was taken
@@ -62,38 +91,41 @@ class Replay:
         self._topic = topic
         self._after = after
         self._top = top
-        self._replay_lock = replay_lock
-        self._page: Sequence[Envelope] = ()
-        self._place = 0  # index of the next message in the page
+        self._limiter = limiter
+        self._page = PastMessages()
+        self._part = 0  # number of the next part of the page
         self._at_end = False
 
     async def next(self) -> FrameBatch[Envelope] | None:
         """Return the next part, oldest first; it may be empty. Return None after the last part."""
         if self._topic == ALL_JOBS:
-            async with self._replay_lock:
-                pass
-        if self._place == len(self._page):
+            await self._limiter.pass_through(1)
+        part = self._page.part(self._part)
+        if part is None:
             if self._at_end:
+                self._page = PastMessages()
                 return None
-            page = await self._history.page(self._topic, self._after, self._top)
-            self._page, self._place = page.items, 0
-            self.over = page.over
-            if page.items:
-                self.newest = page.items[-1].offset
-            if self._topic != ALL_JOBS:
-                self.ends.update(_ends(page.items))
-            if self._after is None:
-                self.snapshot_offset = self._top if page.after is None else page.after
-            self._after = page.after
-            self._at_end = page.after is None
-        items, size = list[Envelope](), 0
-        for item in self._page[self._place : self._place + REPLAY_BATCH]:
-            size += len(item.frame)
-            if items and size > REPLAY_BYTES:
-                break
-            items.append(item)
-        self._place += len(items)
-        return FrameBatch(items)
+            await self._read_page()
+            part = self._page.part(0) or FrameBatch([])
+        self._part += 1
+        return part
+
+    def extend(self, top: int) -> None:
+        """Continue after the last part, up to a newer offset."""
+        self._after, self._top, self._at_end = self._top, top, False
+
+    async def _read_page(self) -> None:
+        page = await self._history.page(self._topic, self._after, self._top)
+        self._page, self._part = page.items, 0
+        self.over = page.over
+        if page.items:
+            self.newest = page.items[-1].offset
+        if self._topic != ALL_JOBS:
+            self.ends.update(_ends(page.items))
+        if self._after is None:
+            self.snapshot_offset = self._top if page.after is None else page.after
+        self._after = page.after
+        self._at_end = page.after is None
 
 
 def _ends(items: Iterable[Envelope]) -> Iterator[tuple[str, int]]:
@@ -109,26 +141,43 @@ class Subscription:
     The owner calls `next_replay` until it returns None, and `leave` at the end.
     """
 
-    __slots__ = ("_held", "_leave", "_limit", "_on_live", "_over", "_replay", "_top", "outbox", "topic")
+    __slots__ = (
+        "_held",
+        "_holding",
+        "_leave",
+        "_limit",
+        "_newest_offset",
+        "_on_live",
+        "_over",
+        "_replay",
+        "_replays_all",
+        "_top",
+        "outbox",
+        "topic",
+    )
 
     def __init__(
         self,
         topic: str,
         outbox: Outbox,
-        history: History,
-        after: int | None,
-        top: int,
+        start_replay: Callable[[int], Replay],
+        newest_offset: Callable[[], int],
         limit: int,
-        replay_lock: trio.Lock,
         leave: Callable[["Subscription"], None],
         on_live: Callable[[int], None] | None,
+        *,
+        replays_all: bool,
     ) -> None:
+        """`replays_all`: the replay can contain all live messages, so they need not be held."""
         self.topic = topic
         self.outbox = outbox
-        self._top = top
+        self._newest_offset = newest_offset
+        self._top = newest_offset()
         self._limit = limit  # bytes that may be held back
-        self._replay: Replay | None = Replay(history, topic, after, top, replay_lock)
+        self._replay: Replay | None = start_replay(self._top)
         self._held: Backlog[Envelope] = Backlog()
+        self._replays_all = replays_all
+        self._holding = not replays_all
         self._over = False
         self._leave = leave
         self._on_live = on_live
@@ -138,6 +187,8 @@ class Subscription:
         if self._replay is None:
             return None
         batch = await self._replay.next()
+        if batch is None and not self._holding:
+            return await self._replay_dropped(self._replay)
         if batch is None:
             if self._replay.over:
                 self._over = True
@@ -146,6 +197,14 @@ class Subscription:
             self._replay = self._on_live = None
             self._release()
         return batch
+
+    async def _replay_dropped(self, replay: Replay) -> FrameBatch[Envelope] | None:
+        """Continue the replay with the live messages that were dropped; hold further ones if these are few."""
+        top, self._top = self._top, self._newest_offset()
+        self._holding = self._top - top <= MAX_HELD
+        if self._top > top:
+            replay.extend(self._top)
+        return await self.next_replay()
 
     def finish(self) -> None:
         """End the stream after the last message of the topic."""
@@ -157,7 +216,8 @@ class Subscription:
         """Accept live messages, in order. Return whether further messages may be put directly into the outbox."""
         newer = [item for item in batch.items if item.offset > self._top]
         if self._replay is not None:
-            self._hold(newer)
+            if self._holding:
+                self._hold(newer)
             return False
         if newer:
             self.outbox.put(batch if len(newer) == len(batch.items) else FrameBatch(newer))
@@ -181,4 +241,7 @@ class Subscription:
             self._held.put(item)
         if self._held.size > self._limit:
             self._held.clear()
-            self.outbox.end(SLOW_CONSUMER)
+            if self._replays_all:
+                self._holding = False
+            else:
+                self.outbox.end(SLOW_CONSUMER)

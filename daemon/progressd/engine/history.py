@@ -4,14 +4,14 @@ The messages of jobs that are in memory are also kept in memory, already encoded
 the store.
 """
 
-import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import Final
+from weakref import WeakValueDictionary
 
 import trio
 
 from progressd.broadcast.envelope import NO_LABELS, Envelope
-from progressd.broadcast.subscription import Page
+from progressd.broadcast.subscription import Page, PastMessages
 from progressd.core.errors import InvalidInput
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import ALL_JOBS, BatchMessage, Cursor, JobCreated, JobDeleted, batch_topic, job_topic
@@ -45,8 +45,9 @@ class History:
         self._base = base
         self._page_size = page_size
         self._snapshot_max_age = snapshot_max_age
-        self._snapshot_lock = trio.Lock()
-        self._last_snapshot: Callable[[], Snapshot | None] = lambda: None  # weak: kept while a watcher references it
+        self._page_lock = trio.Lock()
+        # Pages of all jobs by the offset before their first message; None for the snapshot. Weak: watchers keep them.
+        self._pages: MutableMapping[int | None, SharedPage] = WeakValueDictionary()
 
     async def existing(self, topics: Collection[str], may_see: MaySee = sees_all) -> set[str]:
         """Return the topics that exist for a watcher. `may_see`: whether the watcher may see a job.
@@ -93,28 +94,26 @@ class History:
             return await self._of_job(topic.removeprefix(job_topic("")), after or 0, upto)
         if topic.startswith(batch_topic("")):
             return await self._of_batch(topic.removeprefix(batch_topic("")), after or 0, upto)
-        if after is None:
-            snapshot = await self._snapshot(upto)
-            return Page(snapshot, snapshot.upto if snapshot.upto < upto else None)
+        if after is not None and after >= upto:
+            return Page(PastMessages())
+        async with self._page_lock:
+            shared = self._pages.get(after)
+            if shared is None or not shared.valid_for(after, upto, self._snapshot_max_age):
+                shared = self._pages[after] = await (
+                    self._take_snapshot(upto) if after is None else self._read_page(after, upto)
+                )
+        return Page(shared, shared.upto if shared.upto < upto else None)
+
+    async def _read_page(self, after: int, upto: int) -> "SharedPage":
+        """Return the first messages after an offset."""
         if self._registry.forgotten > after:
             return await self._stored(after, upto)
         items = self._registry.recent.between(after, upto, self._page_size)
-        return Page(items, items[-1].offset if len(items) == self._page_size else None)
+        return SharedPage(items[-1].offset if len(items) == self._page_size else upto, items)
 
-    async def _snapshot(self, upto: int) -> "Snapshot":
-        """Return the messages of all jobs that were unfinished at `upto` or shortly before.
-
-        Watchers that connect at the same time share one snapshot, until the last of them has received it.
-        """
-        async with self._snapshot_lock:
-            snapshot = self._last_snapshot()
-            if snapshot is None or not upto - self._snapshot_max_age <= snapshot.upto <= upto:
-                snapshot = await self._take_snapshot(upto)
-                self._last_snapshot = weakref.ref(snapshot)
-            return snapshot
-
-    async def _take_snapshot(self, upto: int) -> "Snapshot":
-        snapshot, after = Snapshot(upto), 0
+    async def _take_snapshot(self, upto: int) -> "SharedPage":
+        """Return the messages of all jobs that were unfinished at `upto`."""
+        snapshot, after = SharedPage(upto), 0
         while self._registry.forgotten <= upto:
             items = self._registry.recent.between(after, upto, self._page_size)
             snapshot += [item for item in items if self._in_snapshot(item, upto)]
@@ -134,7 +133,7 @@ class History:
         job = await self._registry.get(job_id)
         job_messages = await self._job_messages(job, after, upto)
         items = [item for item in job_messages.between(after, upto) if not isinstance(item.message, JobCreated)]
-        return Page(items, over=job.status.finished and job.offset <= upto)
+        return Page(PastMessages(items), over=job.status.finished and job.offset <= upto)
 
     async def _of_batch(self, batch_id: str, after: int, upto: int) -> Page:
         batch = await self._batches.get(batch_id)
@@ -144,7 +143,7 @@ class History:
         if after:
             items += await self._deletions_in_batch(batch_id, after, upto)
         items = [item for item in items if after < item.offset <= upto]
-        return Page(in_order(items), over=batch.status.finished and batch.offset <= upto)
+        return Page(PastMessages(in_order(items)), over=batch.status.finished and batch.offset <= upto)
 
     async def _job_messages(self, job: Job, after: int, upto: int) -> JobMessages:
         job_messages = self._registry.messages_of(job.id)
@@ -156,7 +155,7 @@ class History:
                 after = changes[-1].offset
         return job_messages
 
-    async def _stored(self, after: int, upto: int) -> Page:
+    async def _stored(self, after: int, upto: int) -> "SharedPage":
         """Read a page from memory and the store, because the registry has dropped jobs that finished after `after`."""
         # Read the messages in memory first, because newer progress may replace them.
         recent = self._registry.recent.between(after, upto, self._page_size)
@@ -176,7 +175,7 @@ class History:
         items |= {item.offset: item for item in map(_deleted, deletions)}
         items |= {item.offset: item for item in recent}
         found = [item for item in items.values() if item.offset <= end]
-        return Page(in_order(found), None if end == upto else end)
+        return SharedPage(end, in_order(found))
 
     async def _deletions_in_batch(self, batch_id: str, after: int, upto: int) -> list[Envelope]:
         items = list[Envelope]()
@@ -185,7 +184,7 @@ class History:
             after = found[-1].offset
         return items
 
-    async def _stored_snapshot(self, upto: int) -> "Snapshot":
+    async def _stored_snapshot(self, upto: int) -> "SharedPage":
         """Read the snapshot from the store, because the registry has dropped jobs that finished after `upto`."""
         messages_of_jobs = {job_id: self._registry.messages_of(job_id) for job_id in self._registry.unfinished}
         # Read the progress in memory first, because newer progress may replace it.
@@ -198,7 +197,7 @@ class History:
             items += await self._with_labels(changes[place : place + self._page_size])
             await trio.lowlevel.checkpoint()  # let other tasks run between the pages
         items += [item for item in progress if item is not None and item.offset <= upto]
-        return Snapshot(upto, in_order(items))
+        return SharedPage(upto, in_order(items))
 
     async def _with_labels(self, changes: Sequence[Change]) -> list[Envelope]:
         """Return the changes as messages. If a job cannot be read, its message has no labels."""
@@ -213,12 +212,20 @@ class History:
         return Envelope(change.offset, self._base.shown(change.message), labels)
 
 
-class Snapshot(list[Envelope]):
-    """The messages of the jobs that were unfinished at an offset, in order."""
+class SharedPage(PastMessages):
+    """Messages of all jobs up to an offset, in order: a page after another offset, or a snapshot.
+
+    Watchers that connect at the same time share them, until the last of them has received them. They are never wrong,
+    because newer messages are on the next pages.
+    """
 
     def __init__(self, upto: int, items: Iterable[Envelope] = ()) -> None:
         super().__init__(items)
         self.upto = upto
+
+    def valid_for(self, after: int | None, upto: int, snapshot_max_age: int) -> bool:
+        """Return whether the page contains only messages up to an offset, and a snapshot is not too old."""
+        return self.upto <= upto and (after is not None or upto - self.upto <= snapshot_max_age)
 
 
 def _deleted(deletion: Deletion) -> Envelope:
