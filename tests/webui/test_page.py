@@ -154,12 +154,17 @@ def test_one_rejected_file_does_not_affect_others(page: Page, tmp_path: Path, sc
         expect(page.locator(".job[data-job-id]", has_text=name)).to_be_visible()
 
 
-def test_without_websockets_the_page_polls(page: Page) -> None:
-    page.route_web_socket(re.compile(".*"), lambda route: route.close(code=1011))
-    page.reload()
-    expect(page.locator("[data-connection=polling]")).to_be_visible()
-    page.evaluate(REPORT, ["polled", progress(1, 1, "One"), {"type": "completed"}])
-    expect(page.locator(".job[data-status=completed]", has_text="polled")).to_be_visible()
+def test_the_page_reads_events_or_polls_without_websockets(browser: Browser, served: ServedDaemon) -> None:
+    with opened_page(browser, served.url, "net::ERR_FAILED", "WebSocket") as page:
+        page.route_web_socket(re.compile(".*"), lambda route: route.close(code=1011))
+        with page.expect_request("**/api/events*"):
+            page.reload()
+        expect(page.locator("[data-connection=live]")).to_be_visible()
+        page.route("**/api/events*", lambda route: route.abort())
+        page.reload()
+        expect(page.locator("[data-connection=polling]")).to_be_visible()
+        page.evaluate(REPORT, ["polled", progress(1, 1, "One"), {"type": "completed"}])
+        expect(page.locator(".job[data-status=completed]", has_text="polled")).to_be_visible()
 
 
 def test_a_stream_resumes_from_hello(page: Page) -> None:

@@ -27,6 +27,7 @@ const CODES = {
   415: 'unsupported_type', 422: 'bad_option', 429: 'rate_limited', 503: 'unavailable', 507: 'storage_full',
 };
 const TRANSIENT = new Set([408, 429, 500, 502, 503, 504, 507]);
+const TEMPORARY = new Set(['unreachable', 'lost', 'held_up']);
 const FINISHED = Symbol('finished');
 
 /** A request that the server refused, or a page that may not ask. `status` is the HTTP status, if there was one. */
@@ -42,7 +43,7 @@ export class ProgressdError extends Error {
 
   /** Whether the same request may succeed later. */
   get transient() {
-    return this.code === 'unreachable' || TRANSIENT.has(this.status);
+    return TEMPORARY.has(this.code) || TRANSIENT.has(this.status);
   }
 }
 
@@ -143,9 +144,14 @@ export class Watch extends EventTarget {
     this.#end();
   }
 
-  /** Closes the connection and opens it again, for a page that knows the connection to be dead. */
+  /** Opens the connection again, for a page that knows it to be dead. */
   reconnect() {
     if (this.#state === 'live') this.#attempt?.abort();
+    this.wake();
+  }
+
+  /** Ends the wait for the next attempt. */
+  wake() {
     this.#wake();
   }
 
@@ -172,7 +178,7 @@ export class Watch extends EventTarget {
     globalThis.document?.addEventListener('visibilitychange', () => {
       if (document.hidden) return;
       if (this.#state === 'live') this.#probe();
-      else this.#wake();
+      else this.wake();
     }, { signal });
     this.#run().then(() => this.#finish(), (error) => this.#refuse(error));
   }
@@ -244,8 +250,9 @@ export class Watch extends EventTarget {
         return await this.#events(token, signal);
       } catch (error) {
         if (signal.aborted) return undefined;
-        if (error.code !== 'held_up' && error.status !== 503) throw error;
-        if (this.#options.log) throw Object.assign(error, { code: 'unreachable' });
+        const isHeldUp = error.code === 'held_up' || error.status >= 502 ||
+          (error.code === 'unreachable' && await isAlive(this.#base)); // something on the way forbids streams
+        if (!isHeldUp || this.#options.log || this.#options.poll === false) throw error;
       }
       return await this.#poll(token, signal);
     } catch (error) {
@@ -283,8 +290,8 @@ export class Watch extends EventTarget {
   #url(path, token, more = {}) {
     const { interval, types, log } = this.#options;
     const url = new URL(path, this.#base);
-    const query = { since: this.#cursor, interval, types: types && String(types), token, ...more };
-    if (log) [query.offset, query.since] = [this.#cursor, undefined];
+    const position = { [log ? 'offset' : 'since']: this.#cursor };
+    const query = { interval, types: types && String(types), token, ...position, ...more };
     for (const [name, value] of Object.entries(query)) if (value !== undefined) url.searchParams.set(name, value);
     return url;
   }
@@ -348,14 +355,14 @@ export class Watch extends EventTarget {
   #closed(code, reason) {
     const { key, token } = this.#options;
     if (code === 4500 && (typeof token === 'function' || (key && !token))) {
-      return new ProgressdError('The token has expired.', 'unreachable');
+      return new ProgressdError('The token has expired.', 'lost');
     }
     if (code === 4500) return new ProgressdError('The token has expired or was revoked.', 'credentials_expired', 401);
     if (code === 4501) return new ProgressdError('The job was deleted.', 'job_deleted', 404);
     if ((code > 4501 && code <= 4999) || [1002, 1007, 1008, 1009].includes(code)) {
       return new ProgressdError(`The server closed the connection: ${reason || code}.`, 'closed', undefined);
     }
-    return new ProgressdError(reason || 'The connection was lost.', 'unreachable');
+    return new ProgressdError(reason || 'The connection was lost.', 'lost');
   }
 
   /** Server-sent events, read with fetch: an EventSource can send no key and does not say why it fails. */
@@ -387,7 +394,7 @@ export class Watch extends EventTarget {
       watchdog.clear();
     }
     if (this.#ended) return FINISHED;
-    throw new ProgressdError('The connection was lost.', 'unreachable');
+    throw new ProgressdError('The connection was lost.', 'lost');
   }
 
   async #poll(token, signal) {
