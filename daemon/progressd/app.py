@@ -29,6 +29,7 @@ from progressd.engine.log_reader import LogReaders
 from progressd.engine.queue_estimates import QueueEstimates
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.retention import run_retention
+from progressd.engine.uploads import UploadedJobs
 from progressd.engine.view import Engine
 from progressd.files.job_files import JobFiles
 from progressd.files.state_dir import own_state_dir
@@ -130,7 +131,11 @@ class Daemon:
         self.commit_log = LocalCommitLog(store, self.registry)
         self.history = History(store, self.registry, self.batches, self.commit_log.health, self.base)
         self.files = JobFiles(
-            settings.state_dir, limits.min_free_bytes, limits.max_stored_bytes, settings.log.max_bytes_per_job
+            settings.state_dir,
+            limits.min_free_bytes,
+            limits.max_stored_bytes,
+            settings.log.max_bytes_per_job,
+            settings.store.upload_retention,
         )
         self.broadcaster = Broadcaster(
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.send_buffer_bytes
@@ -147,6 +152,7 @@ class Daemon:
             self.forecasts,
             self.base,
         )
+        self.uploaded_jobs = UploadedJobs(self.ingest, self.registry, self.files)
         self.producers = UnixSocket(self.ingest, settings)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
         self.connection_log = ConnectionLog()
@@ -183,6 +189,7 @@ class Daemon:
             rate_limits=self.rate_limits,
             engine=self.engine,
             files=self.files,
+            uploaded_jobs=self.uploaded_jobs,
             streams=self.streams,
             metrics=metrics,
             answers=JobResponseCache(self.store.id, self.base),
@@ -206,6 +213,7 @@ class Daemon:
         self.tasks.start_soon(self.services.metrics.run)
         self.tasks.start_soon(self.websockets.heartbeat.run)
         self.tasks.start_soon(self.authenticator.run)
+        self.tasks.start_soon(self.uploaded_jobs.run)
         retention = partial(run_retention, keep_logs=self.settings.log.retention)
         self.tasks.start_soon(retention, self.settings.store.retention, self.store, self.registry, self.files)
 

@@ -323,7 +323,8 @@ LABELS_OF_NAMES = [
 
 async def test_a_file_name_is_never_a_path(tmp_path: Path) -> None:
     pipeline = Pipeline(("cp", "{input}", "{output}"))
-    files = {"state", "lock", "ingest.sock", "children", "token-secret", "uploads", "jobs", "input", "output"}
+    files = {"state", "lock", "ingest.sock", "children", "token-secret", "uploads", "partial", "jobs"}
+    files |= {"input", "output"}
     async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon, client_of(daemon) as client:
         for disposition, label in LABELS_OF_NAMES:
             job_id = id_of(await post_form(client, part("file", PDF, disposition)))

@@ -26,7 +26,7 @@ async def test_a_preflight_of_an_allowed_site_needs_no_key(client: httpx.AsyncCl
     response = await client.options(f"/api/jobs/{ID}", headers=headers)
     assert (response.status_code, response.content) == (204, b"")
     assert response.headers["Access-Control-Allow-Origin"] == SITE
-    assert response.headers["Access-Control-Allow-Methods"] == "GET, POST, PUT, DELETE, OPTIONS"
+    assert response.headers["Access-Control-Allow-Methods"] == "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
     allowed = response.headers["Access-Control-Allow-Headers"].split(", ")
     assert {"Content-Type", "Authorization", "X-API-Key"} <= set(allowed)
     assert response.headers["Access-Control-Max-Age"] == "86400"

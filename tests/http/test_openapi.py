@@ -22,6 +22,7 @@ STREAMS = (
     "log.job_log",
     "log.job_log_events",
 )  # endless
+TUS = ("uploads.create", "uploads.append", "uploads.override")  # a body that schemathesis cannot generate
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
@@ -134,7 +135,7 @@ def test_the_daemon_conforms_to_the_document(tmp_path: Path, examples: int, phas
         options = (
             f"--phases {phases} -n {examples} --seed 1 --request-timeout {PATIENCE} --suppress-health-check too_slow"
         )
-        left_out = [argument for name in STREAMS for argument in ("--exclude-operation-id", name)]
+        left_out = [argument for name in (*STREAMS, *TUS) for argument in ("--exclude-operation-id", name)]
         program = str(Path(sys.executable).with_name("schemathesis"))
         command = [program, "run", f"{daemon.url}/api/openapi.json", "--checks", CHECKS, *options.split(), *left_out]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)

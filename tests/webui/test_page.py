@@ -53,26 +53,6 @@ def test_a_broken_file_can_be_retried(page: Page, tmp_path: Path) -> None:
     expect(page.locator(".job[data-status=failed]", has_text="broken.pdf")).to_have_count(2)
 
 
-def test_a_retried_upload_keeps_its_key(browser: Browser, served: ServedDaemon, tmp_path: Path) -> None:
-    keys = list[str]()
-
-    def lose_first(route: Route) -> None:
-        keys.append(route.request.headers["idempotency-key"])
-        route.abort() if len(keys) == 1 else route.continue_()
-
-    with opened_page(browser, served.url, "ERR_FAILED", "status of 415") as page:
-        page.route("**/api/convert", lose_first)
-        for name in ("lost.pdf", "other.pdf"):
-            (tmp_path / name).write_text("Dear Sir or Madam")
-        choose(page, tmp_path / "lost.pdf")
-        page.locator(".job[data-status=failed]", has_text="lost.pdf").locator("[data-action=retry]").click()
-        expect(page.locator(".job", has_text="lost.pdf")).to_contain_text("lost.pdf is not a PDF")
-        choose(page, tmp_path / "other.pdf")
-        expect(page.locator(".job", has_text="other.pdf")).to_contain_text("other.pdf is not a PDF")
-    first, again, other = keys
-    assert first == again != other
-
-
 def test_an_early_file_waits_for_the_auth_status(page: Page, tmp_path: Path) -> None:
     asked: list[Route] = []
     page.route("**/api/auth/status", lambda route: asked.append(route))

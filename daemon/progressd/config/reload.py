@@ -32,6 +32,7 @@ FIXED: Final = frozenset(
         "state_dir",
         "store.retention",
         "store.synchronous",
+        "store.upload_retention",
     }
 )
 

@@ -185,6 +185,9 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
         ),
     ] = "FULL"
     retention: Annotated[float, _seconds("How long a finished job and its files are kept.")] = 30 * 86400
+    upload_retention: Annotated[
+        float, _seconds("How long an unfinished resumable upload is kept after its last bytes have arrived.")
+    ] = 86400
 
 
 class RunnerSettings(Struct, frozen=True, kw_only=True):
@@ -321,14 +324,26 @@ class Settings(Struct, frozen=True, kw_only=True):
 BUILT_IN_PIPELINES: Final[Mapping[str, Pipeline]] = {
     "pdf": Pipeline(
         command=("{python}", "-m", "progressd_pdf.pdf", "{input}", "{output}", "--options", "{options}"),
+        title="PDF",
+        description="Clean scans, straighten them and make them searchable.",
         options={
-            "dpi": Option("integer", 300, minimum=50, maximum=2400, description="Dots per inch of the result."),
-            "deskew": Option("boolean", True, description="Straighten crooked pages."),
-            "upscale": Option("boolean", True, description="Resample pages that have fewer dots per inch."),
-            "ocr": Option(
-                "boolean", False, needs="tesseract", description="Recognize the text, so that it can be searched."
+            "dpi": Option(
+                "integer", 300, minimum=50, maximum=2400, title="Resolution", description="Dots per inch of the result."
             ),
-            "advanced": Option("boolean", False, description="More contrast and a cleaner background."),
+            "deskew": Option("boolean", True, title="Deskew", description="Straighten crooked pages."),
+            "upscale": Option(
+                "boolean", True, title="Upscale", description="Resample pages that have fewer dots per inch."
+            ),
+            "ocr": Option(
+                "boolean",
+                False,
+                needs="tesseract",
+                title="Recognize text",
+                description="Recognize the text, so that it can be searched.",
+            ),
+            "advanced": Option(
+                "boolean", False, title="Advanced", description="More contrast and a cleaner background."
+            ),
         },
     )
 }

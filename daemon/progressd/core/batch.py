@@ -38,6 +38,7 @@ class JobBatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str
     status: BatchStatus
+    name: str = ""
     priority: Priority = Priority.NORMAL
     created_at: datetime
     created_offset: int = 0  # offset of the first message; larger for newer batches

@@ -77,6 +77,30 @@ class Conflict(ProgressdError):
     status = 409
 
 
+class Gone(ProgressdError):
+    """The upload has expired."""
+
+    status = 410
+
+
+class PreconditionFailed(ProgressdError):
+    """The client uses another version of a protocol."""
+
+    status = 412
+
+
+class Locked(ProgressdError):
+    """Another request is working on this."""
+
+    status = 423
+
+
+class ChecksumMismatch(ProgressdError):
+    """The bytes that arrived do not have the announced checksum. The status is that of tus."""
+
+    status = 460
+
+
 class TooLarge(ProgressdError):
     """The input has more bytes than the limit allows."""
 

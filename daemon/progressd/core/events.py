@@ -260,6 +260,7 @@ class SubmitEvent(Struct, frozen=True):
     priority: Priority = Priority.NORMAL
     fingerprint: str | None = None  # length and digest of the form, to recognize a repeated submission
     owner: str | None = None  # the key or address that submitted the job
+    batch_name: str = ""  # for people; the first job of a batch names it
 
 
 class StartEvent(Struct, frozen=True):

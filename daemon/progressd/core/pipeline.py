@@ -37,7 +37,8 @@ class Option(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
         str | None,
         Meta(description="A program that must be on `PATH` when a boolean option is true."),
     ] = None
-    description: Annotated[str, Meta(description="What the option does.")] = ""
+    title: Annotated[str, Meta(description="The name of the option for people.")] = ""
+    description: Annotated[str, Meta(description="What the option does, in a few words.")] = ""
 
     def __post_init__(self) -> None:
         number = self.type in ("integer", "number")
@@ -109,6 +110,8 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
             "job, `{python}` the Python that runs the daemon.",
         ),
     ]
+    title: Annotated[str, Meta(description="The name of the pipeline for people. Default: its name.")] = ""
+    description: Annotated[str, Meta(description="What the pipeline does, in a few words.")] = ""
     accept: Annotated[
         tuple[str, ...],
         Meta(min_length=1, description="The MIME types of the files that the pipeline accepts."),

@@ -8,7 +8,7 @@ when it is full, producers wait.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol, TypeAlias
 
@@ -21,7 +21,7 @@ from progressd.broadcast.envelope import Envelope
 from progressd.core.batch import JobBatch
 from progressd.core.errors import CorruptRecord, NotFound, ProgressdError, StoreFailed, Unavailable
 from progressd.core.eta import Forecasts
-from progressd.core.events import Event, LeaseEvent, LogEvent
+from progressd.core.events import Event, LeaseEvent, LogEvent, SubmitEvent
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import Completed, JobCreated, StatusChange
 from progressd.engine.commit_log import CommitLog
@@ -368,6 +368,7 @@ class Ingest(EventSink):
     async def _transaction(self, events: Sequence[tuple[Event, MaySee]]) -> tuple[Transaction, list[Outcome]]:
         """Accept or reject events. Their changes are not visible yet. Raises StoreFailed, MemoryError."""
         stored = await self._jobs_not_in_memory(event for event, _ in events)
+        finished = await self._finished_batches(event for event, _ in events)
         offset = await self._commit_log.reserve(MAX_MESSAGES * len(events))
         transaction = Transaction(
             self._registry,
@@ -378,6 +379,7 @@ class Ingest(EventSink):
             self._now(),
             self._base,
             self._forecasts,
+            finished,
         )
         outcomes = [transaction.decide(event, may_see) for event, may_see in events]
         transaction.place_batches()
@@ -394,6 +396,12 @@ class Ingest(EventSink):
             return NotFound(f"no job {job.id}")
         await self._follower.delete(job, deletion)
         return job
+
+    async def _finished_batches(self, events: Iterable[Event]) -> Mapping[str, JobBatch]:
+        """Return the finished batches to which a job is added, as when the files of a batch arrive one by one."""
+        ids = {event.batch_id for event in events if type(event) is SubmitEvent and event.batch_id is not None}
+        ids = {id_ for id_ in ids if self._batches.unfinished(id_) is None}
+        return await self._batches.find_all(ids) if ids else {}
 
     async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job | CorruptRecord]:
         missing = {event.job_id.lower() for event in events if self._registry.known(event.job_id) is None}

@@ -3,6 +3,7 @@ yet."""
 
 from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
 from msgspec import UNSET
@@ -12,7 +13,7 @@ from progressd.broadcast.envelope import Envelope
 from progressd.core.batch import BatchStatus, JobBatch, batch_messages, moved
 from progressd.core.errors import CorruptRecord, NotFound, ProgressdError
 from progressd.core.eta import Forecasts, KeyedRun
-from progressd.core.events import BatchCancelEvent, Event, RegisterEvent, checked_job_id
+from progressd.core.events import BatchCancelEvent, Event, RegisterEvent, SubmitEvent, checked_job_id
 from progressd.core.job import Applied, Job, MaySee, apply
 from progressd.core.messages import Cursor, JobDeleted, JobDeletedData, JobStatus, PagePreview, Progress, cursor_text
 from progressd.engine.registry import Batches, Registry, placed_messages
@@ -23,7 +24,10 @@ MAX_MESSAGES: Final = 5  # upper bound of messages per event, for example a star
 
 
 class Transaction:
-    """Accept or reject events, one after the other. `stored`: the jobs of these events that are not in memory."""
+    """Accept or reject events, one after the other.
+
+    `stored`: the jobs of these events that are not in memory. `finished`: the finished batches that the events extend.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class Transaction:
         now: datetime,
         base: BasePath,
         forecasts: Forecasts,
+        finished: Mapping[str, JobBatch] = MappingProxyType({}),
     ) -> None:
         self._registry = registry
         self._known_batches = batches
@@ -43,6 +48,7 @@ class Transaction:
         self._now = now
         self._base = base
         self._forecasts = forecasts
+        self._finished_batches = finished
         self.offset = offset  # offset of the next message
         self.jobs: dict[str, Job] = {}  # changed jobs, in their state after the events
         self.messages: dict[str, list[Envelope]] = {}  # messages by job
@@ -75,9 +81,7 @@ class Transaction:
         if applied.durable and applied.job.status.finished and (run := self._forecasts.run_of(applied.job)) is not None:
             self.runs.append(run)
         if applied.job.batch_id is not None and applied.durable:
-            self._count(
-                applied.job.batch_id, job.status if job else None, applied.job, isinstance(event, BatchCancelEvent)
-            )
+            self._count(applied.job.batch_id, job.status if job else None, applied.job, event)
         return self._place(applied)
 
     def place_batches(self) -> None:
@@ -134,11 +138,16 @@ class Transaction:
         self.jobs[job.id] = job
         return job
 
-    def _count(self, batch_id: str, before: JobStatus | None, job: Job, as_batch: bool) -> None:
-        """Count the new status of a job in its batch. The first job creates the batch."""
+    def _count(self, batch_id: str, before: JobStatus | None, job: Job, event: Event) -> None:
+        """Count the new status of a job in its batch. The first job creates the batch, and a later one reopens it."""
         known = self.batches.get(batch_id) or self._known_batches.unfinished(batch_id)
+        known = known or self._finished_batches.get(batch_id)
         if known is None:
-            known = JobBatch(id=batch_id, status=BatchStatus.QUEUED, priority=job.priority, created_at=self._now)
+            name = event.batch_name if isinstance(event, SubmitEvent) else ""
+            known = JobBatch(
+                id=batch_id, status=BatchStatus.QUEUED, name=name, priority=job.priority, created_at=self._now
+            )
+        as_batch = isinstance(event, BatchCancelEvent)
         self.batches[batch_id] = moved(known, before, job.status, self._now, as_batch=as_batch)
 
 

@@ -7,17 +7,17 @@
     jobs/JOB_ID/output     the complete result of a successful attempt
     jobs/JOB_ID/stderr     the stderr of the last attempt
     jobs/JOB_ID/log/       what the job has written, see `log_file`
+    partial/               uploads that can be resumed, see `resumable`
 
 A file name from a client is never used as a path.
 """
 
-import errno
 import io
 import os
 import shutil
 import stat
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator
-from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Collection, Generator
+from contextlib import aclosing, asynccontextmanager, closing, suppress
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -27,14 +27,14 @@ from typing import Final
 import structlog
 import trio
 
-from progressd.config.settings import Limits, LogSettings
-from progressd.core.errors import Conflict, InsufficientStorage, StoreFailed, Unavailable
+from progressd.config.settings import Limits, LogSettings, StoreSettings
+from progressd.core.errors import Conflict, StoreFailed, Unavailable
 from progressd.files.job_logs import JobLogs
-from progressd.files.quota import LOG, DiskUsage, FreeSpaceGuard, directories_of_jobs, files_of_jobs
+from progressd.files.quota import LOG, DiskUsage, FreeSpaceGuard, directories_of_jobs, disk_errors, files_of_jobs
+from progressd.files.resumable import ResumableUploads
 from progressd.files.state_dir import make_directory
 from progressd.store.base import Store
 from progressd.system.fs import sync
-from progressd.system.transient_errors import FULL
 
 ORPHAN_MIN_AGE: Final = 3600.0  # seconds that files without a job are kept: an upload precedes its job
 DELETE_BATCH: Final = 10  # jobs whose files are deleted at once; no upload can begin in this time
@@ -105,16 +105,19 @@ class JobFiles:
         min_free_bytes: int = 0,
         max_stored_bytes: int = 0,
         max_log_bytes: int = LogSettings().max_bytes_per_job,
+        upload_retention: float = StoreSettings().upload_retention,
     ) -> None:
         """Set limits, 0 for no limit: the free space to leave on the disk, and the total size of the files of jobs.
 
-        `max_log_bytes`: the size of the log of one job.
+        `max_log_bytes`: the size of the log of one job. `upload_retention`: seconds that unfinished resumable uploads
+        are kept.
         """
         self._uploads = state_dir / "uploads"
         self._jobs = state_dir / "jobs"
         self._free_space = FreeSpaceGuard(state_dir, min_free_bytes)
         self.usage = DiskUsage(self._jobs, max_stored_bytes)
         self.logs = JobLogs(self._jobs, self.usage, self._free_space, max_log_bytes)
+        self.resumable = ResumableUploads(state_dir, self._free_space, self.usage, upload_retention)
         self._receiving = set[str]()  # jobs whose input is being received
         self._settling = trio.Lock()
 
@@ -147,6 +150,7 @@ class JobFiles:
 
         await trio.to_thread.run_sync(make)
         await self.settle(store)
+        await self.resumable.prepare()
 
     async def settle(self, store: Store) -> None:
         """Delete uploads that never became jobs, and the files of deleted jobs. Uploads in progress are kept.
@@ -196,7 +200,7 @@ class JobFiles:
             raise Unavailable("it is not known yet whether this job is stored: send the file again later")
         if self.input(job_id).parent.exists():
             raise Conflict(f"job {job_id} already has files")
-        with _disk_errors():  # includes closing the file, which retries a failed write
+        with disk_errors():  # includes closing the file, which retries a failed write
             async with await trio.open_file(path, "xb") as file:
                 upload = Upload(file, path, self.input(job_id), self._free_space, self.usage)
                 try:
@@ -373,19 +377,6 @@ class JobFiles:
     def _mark(self, job_id: str) -> None:
         with suppress(OSError):  # on a full disk, the files can still be deleted
             os.mknod(self._marker(job_id), 0o600)  # needs no descriptor
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Convert disk errors to errors for the client."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise InsufficientStorage("no space left on the daemon's disk") from error
-        if error.errno == errno.EFBIG:
-            raise InsufficientStorage("the file exceeds the file size limit of the daemon (ulimit -f)") from error
-        raise
 
 
 def _remove_directory(path: Path) -> None:

@@ -1,10 +1,11 @@
 """Limits for disk space: the free space to leave, and the total size of the files of jobs."""
 
+import errno
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ import trio
 
 from progressd.core.errors import InsufficientStorage, InvalidInput, readable_size
 from progressd.core.events import checked_job_id
+from progressd.system.transient_errors import FULL
 
 CHECK_INTERVAL: Final = 1024 * 1024  # bytes written by all uploads between two checks of the disk
 
@@ -162,3 +164,16 @@ def _size(directory: os.PathLike[str]) -> int:
             with suppress(FileNotFoundError):
                 size += entry.stat(follow_symlinks=False).st_size
     return size
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Convert disk errors to errors for the client."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise InsufficientStorage("no space left on the daemon's disk") from error
+        if error.errno == errno.EFBIG:
+            raise InsufficientStorage("the file exceeds the file size limit of the daemon (ulimit -f)") from error
+        raise

@@ -16,6 +16,7 @@ from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits, Settings
 from progressd.core.errors import RequestTimeout, TooManyUploads
 from progressd.engine.queue_estimates import QueueEstimates
+from progressd.engine.uploads import UploadedJobs
 from progressd.engine.view import ClientView, Engine
 from progressd.files.job_files import JobFiles
 from progressd.http.body import BodyChunks
@@ -98,6 +99,14 @@ class Transfers:
             self.uploads.remove(upload)
 
 
+class Reception(NamedTuple):
+    """A request that holds a resumable upload. `body`: of a request that adds to it."""
+
+    body: BodyChunks | None
+    scope: trio.CancelScope
+    ended: trio.Event
+
+
 @dataclass
 class AppContext:
     """The parts of the daemon that serve HTTP requests."""
@@ -107,6 +116,7 @@ class AppContext:
     rate_limits: RateLimiter
     engine: Engine
     files: JobFiles
+    uploaded_jobs: UploadedJobs
     streams: HTTPStreams
     metrics: MetricsCollector
     answers: JobResponseCache
@@ -115,6 +125,7 @@ class AppContext:
     ready: bool = False  # whether the daemon accepts work
     transfers: Transfers = field(default_factory=Transfers)
     budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(MAX_PENDING))  # memory of unread NDJSON answers
+    receiving: dict[str, "Reception"] = field(default_factory=dict)  # requests that hold a resumable upload, by its id
     claimed_ids: set[str] = field(default_factory=set)  # jobs and batches of idempotency keys that are being created
     registering: WeakValueDictionary[str, trio.Lock] = field(default_factory=WeakValueDictionary)  # locks by job
     deleting: trio.Lock = field(default_factory=trio.Lock)  # one deletion at a time: uploads and events wait for it

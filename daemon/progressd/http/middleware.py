@@ -44,6 +44,7 @@ HEALTH: Final = "/api/health"  # not counted: probes request it constantly, and 
 STATIC: Final = "/static/"
 PUBLIC_BELOW: Final = (STATIC, "/api/health/")
 PINGS: Final = "/ping/"
+UPLOADS: Final = "/api/uploads/"
 PING_KEY: Final = re.compile(r"/ping/([^/]+)/")
 FOR_BOUND_KEYS: Final = (
     PINGS,
@@ -51,6 +52,8 @@ FOR_BOUND_KEYS: Final = (
     "/api/batch",
     "/api/events",
     "/api/convert",
+    "/api/uploads",
+    "/api/pipelines",
     "/api/stats",
     "/api/token",
     "/ws",
@@ -65,7 +68,9 @@ JOB: Final = re.compile(rb"/api/jobs/([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-
 FOR_APPLICATION: Final = frozenset({b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"origin"})
 
 EXPOSED_HEADERS: Final = (
-    "ETag, Retry-After, Content-Disposition, Idempotency-Replayed, "
+    "ETag, Retry-After, Location, Content-Disposition, Idempotency-Replayed, "
+    "Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, "
+    "Upload-Offset, Upload-Length, Upload-Metadata, Upload-Expires, Progressd-Job-Id, Progressd-Batch-Id, "
     "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
 )
 OPEN: Final = (  # pages of all sites may import the modules, which are the same for everybody
@@ -73,9 +78,10 @@ OPEN: Final = (  # pages of all sites may import the modules, which are the same
     (b"cross-origin-resource-policy", b"cross-origin"),
 )
 PREFLIGHT: Final = {
-    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": (
-        "Content-Type, Authorization, X-API-Key, Idempotency-Key, If-None-Match, Last-Event-ID"
+        "Content-Type, Authorization, X-API-Key, Idempotency-Key, If-None-Match, Last-Event-ID, Tus-Resumable, "
+        "Upload-Length, Upload-Offset, Upload-Metadata, Upload-Checksum, X-HTTP-Method-Override, X-Request-ID"
     ),
     "Access-Control-Max-Age": "86400",  # seconds
 }
@@ -268,7 +274,9 @@ def action_of(method: str, path: str) -> Scope | None:
     """Return the scope that a request needs; None for a public request."""
     if method == "OPTIONS" or path in PUBLIC or path.startswith(PUBLIC_BELOW):
         return None
-    reads = (method in SAFE and not path.startswith(PINGS)) or (method == "POST" and NEW_TOKEN.fullmatch(path))
+    reads = (method in SAFE and not path.startswith((PINGS, UPLOADS))) or (
+        method == "POST" and NEW_TOKEN.fullmatch(path)
+    )
     return Scope.READ if reads else Scope.WRITE
 
 

@@ -66,11 +66,15 @@ ERRORS: Final = {
     404: "Not found, or not visible to this key.",
     408: "The body arrived too slowly, or stopped in the middle.",
     409: "The status does not allow this, or another request with the same `Idempotency-Key` is in progress.",
+    410: "The upload has expired.",
+    412: "The version of tus in `Tus-Resumable` is missing or not supported.",
     413: "Too large.",
     415: "The pipeline does not accept this type of file.",
     416: "The file has no such range.",
     422: "An option does not exist or cannot have this value, or the `Idempotency-Key` belongs to another request.",
+    423: "Another request is adding to this upload.",
     429: "Too many requests; `Retry-After` says when to try again.",
+    460: "The body does not have the checksum in `Upload-Checksum`.",
     500: "The daemon failed; its log has details.",
     503: "The daemon is starting or stopping, or its store fails; `Retry-After` says when to try again.",
     507: "The disk is full, or the files of all jobs have reached `limits.max_stored_bytes`.",
@@ -79,7 +83,7 @@ SUCCESSES: Final = {
     200: "OK.",
     201: "Created.",
     202: "Accepted for processing.",
-    204: "The stream has ended.",
+    204: "Done, or the stream has ended.",
     206: "The requested range.",
     303: "The result is elsewhere, at the URL in `Location`.",
     304: "Not modified.",
@@ -89,6 +93,12 @@ REQUEST_HEADERS: Final = {
     "If-None-Match": "The `ETag` of the last response; 304 if nothing has changed.",
     "Last-Event-ID": "The id of the last event that the client received.",
     "Range": "A range of the file, in bytes.",
+    "X-HTTP-Method-Override": "`PATCH` or `DELETE`.",
+    "Tus-Resumable": "`1.0.0`, the version of tus.",
+    "Upload-Length": "The size of the file in bytes.",
+    "Upload-Offset": "The offset of the body's first byte in the file.",
+    "Upload-Metadata": "Pairs of a key and a value in base64, separated by commas.",
+    "Upload-Checksum": "The checksum of the body: `sha256` or `sha1`, a space, and the checksum in base64.",
 }
 RESPONSE_HEADERS: Final = {
     "Content-Disposition": ("string", "The file's name."),
@@ -100,6 +110,7 @@ RESPONSE_HEADERS: Final = {
     "X-RateLimit-Remaining": ("integer", "Requests that the client may still send at once."),
     "X-RateLimit-Reset": ("integer", "The time at which the full burst is available again, in seconds since 1970."),
 }
+FREE_HEADERS: Final = frozenset({"Upload-Metadata", "Upload-Checksum"})  # request headers with spaces
 RATE_LIMIT_HEADERS: Final = tuple(name for name in RESPONSE_HEADERS if name.startswith("X-RateLimit-"))
 RESPONSE_HEADER_OF: Final = {  # response headers by request header
     "If-None-Match": "ETag",
@@ -228,7 +239,7 @@ def _query(structs: Iterable[type[Struct]], schemas: Mapping[str, Any]) -> Itera
 
 def _headers(names: Iterable[str]) -> Iterator[dict[str, Any]]:
     for name in names:
-        text = {"type": "string", "pattern": "^[!-~]{1,255}$"}
+        text = {"type": "string", "pattern": "^[!-~]{1,255}$"} if name not in FREE_HEADERS else {"type": "string"}
         yield {"name": name, "in": "header", "required": False, "schema": text, "description": REQUEST_HEADERS[name]}
 
 

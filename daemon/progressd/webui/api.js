@@ -7,7 +7,6 @@ const TIMEOUT_MS = 10_000;
 
 const NO_SERVER = 'The server cannot be reached. Try again when it is back.';
 const NO_ANSWER = 'The server did not answer. Try again.';
-const NOT_SENT = 'The upload failed: the server cannot be reached, or a file changed after you chose it.';
 
 /** The server rejected the request. */
 export class Refusal extends Error {
@@ -26,7 +25,8 @@ export class Refusal extends Error {
 /** The server did not respond. */
 export class Unreachable extends Error {}
 
-function refusal(status, body, used) {
+/** Returns the error for a rejected request. `used`: the key of the request. */
+export function refusal(status, body, used) {
   const error = new Refusal(status, body);
   if (status === 401) refused(used, error.message);
   return error;
@@ -47,6 +47,7 @@ async function request(url, method = 'GET') {
   return body;
 }
 
+export const listPipelines = async () => (await request('api/pipelines')).pipelines;
 export const whoAmI = () => request('api/auth/status');
 export const health = () => request('api/health');
 export const listJobs = async (limit) => (await request(`api/jobs?limit=${limit}`)).jobs;
@@ -65,38 +66,4 @@ export const watchToken = () => request('api/token', 'POST');
 export async function signedDownloadUrl(id) {
   const { token } = await request(jobUrl(id, '/token'), 'POST');
   return `${downloadUrl(id)}?token=${encodeURIComponent(token)}`;
-}
-
-/**
- * Sends files: one becomes a job, several become a batch. XMLHttpRequest, because fetch does not report how much of a
- * body has been sent.
- * @param {File[]} files
- * @param {object} options
- * @param {string} key the same for each try, so that a retry creates nothing twice
- * @param {(sent: number, total: number) => void} onSent bytes
- * @param {AbortSignal} signal
- * @returns {Promise<{job_id?: string, batch_id?: string, status: string, created_at: string}>}
- */
-export function submit(files, options, key, onSent, signal) {
-  const [url, field] = files.length === 1 ? ['api/convert', 'file'] : ['api/batch', 'files[]'];
-  const form = new FormData();
-  form.append('options', JSON.stringify(options));
-  for (const file of files) form.append(field, file);
-  const used = currentKey();
-  return new Promise((resolve, reject) => {
-    const xhr = new XMLHttpRequest();
-    xhr.open('POST', url);
-    for (const [name, value] of Object.entries(credentials())) xhr.setRequestHeader(name, value);
-    xhr.setRequestHeader('Idempotency-Key', key);
-    xhr.responseType = 'json';
-    xhr.upload.onprogress = ({ loaded, total }) => onSent(loaded, total);
-    xhr.onload = () => {
-      if (xhr.status < 300 && xhr.response) resolve(xhr.response);
-      else reject(refusal(xhr.status, xhr.response, used));
-    };
-    xhr.onerror = () => reject(new Unreachable(NOT_SENT));
-    xhr.onabort = () => reject(signal.reason);
-    signal.addEventListener('abort', () => xhr.abort());
-    xhr.send(form);
-  });
 }

@@ -10,7 +10,7 @@ import { Gate, mayWrite } from './gate.js';
 import { JobCard, nameOf } from './job-card.js';
 import { JobList } from './job-list.js';
 import { isOpenEnded, Jobs } from './jobs.js';
-import { offerOcr, setDefaults, setUpUploadForm } from './upload-form.js';
+import { Intake } from './intake.js';
 import { Uploads } from './uploads.js';
 
 /** A burst of messages is one redraw. It uses a timer, not a frame: the title must change in the background too. */
@@ -36,7 +36,6 @@ const jobs = new Jobs({ onChange: redrawSoon, onFinished: announce });
 const uploads = new Uploads({
   onChange: redrawSoon,
   onArrived: (message) => jobs.apply(message),
-  onBatchArrived: () => feed.refresh(),
   onFailed: announce,
 });
 const batches = new Batches(redrawSoon);
@@ -162,17 +161,17 @@ function showNotice(sentence) {
 
 async function showHealth() {
   try {
-    const { version, tools, pipelines } = await health();
+    const { version } = await health();
     byId('version').textContent = version;
-    setDefaults(byId('upload'), pipelines?.pdf?.options ?? {});
-    offerOcr(byId('upload'), tools.tesseract !== false);
+    intake.load();
   } catch {
     // Without a response, the page lacks a version number and a hint. A later response adds them.
   }
 }
 
-setUpUploadForm(byId('upload'), (files, options) => uploads.add(files, options), gate.enter());
-byId('options').open = matchMedia('(min-width: 60rem)').matches;
+const entered = gate.enter();
+const intake = new Intake(byId('upload'), (...chosen) => uploads.add(...chosen), entered);
+entered.then(() => uploads.restore());
 window.addEventListener('beforeunload', (event) => { if (uploads.busy) event.preventDefault(); });
 setInterval(() => document.hidden || list.tick(), 1000);
 byId('jobs').addEventListener('click', download);

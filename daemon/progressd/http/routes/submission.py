@@ -40,6 +40,7 @@ from progressd.http.schemas import FORM
 
 PDF: Final = "application/pdf"
 SIGNATURES: Final[Mapping[str, bytes]] = {PDF: b"%PDF-"}  # anywhere in the first 1024 bytes
+DEFAULT_PIPELINE: Final = "pdf"
 HEADER: Final = "Idempotency-Key"
 KEY: Final = re.compile(r"[!-~]{1,255}", re.ASCII)  # with or without the quotes that the draft requires
 REPLAYED: Final = {"Idempotency-Replayed": "true"}
@@ -80,7 +81,7 @@ class JobAccepted(Struct, frozen=True):
 class PipelineQuery(Struct, frozen=True):
     """The query of a submission."""
 
-    pipeline: str = "pdf"
+    pipeline: str = DEFAULT_PIPELINE
 
 
 @blueprint.post("/api/convert")
@@ -117,13 +118,13 @@ class Submission(NamedTuple):
     async def create_jobs(self, new_id: Callable[[], str], batch_id: str | None = None) -> list[Job]:
         """Receive the files, and create a job for each file: all or none. `new_id` returns the id of the next job."""
         context = request_context()
-        with self._uploading() as body:
+        with uploading(self._body) as body:
             async with AsyncExitStack() as uploads:
                 sink = _Files(context.app.files, self.pipeline, uploads, new_id)
                 limits = context.app.settings.limits
                 form = await receive_form(request, body, sink, self.file_fields, limits, self.max_files)
-                given, labels = _read_fields(form)
-                options, priority = _checked(self.pipeline, given)
+                given, labels = read_fields(form)
+                options, priority = checked(self.pipeline, given)
                 fingerprint, owner = _fingerprint(), context.owner
                 events = []
                 for job_id, filename, _ in sink.received:
@@ -143,19 +144,13 @@ class Submission(NamedTuple):
             )
         if known.fingerprint != _fingerprint():
             raise IdempotencyKeyReused(f"this {HEADER} was used before, with another body: use a new one")
-        with self._uploading() as body:
+        with uploading(self._body) as body:
             async for _ in body:
                 pass
 
-    @contextmanager
-    def _uploading(self) -> Iterator[BodyChunks]:
-        context = request_context()
-        limits, client = context.app.settings.limits, context.client
-        body = form_body(request, limits, self.max_files)
-        owner = client.identity.key or address_group(client.address)
-        exempt = context.app.rate_limits.exempts(client.address)
-        with context.app.transfers.uploading(owner, body, limits, exempt=exempt):
-            yield body
+    @property
+    def _body(self) -> BodyChunks:
+        return form_body(request, request_context().app.settings.limits, self.max_files)
 
 
 def _fingerprint() -> str:
@@ -189,23 +184,43 @@ class _Files:
 
     async def whole(self) -> None:
         file = self.received[-1]
-        _check_type(file.upload.head, file.filename, self._pipeline)
+        require_type(file.upload.head, file.filename, self._pipeline)
         await file.upload.finish()
 
 
 def requested_submission(file_fields: Collection[str], max_files: int = 1) -> Submission:
     """Return the submission with the pipeline in the query, `pdf` by default. Raises InvalidInput, Unavailable."""
-    app = request_context().app
-    if not app.ready:
+    require_ready()
+    name = request.args.get("pipeline", DEFAULT_PIPELINE)
+    return Submission(name, pipeline_named(name), file_fields, max_files)
+
+
+def require_ready() -> None:
+    """Check that the daemon accepts jobs. Raises Unavailable."""
+    if not request_context().app.ready:
         raise Unavailable("the daemon is stopping and accepts no new jobs")
-    name = request.args.get("pipeline", "pdf")
-    pipeline = app.settings.pipelines.get(name)
-    if pipeline is None:
-        raise InvalidInput(f"there is no pipeline {name[:60]!r}: choose from {', '.join(app.settings.pipelines)}")
-    return Submission(name, pipeline, file_fields, max_files)
 
 
-def _read_fields(fields: Mapping[str, str]) -> tuple[dict[str, object], dict[str, str]]:
+def pipeline_named(name: str) -> Pipeline:
+    """Return a pipeline. Raises InvalidInput."""
+    pipelines = request_context().app.settings.pipelines
+    if name not in pipelines:
+        raise InvalidInput(f"there is no pipeline {name[:60]!r}: choose from {', '.join(pipelines)}")
+    return pipelines[name]
+
+
+@contextmanager
+def uploading(body: BodyChunks) -> Iterator[BodyChunks]:
+    """Count an upload of the client inside the block. Raises TooManyUploads, RequestTimeout."""
+    context = request_context()
+    client = context.client
+    owner = client.identity.key or address_group(client.address)
+    exempt = context.app.rate_limits.exempts(client.address)
+    with context.app.transfers.uploading(owner, body, context.app.settings.limits, exempt=exempt):
+        yield body
+
+
+def read_fields(fields: Mapping[str, str]) -> tuple[dict[str, object], dict[str, str]]:
     """Read the fields `options` and `labels`, both JSON. Raises InvalidOption, and InvalidInput for invalid labels."""
     try:
         options = decode(_decode_options, fields.get("options", "").encode() or b"{}", "a JSON object")
@@ -218,7 +233,7 @@ def _read_fields(fields: Mapping[str, str]) -> tuple[dict[str, object], dict[str
     return options, labels
 
 
-def _checked(pipeline: Pipeline, given: dict[str, object]) -> tuple[dict[str, object], Priority]:
+def checked(pipeline: Pipeline, given: dict[str, object]) -> tuple[dict[str, object], Priority]:
     """Return all options of the pipeline, including defaults, and the priority. Raises InvalidOption.
 
     If the pipeline has an option named priority, the job's priority is always normal.
@@ -248,10 +263,7 @@ def claimed_id(kind: str) -> Iterator[str]:
         return
     if KEY.fullmatch(key) is None:
         raise InvalidInput(f"{HEADER} is malformed: send 1 to 255 printable ASCII characters without spaces")
-    namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"progressd:{context.view.store_id}")
-    if access_key := context.client.identity.key:
-        namespace = uuid.uuid5(namespace, access_key)
-    claimed, id_ = context.app.claimed_ids, str(uuid.uuid5(namespace, f"{kind} {key}"))
+    claimed, id_ = context.app.claimed_ids, id_of(f"{kind} {key}")
     if id_ in claimed:
         raise Conflict(f"another request with this {HEADER} is being served: wait for its response")
     claimed.add(id_)
@@ -259,6 +271,15 @@ def claimed_id(kind: str) -> Iterator[str]:
         yield id_
     finally:
         claimed.discard(id_)
+
+
+def id_of(name: str) -> str:
+    """Return the id that a name from a client stands for. Each access key has its own names."""
+    context = request_context()
+    namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"progressd:{context.view.store_id}")
+    if access_key := context.client.identity.key:
+        namespace = uuid.uuid5(namespace, access_key)
+    return str(uuid.uuid5(namespace, name))
 
 
 def require_unused(exists: bool) -> None:
@@ -269,9 +290,17 @@ def require_unused(exists: bool) -> None:
         )
 
 
-def _check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:
-    """Check the type by its signature if known, otherwise by the file's name. Raises UnsupportedMedia."""
-    guessed = mimetypes.guess_type(filename)[0]
+def has_signature(pipeline: Pipeline) -> bool:
+    """Return whether the type of a file depends on its first bytes."""
+    return not SIGNATURES.keys().isdisjoint(pipeline.accept)
+
+
+def require_type(head: bytes, filename: str, pipeline: Pipeline, filetype: str = "") -> None:
+    """Check the type by its signature if known, otherwise by the file's name. Raises UnsupportedMedia.
+
+    `filetype`: the type according to the client, for a name that tells nothing.
+    """
+    guessed = mimetypes.guess_type(filename)[0] or filetype
     for accepted in pipeline.accept:
         signature = SIGNATURES.get(accepted)
         if signature in head if signature is not None else accepted in (guessed, "*/*"):

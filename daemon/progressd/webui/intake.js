@@ -1,0 +1,215 @@
+/** The intake: a drop zone, and a form for the options that the chosen pipeline of the server has. */
+
+import { listPipelines } from './api.js';
+import { t } from './text.js';
+
+/** The server was started, or its pipelines were changed, while it could not be reached. */
+const RETRY_MS = 5000;
+
+const MOBILE = matchMedia('(max-width: 59.99rem)');
+
+/**
+ * A pipeline of the server.
+ * @typedef {object} Pipeline
+ * @property {string} name
+ * @property {string} title
+ * @property {string} [description]
+ * @property {string[]} accept MIME types
+ * @property {string[]} extensions
+ * @property {{properties: Record<string, Option>}} schema
+ * @property {boolean} [default]
+ *
+ * @typedef {object} Option
+ * @property {'boolean'|'integer'|'number'|'string'} type
+ * @property {string} [title] @property {string} [description]
+ * @property {boolean|number|string} [default]
+ * @property {number} [minimum] @property {number} [maximum] @property {number} [maxLength]
+ * @property {(boolean|number|string)[]} [enum]
+ * @property {string} [x-needs] a program @property {boolean} [x-available] whether the server has it
+ */
+
+export class Intake {
+  #form;
+  #take;
+  /** @type {Pipeline[]} */
+  #pipelines = [];
+  #loaded;
+
+  /**
+   * @param {HTMLFormElement} form
+   * @param {(files: File[], pipeline: string, options: object) => void} onFiles
+   * @param {Promise<void>} entered files wait until then: whether this page may submit is unknown before
+   */
+  constructor(form, onFiles, entered) {
+    this.#form = form;
+    this.#loaded = entered.then(() => this.load());
+    this.#take = async (list) => {
+      const files = [...list];
+      await this.#loaded;
+      if (!this.#pipeline) await this.load(); // signed in since
+      if (!this.#pipeline) return;
+      if (form.closest('[hidden]')) return; // hidden without the right to submit, but files can be dropped
+      if (files.length && form.reportValidity()) onFiles(files, this.#pipeline.name, this.#options());
+    };
+    const { file, pipeline } = form.elements;
+    form.addEventListener('invalid', () => { this.#details.open = true; }, { capture: true });
+    form.addEventListener('submit', (event) => event.preventDefault());
+    pipeline.addEventListener('change', () => this.#show());
+    file.addEventListener('change', () => {
+      this.#take(file.files);
+      file.value = ''; // so that choosing the same file again is a change
+    });
+    acceptDrops(document.documentElement, this.#take);
+    this.#details.open = !MOBILE.matches;
+  }
+
+  /** Reads the pipelines of the server. What the user has entered stays. */
+  async load() {
+    let pipelines;
+    try {
+      pipelines = await listPipelines();
+    } catch (error) {
+      if (!error.status) setTimeout(() => this.load(), RETRY_MS);
+      return;
+    }
+    if (JSON.stringify(pipelines) === JSON.stringify(this.#pipelines)) return;
+    this.#pipelines = pipelines;
+    const { pipeline: select } = this.#form.elements;
+    const chosen = select.value;
+    select.replaceChildren(...pipelines.map(({ name, title }) => new Option(t(title), name)));
+    const wanted = pipelines.find(({ name }) => name === chosen) ?? pipelines.find((one) => one.default) ?? pipelines[0];
+    select.value = wanted?.name ?? '';
+    select.closest('label').hidden = pipelines.length < 2;
+    this.#form.toggleAttribute('data-without-pipelines', !pipelines.length);
+    this.#show();
+  }
+
+  /** @returns {Pipeline | undefined} */
+  get #pipeline() {
+    return this.#pipelines.find(({ name }) => name === this.#form.elements.pipeline.value);
+  }
+
+  get #details() {
+    return this.#form.querySelector('details');
+  }
+
+  get #fields() {
+    return this.#form.querySelector('[data-part=fields]');
+  }
+
+  /** Builds the form of the chosen pipeline. Values that fit its options stay. */
+  #show() {
+    const pipeline = this.#pipeline;
+    if (!pipeline) return;
+    const changed = new Map([...this.#fields.querySelectorAll('[data-changed]')].map((input) => [input.name, input]));
+    const properties = Object.entries(pipeline.schema.properties);
+    this.#fields.replaceChildren(...properties.map(([name, option]) => field(name, option, changed.get(name))));
+    const { file, pipeline: select } = this.#form.elements;
+    this.#details.hidden = !properties.length && select.closest('label').hidden;
+    file.accept = pipeline.accept.includes('*/*') ? '' : [...pipeline.extensions, ...pipeline.accept].join();
+    const isPdf = pipeline.accept.join() === 'application/pdf';
+    const set = (part, text) => { this.#form.querySelector(`[data-part=${part}]`).textContent = text; };
+    set('drop', isPdf ? t('Drop PDFs here') : t('Drop files here'));
+    set('choose', isPdf ? t('Choose PDFs') : t('Choose files'));
+    set('about', pipeline.description ? t(pipeline.description) : '');
+  }
+
+  /** @returns {Record<string, boolean|number|string>} */
+  #options() {
+    const options = {};
+    for (const [name, option] of Object.entries(this.#pipeline.schema.properties)) {
+      const value = valueOf(this.#fields.querySelector(`[name="${CSS.escape(name)}"]`), option);
+      if (value !== undefined) options[name] = value;
+    }
+    return options;
+  }
+}
+
+/** @param {string} name @param {Option} option @param {HTMLInputElement} [before] what the user has entered for it */
+function field(name, option, before) {
+  const input = option.enum && option.type !== 'boolean' ? select(option) : control(option);
+  input.name = name;
+  const missing = option['x-available'] === false;
+  input.disabled = missing;
+  if (before?.type === input.type && !missing) {
+    if (input.type === 'checkbox') input.checked = before.checked;
+    else input.value = before.value;
+    input.dataset.changed = '';
+  }
+  input.addEventListener('input', () => { input.dataset.changed = ''; });
+  const label = document.createElement('label');
+  label.className = 'option';
+  const title = document.createElement('span');
+  title.className = 'option-name';
+  title.append(`${t(option.title ?? name)} `);
+  const hint = document.createElement('span');
+  hint.className = 'hint';
+  hint.textContent = missing
+    ? t('Not available: the server needs {program}', { program: option['x-needs'] })
+    : t(option.description ?? '');
+  if (hint.textContent) title.append(hint);
+  label.append(title, input);
+  return label;
+}
+
+/** @param {Option} option */
+function select(option) {
+  const input = document.createElement('select');
+  input.className = 'choice';
+  const values = option.default === undefined ? ['', ...option.enum] : option.enum;
+  input.append(...values.map((value) => new Option(t(String(value)), String(value))));
+  input.value = String(option.default ?? '');
+  return input;
+}
+
+/** @param {Option} option */
+function control({ type, default: initial, minimum, maximum, maxLength }) {
+  const input = document.createElement('input');
+  if (type === 'boolean') {
+    input.type = 'checkbox';
+    input.className = 'switch';
+    input.defaultChecked = initial === true;
+  } else if (type === 'string') {
+    input.type = 'text';
+    input.className = 'text';
+    input.maxLength = maxLength;
+    input.defaultValue = initial ?? '';
+  } else {
+    input.type = 'number';
+    input.className = 'number';
+    input.step = type === 'integer' ? '1' : 'any';
+    input.min = minimum ?? '';
+    input.max = maximum ?? '';
+    input.required = initial !== undefined;
+    input.defaultValue = initial ?? '';
+  }
+  return input;
+}
+
+/** @returns {boolean|number|string|undefined} undefined for an empty field of an option without a default */
+function valueOf(input, option) {
+  if (option.type === 'boolean') return input.checked || option.default !== undefined ? input.checked : undefined;
+  if (input.value === '' && option.default === undefined) return undefined;
+  return option.type === 'string' ? input.value : Number(input.value);
+}
+
+/** Files can be dropped anywhere on the page. `data-dragging` is set while they hover over it. */
+function acceptDrops(root, take) {
+  let depth = 0; // dragenter of a child precedes dragleave of its parent
+  const hover = (change) => {
+    depth = Math.max(0, depth + change);
+    root.toggleAttribute('data-dragging', depth > 0);
+  };
+  const forFiles = (handle) => (event) => {
+    if (!event.dataTransfer?.types.includes('Files')) return;
+    event.preventDefault();
+    handle(event);
+  };
+  root.addEventListener('dragenter', forFiles(() => hover(1)));
+  root.addEventListener('dragleave', forFiles(() => hover(-1)));
+  root.addEventListener('dragover', forFiles((event) => { event.dataTransfer.dropEffect = 'copy'; }));
+  root.addEventListener('drop', forFiles((event) => {
+    hover(-depth);
+    take(event.dataTransfer.files);
+  }));
+}
