@@ -14,6 +14,9 @@ const STEADY_MS = 10_000;
 /** A connection is replaced this long before its token expires. */
 const RENEW_MS = 60_000;
 
+/** At most one progress message of a job arrives in this time. */
+const INTERVAL_S = 0.5;
+
 /** Close codes 4500–4999 mean: do not reconnect. After 4500, reconnect only with another token. */
 const isFinal = (code) => code > 4500 && code <= 4999;
 
@@ -52,6 +55,11 @@ export class Stream {
     });
   }
 
+  /** @param {string} [cursor] the position from which the next connection starts */
+  resumeFrom(cursor) {
+    this.#cursor ??= cursor ?? null;
+  }
+
   /** Closes the connection permanently and discards the cursor. `connect` starts from the beginning. */
   stop() {
     this.#leave();
@@ -88,6 +96,7 @@ export class Stream {
   #url() {
     const url = new URL('ws/jobs', document.baseURI);
     url.protocol = url.protocol.replace('http', 'ws');
+    url.searchParams.set('interval', INTERVAL_S);
     if (this.#cursor) url.searchParams.set('since', this.#cursor);
     return url;
   }
