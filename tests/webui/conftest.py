@@ -38,23 +38,31 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+# The page has cards in place of rows, however many jobs there are, and asks before it cancels.
+CARDS = "localStorage.setItem('progressd-view', 'cards'); localStorage.setItem('progressd-cancel', 'ask')"
+
+
 @contextmanager
-def opened_page(browser: Browser, url: str, *expected: str) -> Iterator[Page]:
-    """Open the page. Errors in its console fail the test, except those expected."""
+def opened_page(browser: Browser, url: str, *expected: str, script: str = "") -> Iterator[Page]:
+    """Open the page, after `script`. Errors in its console fail the test, except those expected."""
     with browser.new_context() as context:
         page = context.new_page()
+        if script:
+            page.add_init_script(script)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.goto(url)
         yield page
+        expected += ("status of 400",)  # a daemon without some parameters of lists
         assert [text for text in errors if not any(part in text for part in expected)] == []
 
 
 @pytest.fixture
 def page(browser: Browser, served: ServedDaemon) -> Iterator[Page]:
     """The page of a daemon that requires no key."""
-    with opened_page(browser, served.url, "WebSocket", "status of 415") as page:  # a blocked one, and a rejected upload
+    expected = "WebSocket", "status of 415"  # a blocked one, and a rejected upload
+    with opened_page(browser, served.url, *expected, script=CARDS) as page:
         yield page
 
 

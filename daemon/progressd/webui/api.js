@@ -50,7 +50,29 @@ async function request(url, method = 'GET') {
 export const listPipelines = async () => (await request('api/pipelines')).pipelines;
 export const whoAmI = () => request('api/auth/status');
 export const health = () => request('api/health');
-export const listJobs = async (limit) => (await request(`api/jobs?limit=${limit}`)).jobs;
+
+let isOld = false;
+
+/**
+ * Returns a page of jobs. A server without the newer parameters returns all jobs, newest first.
+ * @param {URLSearchParams} params
+ * @returns {Promise<{jobs: object[], total: number, next?: string, counts?: Record<string, number>}>}
+ */
+export async function listJobs(params) {
+  if (!isOld) {
+    try {
+      return await request(`api/jobs?${params}`);
+    } catch (error) {
+      if (error.status !== 400) throw error;
+      isOld = true;
+    }
+  }
+  const offset = Number(params.get('after') ?? 0);
+  const page = await request(`api/jobs?${new URLSearchParams({ limit: params.get('limit'), offset })}`);
+  const end = offset + page.jobs.length;
+  return { ...page, next: end < page.total && page.jobs.length ? String(end) : undefined };
+}
+
 export const getJob = (id) => request(jobUrl(id));
 export const cancelJob = (id) => request(jobUrl(id), 'DELETE');
 export const deleteJob = (id) => request(jobUrl(id, '?purge=true'), 'DELETE');

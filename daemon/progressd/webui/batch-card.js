@@ -1,14 +1,7 @@
 /** The card of a batch: one bar for all its jobs, and on request the cards of the jobs. */
 
-import { count } from './format.js';
-
-const VERDICTS = {
-  queued: 'Queued',
-  completed: 'Done',
-  partially_completed: 'Partly done',
-  failed: 'Failed',
-  cancelled: 'Cancelled',
-};
+import { aboutOf, accountOf, endOf, titleOf } from './batches.js';
+import { t } from './text.js';
 
 /** The number of jobs shown at first. */
 const FEW = 4;
@@ -21,14 +14,15 @@ export class BatchCard {
   #entry = null;
   #parts = {};
   #list;
-  #open = null;
+  #open = false;
+  #chosen = null; // whether the user has opened it
 
   /** @param {(root: HTMLElement) => import('./job-list.js').JobList} newList creates the list of its jobs */
   constructor(newList) {
     this.element = template.content.firstElementChild.cloneNode(true);
     for (const part of this.element.querySelectorAll('[data-part]')) this.#parts[part.dataset.part] = part;
     this.#list = newList(this.#parts.jobs);
-    this.#parts.toggle.addEventListener('click', () => this.#toggle(!this.#open));
+    this.#parts.toggle.addEventListener('click', () => this.#toggle((this.#chosen = !this.#open)));
   }
 
   /** @returns {Batch} */
@@ -40,25 +34,24 @@ export class BatchCard {
   show(entry) {
     if (entry.status !== this.#entry?.status) this.note('');
     this.#entry = entry;
-    const { id, status, first, counts, percent, priority, jobs } = entry;
-    const name = `Batch of ${count(counts.total, 'file')}`;
-    const verdict = VERDICTS[status] ?? `${percent}%`;
-    const account = accountOf(counts);
+    const { id, status, counts, percent, jobs } = entry;
+    const name = titleOf(entry);
+    const verdict = endOf(entry) ?? t('{percent}%', { percent });
+    const account = accountOf(entry);
     const { bar, fill, cancel } = this.#parts;
     this.element.dataset.batchId = id;
     this.element.dataset.status = status;
     setText(this.#parts.name, name);
-    const urgency = priority && priority !== 'normal' ? `${priority} priority` : '';
-    setText(this.#parts.kind, [counts.total > 1 ? `${first}, …` : first, urgency].filter(Boolean).join(' · '));
+    setText(this.#parts.kind, aboutOf(entry));
     setText(this.#parts.figure, verdict);
     setText(this.#parts.step, account);
-    bar.setAttribute('aria-label', `Progress of ${nameOf(entry)}`);
+    bar.setAttribute('aria-label', t('Progress of {name}', { name: nameOf(entry) }));
     bar.setAttribute('aria-valuenow', percent);
     bar.setAttribute('aria-valuetext', [verdict, account].join(', '));
     fill.style.transform = `scaleX(${percent / 100})`;
     cancel.hidden = !counts.pending && !counts.processing;
-    cancel.setAttribute('aria-label', `Cancel all jobs of ${nameOf(entry)}`);
-    this.#toggle(this.#open ?? counts.total <= FEW);
+    cancel.setAttribute('aria-label', t('Cancel all jobs of {name}', { name: nameOf(entry) }));
+    this.#toggle(this.#chosen ?? counts.total <= FEW);
     this.#list.show(jobs);
   }
 
@@ -89,18 +82,14 @@ export class BatchCard {
     const { toggle, jobs } = this.#parts;
     jobs.hidden = !open;
     toggle.ariaExpanded = String(open);
-    setText(toggle, open ? 'Hide files' : 'Show files');
-    toggle.setAttribute('aria-label', `${toggle.textContent} of ${nameOf(this.#entry)}`);
+    const name = nameOf(this.#entry);
+    setText(toggle, open ? t('Hide files') : t('Show files'));
+    toggle.setAttribute('aria-label', open ? t('Hide files of {name}', { name }) : t('Show files of {name}', { name }));
   }
 }
 
 /** The name by which a screen reader distinguishes the batch. */
-const nameOf = ({ counts, first }) => `batch of ${count(counts.total, 'file')}, ${first}`;
-
-function accountOf({ completed, processing, pending, failed, cancelled }) {
-  const parts = { done: completed, running: processing, waiting: pending, failed, cancelled };
-  return Object.entries(parts).filter(([, n]) => n).map(([what, n]) => `${n} ${what}`).join(', ');
-}
+const nameOf = ({ counts, first }) => t('batch of {n} file, {first} | batch of {n} files, {first}', { n: counts.total, first });
 
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;

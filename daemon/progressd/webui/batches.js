@@ -1,11 +1,18 @@
-/** Batches with the counts of the server. A batch is requested again when one of its jobs changes. */
+/** Batches with the counts of the server. A shown batch is requested again when one of its jobs changes. */
 
 import { getBatch } from './api.js';
-import { nameOf } from './job-card.js';
 import { isFinished } from './jobs.js';
+import { nameOf } from './job-text.js';
+import { t } from './text.js';
 
 /** Delay before a failed request is repeated. */
 const RETRY_S = 5;
+
+/** The shortest time between two requests for a batch. */
+const PAUSE_MS = 200;
+
+/** The batches in memory. */
+const MAX_KNOWN = 500;
 
 /** The jobs of a batch were created at the same time, so only their names give a stable order. */
 const byName = new Intl.Collator('en', { numeric: true });
@@ -35,26 +42,24 @@ export class Batches {
   }
 
   /**
-   * Groups the jobs of one batch at the position of the first one.
-   * @param {import('./job-card.js').Entry[]} entries
-   * @returns {(import('./job-card.js').Entry | Batch)[]}
+   * Returns a batch, and requests it if its jobs have changed.
+   * @param {string} id
+   * @param {import('./jobs.js').Job[]} members known to the page
+   * @returns {Batch}
    */
-  group(entries) {
-    const members = Map.groupBy(entries, (entry) => entry.batch_id ?? entry.id);
-    for (const id of this.#batches.keys()) if (!members.has(id)) this.#batches.delete(id);
-    return [...members].map(([id, jobs]) => (jobs[0].batch_id ? this.#batch(id, jobs) : jobs[0]));
-  }
-
-  #batch(id, members) {
+  of(id, members) {
     const jobs = [...members].sort((a, b) => byName.compare(nameOf(a), nameOf(b)));
     const seen = jobs.map((job) => `${job.id} ${job.status}`).join();
     const known = this.#batches.get(id) ?? { answer: null, seen: '', asking: false, first: nameOf(jobs[0]) };
+    this.#batches.delete(id); // so that the oldest is the first
     this.#batches.set(id, known);
+    if (this.#batches.size > MAX_KNOWN) this.#batches.delete(this.#batches.keys().next().value);
     if (known.seen !== seen && !known.asking) this.#ask(id, known, seen);
     const counts = known.answer?.progress ?? counted(jobs);
     const status = known.answer?.status ?? (jobs.every(isFinished) ? 'completed' : 'processing');
     const { first, answer } = known;
-    return { batch: true, id, status, first, priority: answer?.priority, counts, percent: percentOf(counts, jobs), jobs };
+    const percent = percentOf(counts, jobs);
+    return { batch: true, id, status, first, priority: answer?.priority, counts, percent, jobs };
   }
 
   /** Requests the batch. Changes during the request lead to another one later. */
@@ -63,6 +68,8 @@ export class Batches {
     try {
       known.answer = await getBatch(id);
       known.seen = seen;
+      this.#onChange();
+      await new Promise((resume) => setTimeout(resume, PAUSE_MS));
     } catch (error) {
       // Without a next change, an outdated answer would stay.
       await new Promise((resume) => setTimeout(resume, (error.retryAfter || RETRY_S) * 1000));
@@ -89,3 +96,34 @@ function percentOf({ pending, processing, total }, jobs) {
   const parts = under.reduce((sum, { progress }) => sum + (progress?.percent ?? 0), 0);
   return total ? Math.floor((100 * (total - pending - processing) + parts) / total) : 0;
 }
+
+/** @param {Batch} batch */
+export const titleOf = ({ counts }) => t('Batch of {n} file | Batch of {n} files', { n: counts.total });
+
+/** @param {Batch} batch what identifies it to the user */
+export function aboutOf({ counts, first, priority }) {
+  const name = counts.total > 1 ? t('{name}, …', { name: first }) : first;
+  if (priority === 'high') return [name, t('high priority')].join(' · ');
+  return priority === 'low' ? [name, t('low priority')].join(' · ') : name;
+}
+
+/** @param {Batch} batch how many of its jobs are in which state */
+export function accountOf({ counts: { completed, processing, pending, failed, cancelled } }) {
+  return [
+    completed && t('{n} done', { n: completed }),
+    processing && t('{n} running', { n: processing }),
+    pending && t('{n} waiting', { n: pending }),
+    failed && t('{n} failed', { n: failed }),
+    cancelled && t('{n} cancelled', { n: cancelled }),
+  ].filter(Boolean).join(', ');
+}
+
+/** @param {Batch} batch @returns {string | undefined} undefined while it runs */
+export const endOf = ({ status }) =>
+  ({
+    queued: t('Queued'),
+    completed: t('Done'),
+    partially_completed: t('Partly done'),
+    failed: t('Failed'),
+    cancelled: t('Cancelled'),
+  })[status];

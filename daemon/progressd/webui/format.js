@@ -1,4 +1,17 @@
-/** Formats durations, sizes and times for a sentence. */
+/** Formats numbers, durations, sizes and times for a sentence, in the language in use. */
+
+import { language, t } from './text.js';
+
+const formats = new Map();
+
+/** @param {number} value @param {number} [digits] behind the point */
+export function number(value, digits = 0) {
+  if (!formats.has(digits)) {
+    const both = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+    formats.set(digits, new Intl.NumberFormat(language, both));
+  }
+  return formats.get(digits).format(value);
+}
 
 const two = (n) => String(n).padStart(2, '0');
 
@@ -7,8 +20,8 @@ const two = (n) => String(n).padStart(2, '0');
  * @param {number} seconds
  */
 export function duration(seconds) {
-  if (seconds < 0.05) return 'less than 0.1 s';
-  if (seconds < 9.95) return `${Math.max(0, seconds).toFixed(1)} s`;
+  if (seconds < 0.05) return t('less than {n} s', { n: number(0.1, 1) });
+  if (seconds < 9.95) return t('{n} s', { n: number(Math.max(0, seconds), 1) });
   if (seconds < 3599.5) return stopwatch(Math.round(seconds));
   return stopwatch(Math.round(seconds / 60) * 60);
 }
@@ -20,9 +33,9 @@ export function duration(seconds) {
 export function stopwatch(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  if (h) return `${h} h ${two(m)} min`;
-  if (m) return `${m} min ${two(s)} s`;
-  return `${s} s`;
+  if (h) return t('{h} h {m} min', { h, m: two(m) });
+  if (m) return t('{m} min {s} s', { m, s: two(s) });
+  return t('{n} s', { n: s });
 }
 
 const WIDE = 1.6; // an interval is shown if its end is this many times its beginning
@@ -35,23 +48,28 @@ const WIDE = 1.6; // an interval is shown if its end is this many times its begi
  */
 export function remaining(seconds, low = seconds, high = seconds) {
   if (seconds <= 0) return '';
-  if (seconds < 3) return 'nearly there';
+  if (seconds < 3) return t('nearly there');
   if (seconds >= 10 && high >= WIDE * low) {
-    const [first, last, unit] = [rounded(low, high), rounded(high, high), unitOf(high)];
-    if (Number(first) === 0) return `up to ${last} ${unit} left`;
-    if (first !== last) return `${first}–${last} ${unit} left`;
+    const [first, last] = [rounded(low, high), rounded(high, high)];
+    const time = inUnit(first === last || Number(first) === 0 ? last : `${first}–${last}`, high);
+    if (Number(first) === 0) return t('up to {time} left', { time });
+    if (first !== last) return t('{time} left', { time });
   }
-  if (seconds < 20) return `${Math.ceil(seconds)} s left`;
-  return `about ${rounded(seconds, seconds)} ${unitOf(seconds)} left`;
+  if (seconds < 20) return t('{time} left', { time: inUnit(Math.ceil(seconds), 0) });
+  return t('about {time} left', { time: inUnit(rounded(seconds, seconds), seconds) });
 }
 
-const unitOf = (seconds) => (seconds < 90 ? 's' : seconds < 5400 ? 'min' : 'h');
+/** Adds the unit that fits the largest duration. */
+function inUnit(n, largest) {
+  if (largest < 90) return t('{n} s', { n });
+  return largest < 5400 ? t('{n} min', { n }) : t('{n} h', { n });
+}
 
 /** Formats a duration without its unit, which fits the largest duration. */
 function rounded(seconds, largest) {
   if (largest < 90) return String(seconds >= 20 ? Math.ceil(seconds / 5) * 5 : Math.round(seconds));
   if (largest < 5400) return String(Math.round(seconds / 60));
-  return (seconds / 3600).toFixed(1);
+  return number(seconds / 3600, 1);
 }
 
 /**
@@ -62,7 +80,7 @@ export function size(bytes) {
   if (bytes < 1024) return `${bytes} B`;
   let [value, unit] = [bytes / 1024, 'KiB'];
   for (const larger of ['MiB', 'GiB']) if (value >= 999.95) [value, unit] = [value / 1024, larger];
-  return `${value.toFixed(value < 9.95 || unit !== 'KiB' ? 1 : 0)} ${unit}`;
+  return `${number(value, value < 9.95 || unit !== 'KiB' ? 1 : 0)} ${unit}`;
 }
 
 const SIZES = [[1e15, 'PB'], [1e12, 'TB'], [1e9, 'GB'], [1e6, 'MB'], [1e3, 'kB'], [1, 'B']];
@@ -75,8 +93,10 @@ const scaleOf = (bytes) => SIZES.find(([factor]) => bytes >= factor) ?? [1, 'B']
 export function steps(current, total, unit) {
   if (!current && !total) return '';
   const [factor, name] = unit === 'B' ? scaleOf(Math.max(current, total)) : [1, unit];
-  const number = (value) => (factor > 1 ? (value / factor).toFixed(1) : String(value));
-  return [total ? `${number(current)} of ${number(total)}` : number(current), name].filter(Boolean).join(' ');
+  const scaled = (value) => (factor > 1 ? number(value / factor, 1) : String(value));
+  const [n, all] = [scaled(current), scaled(total)];
+  if (!total) return [n, name].filter(Boolean).join(' ');
+  return name ? t('{n} of {total} {unit}', { n, total: all, unit: name }) : t('{n} of {total}', { n, total: all });
 }
 
 /**
@@ -87,21 +107,22 @@ export function rate(perSecond, unit) {
   if (perSecond === undefined || !unit) return '';
   if (unit === 'B') {
     const [factor, name] = scaleOf(perSecond);
-    return `${(perSecond / factor).toFixed(factor > 1 ? 1 : 0)} ${name}/s`;
+    return `${number(perSecond / factor, factor > 1 ? 1 : 0)} ${name}/s`;
   }
   const slow = perSecond > 0 && perSecond < 0.1;
   const [value, per] = !slow ? [perSecond, 's'] : perSecond * 60 >= 0.1 ? [perSecond * 60, 'min'] : [perSecond * 3600, 'h'];
-  return `${value >= 100 ? Math.round(value) : value.toFixed(1)} ${unit}/${per}`;
+  return `${number(value, value >= 100 ? 0 : 1)} ${unit}/${per}`;
 }
 
-const hour = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit' });
-const day = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short' });
+/** English times have 24 hours and the day before the month, as in the terminal. */
+const locale = () => (language === 'en' ? 'en-GB' : language);
 
-/** @param {string} iso RFC 3339 */
-export function moment(iso) {
-  const date = new Date(iso);
+/** @param {string | number} time RFC 3339, or milliseconds since the epoch */
+export function moment(time) {
+  const date = new Date(time);
+  const hour = { hour: '2-digit', minute: '2-digit' };
   const today = date.toDateString() === new Date().toDateString();
-  return today ? hour.format(date) : `${day.format(date)}, ${hour.format(date)}`;
+  return date.toLocaleString(locale(), today ? hour : { day: 'numeric', month: 'short', ...hour });
 }
 
 /** @param {number} n @param {string} noun */

@@ -1,4 +1,4 @@
-/** The list of cards: running, waiting, then finished jobs; each group in the order of the given entries. */
+/** The list of cards, in the order of the given entries. */
 
 import { isConfirmed } from './confirm.js';
 import { isFinished } from './jobs.js';
@@ -7,11 +7,6 @@ import { isFinished } from './jobs.js';
  * @typedef {import('./job-card.js').Entry | import('./batches.js').Batch} Entry
  * @typedef {import('./job-card.js').JobCard | import('./batch-card.js').BatchCard} Card
  */
-
-function groupOf(entry) {
-  if (isOver(entry)) return 2;
-  return entry.status === 'queued' || entry.waiting ? 1 : 0;
-}
 
 const isOver = (entry) => isFinished(entry) || entry.status === 'partially_completed';
 
@@ -41,7 +36,7 @@ export class JobList {
     const stay = new Set(entries.map((entry) => entry.id));
     for (const [id, card] of this.#cards) if (!stay.has(id)) this.#drop(id, card);
     let place = this.#root.firstElementChild;
-    for (const entry of [...entries].sort((a, b) => groupOf(a) - groupOf(b))) {
+    for (const entry of entries) {
       const card = this.#cardOf(entry);
       if (place && card.element === place.nextElementSibling) {
         this.#move(place, null); // move one card down instead of all other cards up

@@ -1,4 +1,4 @@
-/** The state of all jobs, built from REST objects and messages. No DOM, no network. */
+/** The state of the jobs, built from REST objects and messages. No DOM, no network. */
 
 import { now } from './clock.js';
 
@@ -12,6 +12,7 @@ import { now } from './clock.js';
  * @property {string} [batch_id] the batch that it belongs to
  * @property {string} [name]
  * @property {string} [input_filename]
+ * @property {Record<string, string>} [labels]
  * @property {Progress} [progress]
  * @property {string} [output_path] the path or URL of the result, if any
  * @property {string} [error] the error sentence of a failed job
@@ -20,6 +21,8 @@ import { now } from './clock.js';
  * @property {string} [created_at]
  * @property {string} [started_at]
  * @property {string} [completed_at]
+ * @property {string} [heard_at] the time of its newest progress; of a stalled job, the last before the silence
+ * @property {number} [changed] the position of its newest change in the order of all changes; added by the page
  * @property {number} [ends_at] forecast, milliseconds since the epoch by the server's clock; added by the page
  * @property {{earliest: number, latest: number}} [ends_within] its interval of 80 %, in the same unit; added by the page
  * @property {Map<number, Preview>} [previews] newest preview by page number; added by the page
@@ -29,6 +32,8 @@ import { now } from './clock.js';
  * @property {number} total_steps
  * @property {string} step_name
  * @property {number} percent
+ * @property {boolean} [stalled] whether the producer is silent
+ * @property {boolean} [slow] whether the job takes longer than usual
  * @property {string} [unit] what the steps count, such as B
  * @property {number} [rate] units a second
  * @property {string} [phase]
@@ -50,10 +55,7 @@ import { now } from './clock.js';
  * @property {number} height pixels
  */
 
-/** The number of newest jobs that the page requests, and of finished jobs that it keeps. */
-export const LIST_LIMIT = 50;
-
-const FINISHED = new Set(['completed', 'failed', 'cancelled']);
+export const FINISHED = new Set(['completed', 'failed', 'cancelled']);
 const PREVIEWS_KEPT = 12;
 
 /** @param {{status: string} | {state: string}} job a job or a task */
@@ -63,22 +65,34 @@ export const isFinished = (job) => FINISHED.has(job.status ?? job.state);
 export const isOpenEnded = ({ status, progress }) =>
   status === 'processing' && !progress?.total_steps && !progress?.percent;
 
+/** @param {Job} job a running job that is silent, or slower than usual */
+export const isLate = ({ status, progress }) =>
+  status === 'processing' && Boolean(progress?.stalled || progress?.slow);
+
+/** @param {Job} job */
+export const needsLook = (job) => job.status === 'failed' || isLate(job);
+
+const offsetOf = (cursor) => Number(cursor?.slice(cursor.lastIndexOf('-') + 1)) || 0;
+
 /** The changes of each message type: `(job, data, time)` → the changed fields. */
 const CHANGES = {
   progress(job, data, time) {
     if (isFinished(job)) return {};
     const { eta_seconds: seconds, eta, ...progress } = data;
+    const heard_at = progress.stalled ? job.heard_at : time;
     const from = Date.parse(time); // the message may be old
     const ends_at = from + seconds * 1000;
-    if (Number.isNaN(ends_at)) return { progress, ends_at: undefined, ends_within: undefined };
-    return { progress, ends_at, ends_within: eta && { earliest: from + eta.low * 1000, latest: from + eta.high * 1000 } };
+    if (Number.isNaN(ends_at)) return { progress, heard_at, ends_at: undefined, ends_within: undefined };
+    const ends_within = eta && { earliest: from + eta.low * 1000, latest: from + eta.high * 1000 };
+    return { progress, heard_at, ends_at, ends_within };
   },
-  status_change(job, { new_status: status }, time) {
+  status_change(job, { new_status: status }, time, cursor) {
     if (isFinished(job)) return {};
     const moment = new Date(now()).toISOString();
-    if (status === 'queued') return { status, progress: undefined, ends_at: undefined, started_at: undefined };
-    if (status === 'processing') return { status, started_at: time ?? job.started_at ?? moment };
-    return { status, completed_at: time ?? moment };
+    const changed = offsetOf(cursor);
+    if (status === 'queued') return { status, changed, progress: undefined, ends_at: undefined, started_at: undefined };
+    if (status === 'processing') return { status, changed, started_at: time ?? job.started_at ?? moment };
+    return { status, changed, completed_at: time ?? moment };
   },
   completed(job, data) {
     return {
@@ -99,86 +113,80 @@ const CHANGES = {
 export class Jobs {
   /** @type {Map<string, Job>} */
   #jobs = new Map();
-  #listener;
+  #onChange;
 
-  /** @param {{onChange: () => void, onFinished: (job: Job) => void}} listener */
-  constructor(listener) {
-    this.#listener = listener;
+  /**
+   * @param {(before?: Job, after?: Job, told?: boolean) => void} onChange receives a job before and after each change:
+   *   `before` is absent for a new job, `after` for a removed one. `told`: a message told it, not a list
+   */
+  constructor(onChange) {
+    this.#onChange = onChange;
   }
 
-  /** @returns {Job[]} */
-  newestFirst() {
-    return [...this.#jobs.values()].sort((a, b) => (b.created_at ?? '').localeCompare(a.created_at ?? ''));
+  get size() {
+    return this.#jobs.size;
+  }
+
+  /** @param {string} id @returns {Job | undefined} */
+  get(id) {
+    return this.#jobs.get(id);
+  }
+
+  /** @returns {Iterable<Job>} in no order */
+  all() {
+    return this.#jobs.values();
   }
 
   /** Stores a job from REST. A finished job stays finished: a contrary response is outdated. */
-  put(job) {
+  put({ options, job_id, attempt, steps, cursor, ...job }) {
     const known = this.#jobs.get(job.id);
     if (known && isFinished(known) && !isFinished(job)) return;
-    const sameProgress = known?.progress?.percent === job.progress?.percent;
-    this.#set({ ...job, previews: known?.previews, ends_at: sameProgress ? known?.ends_at : undefined });
-  }
-
-  /**
-   * Stores the newest jobs from REST, and drops finished jobs that are no longer in the list.
-   * @param {Job[]} list
-   * @returns {string[]} unfinished jobs missing from the list: older than its end, or deleted
-   */
-  replaceAll(list) {
-    const listed = new Set(list.map((job) => job.id));
-    const others = [...this.#jobs.values()].filter((job) => !listed.has(job.id));
-    for (const job of others) if (isFinished(job)) this.remove(job.id);
-    for (const job of list) this.put(job);
-    this.#listener.onChange();
-    return others.filter((job) => !isFinished(job)).map((job) => job.id);
+    const same = known?.progress?.percent === job.progress?.percent;
+    const { previews, heard_at } = known ?? {};
+    const { ends_at, ends_within } = same && known ? known : {};
+    this.#set({ heard_at, ...job, previews, ends_at, ends_within, changed: offsetOf(cursor) }, false);
   }
 
   /** Discards the forecasts, which may be outdated. The next message with a forecast sets it again. */
   dropForecasts() {
-    for (const [id, job] of this.#jobs) this.#jobs.set(id, { ...job, ends_at: undefined });
-    this.#listener.onChange();
+    for (const [id, job] of this.#jobs) if (job.ends_at) this.#jobs.set(id, { ...job, ends_at: undefined });
+    this.#onChange();
   }
 
   clear() {
     this.#jobs.clear();
-    this.#listener.onChange();
+    this.#onChange();
   }
 
-  remove(id) {
-    if (this.#jobs.delete(id)) this.#listener.onChange();
+  /** @param {string} id @param {boolean} [told] whether the job was deleted, and not only dropped from the page */
+  remove(id, told = false) {
+    const job = this.#jobs.get(id);
+    if (this.#jobs.delete(id)) this.#onChange(job, undefined, told);
   }
 
   /**
    * Applies a message of the stream. Unknown types change nothing.
    * @returns {boolean} false if the message is about an unknown job
    */
-  apply({ type, job_id: id, batch_id, data, time }) {
+  apply({ type, job_id: id, batch_id, data, time, cursor }) {
     const job = this.#jobs.get(id);
     if (type === 'job_created') {
-      if (!job) this.#set({ id, batch_id, ...data });
+      if (!job) this.#set({ id, batch_id, ...data, changed: offsetOf(cursor) }, true);
       return true;
     }
     if (type === 'job_deleted') {
-      this.remove(id);
+      this.remove(id, true);
       return true;
     }
     const change = CHANGES[type];
     if (!change) return true;
-    if (job) this.#set({ ...job, ...change(job, data, time) });
+    if (job) this.#set({ ...job, ...change(job, data, time, cursor) }, true);
     return job !== undefined;
   }
 
-  #set(job) {
+  #set(job, told) {
     const before = this.#jobs.get(job.id);
     this.#jobs.set(job.id, job);
-    if (before && !isFinished(before) && isFinished(job)) {
-      this.#forgetOldest();
-      this.#listener.onFinished(job);
-    }
-    this.#listener.onChange();
-  }
-
-  #forgetOldest() {
-    for (const job of this.newestFirst().filter(isFinished).slice(LIST_LIMIT)) this.#jobs.delete(job.id);
+    this.#onChange(before, job, told);
   }
 }

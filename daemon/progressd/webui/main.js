@@ -2,47 +2,79 @@
 
 import { currentKey, useKey } from './access.js';
 import { cancelBatch, cancelJob, deleteJob, health, retryJob, signedDownloadUrl } from './api.js';
-import { BatchCard } from './batch-card.js';
 import { Batches } from './batches.js';
 import { Feed } from './feed.js';
-import { count } from './format.js';
 import { Gate, mayWrite } from './gate.js';
-import { JobCard, nameOf } from './job-card.js';
-import { JobList } from './job-list.js';
-import { isOpenEnded, Jobs } from './jobs.js';
 import { Intake } from './intake.js';
+import { nameOf } from './job-text.js';
+import { isFinished, isOpenEnded, Jobs } from './jobs.js';
+import { List } from './list.js';
+import { loadLanguage, t, translate } from './text.js';
+import { Toolbar } from './toolbar.js';
 import { Uploads } from './uploads.js';
+import { View } from './view.js';
 
-/** A burst of messages is one redraw. It uses a timer, not a frame: the title must change in the background too. */
-const REDRAW_MS = 50;
+await loadLanguage();
+translate(document);
+for (const template of document.querySelectorAll('template')) translate(template.content);
+
+/** A hidden page gets no frames, but its title changes too. */
+const HIDDEN_MS = 1000;
 
 const TITLE = document.title;
-const CONNECTIONS = { live: 'Live', polling: 'Polling', reconnecting: 'Reconnecting…' };
-const ENDINGS = { completed: 'is done', failed: 'failed', cancelled: 'was cancelled' };
+const CONNECTIONS = { live: t('Live'), polling: t('Polling'), reconnecting: t('Reconnecting…') };
 
 const byId = (id) => document.getElementById(id);
 
-let redrawing = 0;
+let frame = 0;
+let timer = 0;
 function redrawSoon() {
-  redrawing ||= setTimeout(redraw, REDRAW_MS);
+  if (document.hidden) timer ||= setTimeout(redraw, HIDDEN_MS);
+  else frame ||= requestAnimationFrame(redraw);
 }
+document.addEventListener('visibilitychange', redrawSoon);
 
 /** Screen readers announce only the end of a job. */
 function announce(entry) {
-  byId('announcements').textContent = `${nameOf(entry)} ${ENDINGS[entry.status]}.`;
+  const name = nameOf(entry);
+  byId('announcements').textContent = {
+    completed: t('{name} is done.', { name }),
+    failed: t('{name} failed.', { name }),
+    cancelled: t('{name} was cancelled.', { name }),
+  }[entry.status];
 }
 
-const jobs = new Jobs({ onChange: redrawSoon, onFinished: announce });
+const jobs = new Jobs((before, after, told) => {
+  view.changed(before, after, told);
+  if (told && before && after && !isFinished(before) && isFinished(after)) announce(after);
+  redrawSoon();
+});
 const uploads = new Uploads({
-  onChange: redrawSoon,
+  onChange() {
+    view.invalidate();
+    redrawSoon();
+  },
   onArrived: (message) => jobs.apply(message),
   onFailed: announce,
 });
+const view = new View(jobs, uploads);
 const batches = new Batches(redrawSoon);
-const feed = new Feed(jobs, { onConnection: showConnection, onNotice: showNotice });
+const feed = new Feed(jobs, {
+  onConnection: showConnection,
+  onNotice: showNotice,
+  onLoaded: redrawSoon,
+  onCounts(counts) {
+    view.counts = counts;
+    redrawSoon();
+  },
+  onUnknown({ type, data }) {
+    if (type === 'status_change') view.changedElsewhere(data);
+  },
+});
 const actions = {
-  async cancel({ upload, id }) {
+  async cancel({ upload, batch, id }) {
     if (upload) uploads.remove(id);
+    else if (batch) await cancelBatch(id);
     else jobs.put(await cancelJob(id));
   },
   async retry({ upload, id }) {
@@ -52,15 +84,33 @@ const actions = {
   dismiss: ({ id }) => uploads.remove(id),
   async delete({ id }) {
     await deleteJob(id).catch((error) => { if (error.status !== 404) throw error; });
-    jobs.remove(id);
+    jobs.remove(id, true);
   },
   async cancelAll({ id }) {
     await cancelBatch(id);
   },
 };
-const newList = (root) => new JobList(root, actions, newCard);
-const newCard = ({ batch }) => (batch ? new BatchCard(newList) : new JobCard());
-const list = newList(byId('jobs'));
+const list = new List({ rows: byId('rows'), cards: byId('jobs'), rest: byId('rest') }, { jobs, uploads, view, batches }, {
+  act: (name, entry) => actions[name]?.(entry),
+  select() {},
+  marksOf: () => undefined,
+  unfold(id, open) {
+    view.unfold(id, open);
+    redrawSoon();
+  },
+  onEnd: () => feed.more(),
+  onMode(mode) {
+    document.body.dataset.view = mode;
+    byId('options').open = mode === 'cards' && matchMedia('(min-width: 60rem)').matches;
+  },
+  newCards: async (root) => (await import('./cards.js')).newCards(root, actions),
+});
+const toolbar = new Toolbar(byId('work'), (query) => {
+  view.show(query);
+  feed.show(query);
+  redrawSoon();
+});
+toolbar.start();
 
 const gate = new Gate(byId('gate'), {
   onOpened(who) {
@@ -99,7 +149,7 @@ async function download(event) {
   const link = event.target.closest('a[data-action=download][download]');
   if (!link || currentKey() === null) return;
   event.preventDefault();
-  const { jobId } = link.closest('.job').dataset;
+  const { jobId } = link.closest('[data-job-id]').dataset;
   try {
     const signed = document.createElement('a');
     signed.href = await signedDownloadUrl(jobId);
@@ -111,31 +161,32 @@ async function download(event) {
 }
 
 function redraw() {
-  redrawing = 0;
-  const known = jobs.newestFirst();
-  const entries = [...uploads.newestFirst(), ...known];
-  list.show(batches.group(entries));
-  byId('empty').hidden = entries.length > 0;
-  byId('summary').textContent = summaryOf(entries);
-  document.title = titleOf(known);
+  cancelAnimationFrame(frame);
+  clearTimeout(timer);
+  frame = timer = 0;
+  const isNew = view.refresh();
+  const { due } = view;
+  if (due < Infinity) timer = setTimeout(redrawSoon, due);
+  list.show(isNew, view.misses ? feed.missing : 0);
+  toolbar.showCounts(view.counts);
+  const isEmpty = !view.lines.length && !feed.loading;
+  byId('empty').hidden = !isEmpty;
+  document.title = titleOf();
 }
 
-function summaryOf(entries) {
-  const isRunning = ({ status, waiting }) => status === 'processing' || (status === 'uploading' && !waiting);
-  const isWaiting = ({ status, waiting, pipeline }) => waiting || (status === 'queued' && pipeline);
-  const running = entries.filter(isRunning).length;
-  const waiting = entries.filter(isWaiting).length;
-  return [running && `${running} running`, waiting && `${waiting} waiting`].filter(Boolean).join(', ');
-}
-
-function titleOf(known) {
-  const running = known.filter(({ status }) => status === 'processing');
-  if (!running.length) return TITLE;
-  const measured = running.filter((job) => !isOpenEnded(job));
-  if (!measured.length) return `${count(running.length, 'job')} running – ${TITLE}`;
-  const sum = measured.reduce((total, { progress }) => total + (progress?.percent ?? 0), 0);
-  const percent = `${Math.floor(sum / measured.length)}%`;
-  return `${measured.length === 1 ? percent : `${percent} of ${count(measured.length, 'job')}`} – ${TITLE}`;
+function titleOf() {
+  let [running, measured, sum] = [0, 0, 0];
+  for (const job of jobs.all()) {
+    if (job.status !== 'processing') continue;
+    running += 1;
+    if (isOpenEnded(job)) continue;
+    measured += 1;
+    sum += job.progress?.percent ?? 0;
+  }
+  if (!running) return TITLE;
+  if (!measured) return t('{n} job running – progressd | {n} jobs running – progressd', { n: running });
+  const percent = Math.floor(sum / measured);
+  return t('{percent}% – progressd | {percent}% of {n} jobs – progressd', { n: measured, percent });
 }
 
 /** @param {import('./feed.js').Connection} connection */
@@ -174,5 +225,5 @@ const intake = new Intake(byId('upload'), (...chosen) => uploads.add(...chosen),
 entered.then(() => uploads.restore());
 window.addEventListener('beforeunload', (event) => { if (uploads.busy) event.preventDefault(); });
 setInterval(() => document.hidden || list.tick(), 1000);
-byId('jobs').addEventListener('click', download);
+byId('work').addEventListener('click', download);
 byId('sign-out').addEventListener('click', signOut);

@@ -1,0 +1,12 @@
+/** The list as cards, for few jobs. It is loaded when it is needed. */
+
+import { BatchCard } from './batch-card.js';
+import { JobCard } from './job-card.js';
+import { JobList } from './job-list.js';
+
+/** @param {HTMLElement} root @param {Record<string, Function>} actions by their buttons' `data-action` */
+export function newCards(root, actions) {
+  const newCard = ({ batch }) => (batch ? new BatchCard(newList) : new JobCard());
+  const newList = (element) => new JobList(element, actions, newCard);
+  return newList(root);
+}

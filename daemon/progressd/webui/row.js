@@ -1,0 +1,209 @@
+/** One row of the list: a job, an upload, or a batch. It shows its entry and sends no requests. */
+
+import { number } from './format.js';
+import { isFinished, isLate, isOpenEnded } from './jobs.js';
+import { canRetry, forecast, nameOf, percentOf, resultOf, spentOn, stateOf, stepOf } from './job-text.js';
+import { rate } from './format.js';
+import { t } from './text.js';
+
+const ICONS = {
+  cancel: 'M4 4l8 8m0-8l-8 8',
+  retry: 'M12.5 8a4.5 4.5 0 1 1-1.3-3.2M12.6 2v3h-3',
+  download: 'M8 2.5v8m-3-3l3 3 3-3M3 13.5h10',
+  delete: 'M2.5 4.5h11m-8 0v-2h5v2m-6.5 0l.6 9h6.8l.6-9',
+  star: 'M8 2l1.8 3.8 4.2.5-3.1 2.9.8 4.1L8 11.3l-3.7 2 .8-4.1L2 6.3l4.2-.5z',
+  toggle: 'M6 4l4 4-4 4',
+};
+
+const template = document.createElement('template');
+template.innerHTML = `<div class="row" role="row">
+<span class="row-pick" role="gridcell"><input type="checkbox"></span>
+<span class="row-name" role="gridcell"><button type="button" class="icon" data-action="toggle" hidden></button><a></a><span
+class="row-kind"></span></span>
+<span class="row-state" role="gridcell"></span>
+<span class="row-bar" role="gridcell"><span class="track" role="progressbar" aria-valuemin="0" aria-valuemax="100"><span
+class="fill"></span></span><span class="row-percent"></span></span>
+<span class="row-step" role="gridcell"></span>
+<span class="row-rate" role="gridcell"></span>
+<span class="row-left" role="gridcell"></span>
+<span class="row-spent" role="gridcell"></span>
+<span class="row-host" role="gridcell"></span>
+<span class="row-actions" role="gridcell"></span></div>`;
+
+function icon(name) {
+  const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
+  const path = document.createElementNS('http://www.w3.org/2000/svg', 'path');
+  svg.setAttribute('viewBox', '0 0 16 16');
+  svg.setAttribute('aria-hidden', 'true');
+  path.setAttribute('d', ICONS[name]);
+  svg.append(path);
+  return svg;
+}
+
+export class Row {
+  #parts = {};
+  #entry = null;
+  #line = null;
+  #marks = '';
+  #index = -1;
+  #height = 0;
+  #buttons = '';
+  #isTabbable = false;
+
+  /** @param {string} id @param {boolean} isBatch */
+  constructor(id, isBatch) {
+    this.id = id;
+    this.element = template.content.firstElementChild.cloneNode(true);
+    this.element.dataset.id = id;
+    this.element.tabIndex = -1;
+    for (const part of ['pick', 'name', 'kind', 'state', 'bar', 'percent', 'step', 'rate', 'left', 'spent', 'host', 'actions']) {
+      this.#parts[part] = this.element.querySelector(`.row-${part}`);
+    }
+    const { name, bar, pick } = this.#parts;
+    Object.assign(this.#parts, { box: pick.firstChild, link: name.querySelector('a'), track: bar.firstChild });
+    Object.assign(this.#parts, { fill: this.#parts.track.firstChild, toggle: name.firstChild });
+    this.#parts.toggle.hidden = !isBatch;
+    if (isBatch) this.#parts.toggle.append(icon('toggle'));
+  }
+
+  /** @param {number} index of the line @param {number} height of a row, px */
+  place(index, height) {
+    if (index === this.#index && height === this.#height) return;
+    this.#index = index;
+    this.#height = height;
+    this.element.style.transform = `translateY(${index * height}px)`;
+    this.element.setAttribute('aria-rowindex', index + 2);
+  }
+
+  /** @param {boolean} isTabbable whether Tab enters this row */
+  set tabbable(isTabbable) {
+    if (isTabbable === this.#isTabbable) return;
+    this.#isTabbable = isTabbable;
+    this.#setTabIndex();
+  }
+
+  #setTabIndex() {
+    this.element.tabIndex = this.#isTabbable ? 0 : -1;
+    for (const inner of this.element.querySelectorAll('a, button, input')) inner.tabIndex = this.#isTabbable ? 0 : -1;
+  }
+
+  /**
+   * @param {object} entry a job, an upload, or a batch
+   * @param {import('./view.js').Line} line
+   * @param {{selected?: boolean, pending?: boolean, starred?: boolean, note?: string}} marks
+   */
+  show(entry, line, marks) {
+    const text = JSON.stringify(marks);
+    if (entry === this.#entry && line === this.#line && text === this.#marks) return;
+    const isSame = this.#entry && entry.status === this.#entry.status && text === this.#marks && line === this.#line;
+    this.#entry = entry;
+    this.#line = line;
+    this.#marks = text;
+    this.#identify(marks);
+    this.#showProgress(marks);
+    if (!isSame) this.#showActions(marks);
+    this.tick();
+  }
+
+  #identify({ selected, pending, note }) {
+    const { upload, batch, id, status, kind, labels, error } = this.#entry;
+    const { element } = this;
+    const { box, link, toggle } = this.#parts;
+    const name = batch ? this.#entry.name : nameOf(this.#entry);
+    element.dataset.status = status;
+    if (!upload && !batch) element.dataset.jobId = id;
+    element.toggleAttribute('data-late', isLate(this.#entry));
+    element.toggleAttribute('data-pending', Boolean(pending));
+    element.toggleAttribute('data-selected', Boolean(selected));
+    element.setAttribute('aria-selected', Boolean(selected));
+    element.setAttribute('aria-level', this.#line.level ?? 1);
+    if (batch) element.setAttribute('aria-expanded', Boolean(this.#line.open));
+    set(link, name);
+    link.title = name;
+    if (!upload) link.setAttribute('href', batch ? `batches/${id}` : `jobs/${id}`);
+    set(this.#parts.kind, batch ? this.#entry.about : kind && kind !== name ? kind : '');
+    set(this.#parts.host, labels?.host ?? '');
+    this.#parts.host.title = labels?.host ?? '';
+    box.checked = Boolean(selected);
+    box.disabled = Boolean(upload);
+    box.setAttribute('aria-label', t('Select {name}', { name }));
+    if (batch) toggle.setAttribute('aria-label', this.#line.open ? t('Hide the jobs of {name}', { name }) : t('Show the jobs of {name}', { name }));
+    const step = note || (batch ? this.#entry.account : stepOf(this.#entry));
+    set(this.#parts.step, step);
+    this.#parts.step.title = step;
+    this.#parts.step.toggleAttribute('data-error', Boolean(note || (status === 'failed' && error)));
+  }
+
+  #showProgress({ pending }) {
+    const { batch, status, progress } = this.#entry;
+    const { track, fill } = this.#parts;
+    const openEnded = !batch && isOpenEnded(this.#entry);
+    const percent = batch ? this.#entry.percent : percentOf(this.#entry);
+    const shown = openEnded || status === 'queued' ? '' : t('{percent}%', { percent: number(percent) });
+    set(this.#parts.percent, shown);
+    track.setAttribute('aria-label', t('Progress of {name}', { name: this.#parts.link.textContent }));
+    if (openEnded) track.removeAttribute('aria-valuenow');
+    else track.setAttribute('aria-valuenow', percent);
+    track.toggleAttribute('data-open-ended', openEnded);
+    fill.style.transform = openEnded ? '' : `scaleX(${percent / 100})`;
+    set(this.#parts.rate, status === 'processing' ? rate(progress?.rate, progress?.unit) : '');
+    this.#pending = pending;
+  }
+
+  #pending = false;
+
+  /** Updates the elapsed and the remaining time, and how long a job has been silent. */
+  tick() {
+    const entry = this.#entry;
+    const { batch, upload, detail } = entry;
+    set(this.#parts.state, this.#pending ? t('Cancelling…') : batch ? entry.state : stateOf(entry));
+    set(this.#parts.left, upload ? detail : batch || isFinished(entry) || entry.status === 'queued' ? '' : forecast(entry));
+    set(this.#parts.spent, batch || upload || entry.status === 'queued' ? '' : spentOn(entry));
+  }
+
+  #showActions({ starred, pending }) {
+    const { upload, batch, status } = this.#entry;
+    const over = isFinished(this.#entry);
+    const result = upload || batch ? null : resultOf(this.#entry);
+    const actions = {
+      download: result && (result.elsewhere ? t('Open result') : t('Download')),
+      retry: canRetry(this.#entry) && t('Retry'),
+      dismiss: upload && over && t('Remove'),
+      delete: !upload && !batch && over && t('Delete'),
+      cancel: !pending && (batch ? this.#entry.isRunning : !over) && t('Cancel'),
+      star: !upload && !batch && (starred ? t('Unstar') : t('Star')),
+    };
+    const key = Object.values(actions).join('|');
+    if (key === this.#buttons) return;
+    this.#buttons = key;
+    const focused = this.#parts.actions.contains(document.activeElement);
+    const name = this.#parts.link.textContent;
+    const made = Object.entries(actions).filter(([, title]) => title).map(([action, title]) => {
+      const element = document.createElement(action === 'download' ? 'a' : 'button');
+      element.className = 'icon';
+      element.dataset.action = action;
+      element.title = title;
+      element.setAttribute('aria-label', t('{action}: {name}', { action: title, name }));
+      element.append(icon(action === 'dismiss' ? 'delete' : action));
+      if (action === 'star') element.setAttribute('aria-pressed', Boolean(starred));
+      if (action !== 'download') element.type = 'button';
+      else linkTo(element, result);
+      return element;
+    });
+    this.#parts.actions.replaceChildren(...made);
+    this.#setTabIndex();
+    if (focused) this.element.focus({ preventScroll: true });
+    this.element.dataset.status = status;
+  }
+}
+
+function linkTo(link, { href, elsewhere }) {
+  link.href = href;
+  link.rel = 'noopener noreferrer';
+  link.toggleAttribute('download', !elsewhere);
+  if (elsewhere) link.target = '_blank';
+}
+
+function set(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}

@@ -1,0 +1,274 @@
+/** The list as rows, of which only the visible ones exist. Keyboard and screen reader move over all of them. */
+
+import { Row } from './row.js';
+import { t } from './text.js';
+
+/** Rows above and below the window that exist too. */
+const SPARE = 6;
+
+export class Rows {
+  #root;
+  #body;
+  #source;
+  #actions;
+  /** @type {import('./view.js').Line[]} */
+  #lines = [];
+  #at = new Map(); // the index of each line by its id
+  /** @type {Map<string, Row>} */
+  #rows = new Map();
+  #active = null; // the id of the line that has the focus, or had it last
+  #missing = 0;
+  #height = 40;
+  #frame = 0;
+
+  /**
+   * @param {HTMLElement} root
+   * @param {object} source
+   * @param {(line: import('./view.js').Line) => object} source.entryOf the job, upload or batch of a line
+   * @param {(id: string) => object} source.marksOf `{selected, pending, starred, note}` of a job
+   * @param {() => void} source.onEnd the end of the list is in sight
+   * @param {object} actions `act(name, entry, button)`, `select(id, how)`, `unfold(id, open)`
+   */
+  constructor(root, source, actions) {
+    this.#root = root;
+    this.#source = source;
+    this.#actions = actions;
+    root.append(header(), (this.#body = document.createElement('div')));
+    this.#body.className = 'rows-body';
+    this.#body.setAttribute('role', 'rowgroup');
+    root.addEventListener('keydown', (event) => this.#pressed(event));
+    root.addEventListener('focusin', ({ target }) => this.#focused(target));
+    root.addEventListener('click', (event) => this.#clicked(event));
+    const render = () => this.update();
+    document.addEventListener('scroll', render, { capture: true, passive: true });
+    window.addEventListener('resize', render);
+    const probe = document.createElement('div');
+    probe.className = 'row-probe';
+    root.append(probe);
+    new ResizeObserver(() => {
+      this.#height = probe.getBoundingClientRect().height || this.#height;
+      this.#resize();
+      this.update();
+    }).observe(probe);
+  }
+
+  /**
+   * @param {import('./view.js').Line[]} lines in their new order
+   * @param {number} missing the lines that are still being loaded
+   */
+  show(lines, missing) {
+    const anchor = this.#anchor();
+    const before = this.#at.get(this.#active);
+    const focused = this.#focusedRow();
+    this.#lines = lines;
+    this.#missing = missing;
+    this.#at = new Map(lines.map(({ id }, index) => [id, index]));
+    this.#root.setAttribute('aria-rowcount', lines.length + missing + 1);
+    this.#resize();
+    if (this.#active !== null && !this.#at.has(this.#active)) {
+      this.#active = lines[Math.min(before ?? 0, lines.length - 1)]?.id ?? null;
+    }
+    this.#restore(anchor);
+    this.#render();
+    if (focused && !focused.element.isConnected) this.#rows.get(this.#active)?.element.focus({ preventScroll: true });
+  }
+
+  /** Shows the changes of the visible rows in the next frame. */
+  update() {
+    this.#frame ||= requestAnimationFrame(() => this.#render());
+  }
+
+  /** Updates the times of the visible rows. */
+  tick() {
+    for (const row of this.#rows.values()) row.tick();
+  }
+
+  /** @returns {string | null} the id of the line with the focus, or the last one */
+  get active() {
+    return this.#active;
+  }
+
+  /** Moves the focus to the first row, or to the one that had it. */
+  focus() {
+    this.#goTo(this.#at.get(this.#active) ?? 0);
+  }
+
+  #resize() {
+    this.#body.style.height = `${(this.#lines.length + this.#missing) * this.#height}px`;
+  }
+
+  /** The first visible line and its place in the window. The list does not jump when lines above it come or go. */
+  #anchor() {
+    const top = this.#top();
+    const index = Math.ceil((this.#edge() - top) / this.#height);
+    if (index <= 0 || !this.#lines[index]) return null;
+    return { id: this.#lines[index].id, place: top + index * this.#height };
+  }
+
+  #restore(anchor) {
+    const index = anchor && this.#at.get(anchor.id);
+    if (!index) return;
+    const moved = this.#top() + index * this.#height - anchor.place;
+    if (Math.abs(moved) >= 1) window.scrollBy({ top: moved, behavior: 'instant' });
+  }
+
+  #top() {
+    return this.#body.getBoundingClientRect().top;
+  }
+
+  /** The lower edge of what sticks to the top of the window. */
+  #edge() {
+    return this.#root.firstElementChild.getBoundingClientRect().bottom;
+  }
+
+  #visible() {
+    const above = -this.#top() / this.#height;
+    const first = Math.max(0, Math.floor(above) - SPARE);
+    const last = Math.min(this.#lines.length, Math.ceil(above + innerHeight / this.#height) + SPARE);
+    return [first, last];
+  }
+
+  #render() {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
+    if (!this.#body.isConnected) return;
+    const [first, last] = this.#visible();
+    if (last >= this.#lines.length - SPARE) this.#source.onEnd();
+    const wanted = new Set();
+    for (let index = first; index < last; index += 1) wanted.add(this.#lines[index].id);
+    const held = this.#focusedRow()?.id; // a row keeps the focus outside of the window too
+    if (held !== undefined && this.#at.has(held)) wanted.add(held);
+    for (const [id, row] of this.#rows) {
+      if (wanted.has(id)) continue;
+      row.element.remove();
+      this.#rows.delete(id);
+    }
+    const tabbable = wanted.has(this.#active) ? this.#active : this.#lines[Math.max(first, 0)]?.id;
+    const indexes = [...wanted].map((id) => this.#at.get(id)).sort((a, b) => a - b);
+    let place = this.#body.firstElementChild;
+    for (const index of indexes) {
+      const line = this.#lines[index];
+      const row = this.#rowOf(line);
+      if (row.element === place) place = place.nextElementSibling;
+      else this.#insert(row.element, place);
+      row.place(index, this.#height);
+      row.show(this.#source.entryOf(line), line, this.#source.marksOf(line.id));
+      row.tabbable = line.id === tabbable;
+    }
+  }
+
+  #insert(element, place) {
+    if (element.isConnected && this.#body.moveBefore) this.#body.moveBefore(element, place);
+    else if (!element.contains(document.activeElement)) this.#body.insertBefore(element, place);
+    else {
+      const focused = document.activeElement;
+      this.#body.insertBefore(element, place);
+      focused.focus({ preventScroll: true });
+    }
+  }
+
+  #rowOf({ id, members }) {
+    if (!this.#rows.has(id)) this.#rows.set(id, new Row(id, Boolean(members)));
+    return this.#rows.get(id);
+  }
+
+  #focusedRow() {
+    const focused = this.#root.getRootNode().activeElement;
+    return this.#idOf(focused) === null ? null : this.#rows.get(this.#idOf(focused));
+  }
+
+  #idOf(node) {
+    return node?.closest?.('[role=row][data-id]')?.dataset.id ?? null;
+  }
+
+  #focused(target) {
+    const id = this.#idOf(target);
+    if (id === null || id === this.#active) return;
+    this.#active = id;
+    this.update();
+  }
+
+  #clicked(event) {
+    const id = this.#idOf(event.target);
+    if (id === null) return;
+    const line = this.#lines[this.#at.get(id)];
+    const box = event.target.closest('[type=checkbox]');
+    const button = event.target.closest('button[data-action]');
+    if (box) this.#actions.select(id, event.shiftKey ? 'range' : 'toggle');
+    else if (button?.dataset.action === 'toggle') this.#actions.unfold(id, !line.open);
+    else if (button) this.#actions.act(button.dataset.action, this.#source.entryOf(line), button);
+    else if (line.members && !event.target.closest('a')) this.#actions.unfold(id, !line.open);
+  }
+
+  #pressed(event) {
+    const { key, target } = event;
+    const index = this.#at.get(this.#idOf(target));
+    if (index === undefined || event.altKey || event.metaKey) return;
+    const page = Math.max(1, Math.floor((innerHeight - this.#edge()) / this.#height) - 1);
+    const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
+    const line = this.#lines[index];
+    if (event.ctrlKey) {
+      if (key !== 'a') return;
+      this.#actions.select(null, 'all');
+    } else if (key in steps) {
+      const next = Math.min(this.#lines.length - 1, Math.max(0, index + steps[key]));
+      if (event.shiftKey) {
+        this.#actions.select(line.id, 'anchor');
+        this.#actions.select(this.#lines[next].id, 'range');
+      }
+      this.#goTo(next);
+    } else if (key === 'ArrowRight' && line.members) {
+      this.#actions.unfold(line.id, true);
+    } else if (key === 'ArrowLeft' && (line.open || line.level)) {
+      const parent = line.level ? this.#lines.findLastIndex(({ members }, at) => members && at < index) : index;
+      this.#actions.unfold(this.#lines[parent].id, false);
+      this.#goTo(parent);
+    } else if (key === ' ' && !target.matches('button, input')) {
+      this.#actions.select(line.id, 'toggle');
+    } else if (key === 'Enter' && target.matches('[role=row]')) {
+      target.querySelector('.row-name a, [data-action=toggle]')?.click();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  }
+
+  /** Focuses a line, which may be outside of the window. */
+  #goTo(index) {
+    const line = this.#lines[index];
+    if (!line) return;
+    this.#active = line.id;
+    const top = this.#top() + index * this.#height;
+    const [edge, end] = [this.#edge(), innerHeight - this.#height];
+    if (top < edge) window.scrollBy({ top: top - edge, behavior: 'instant' });
+    else if (top > end) window.scrollBy({ top: top - end + 8, behavior: 'instant' });
+    this.#render();
+    this.#rows.get(line.id)?.element.focus({ preventScroll: true });
+  }
+}
+
+function header() {
+  const group = document.createElement('div');
+  group.className = 'rows-head';
+  group.setAttribute('role', 'rowgroup');
+  const row = document.createElement('div');
+  row.className = 'row';
+  row.setAttribute('role', 'row');
+  row.setAttribute('aria-rowindex', 1);
+  const titles = {
+    pick: t('Selection'), name: t('Name'), state: t('State'), bar: t('Progress'), step: t('Step'), rate: t('Rate'),
+    left: t('Time left'), spent: t('Elapsed'), host: t('Host'), actions: t('Actions'),
+  };
+  for (const [name, title] of Object.entries(titles)) {
+    const cell = document.createElement('span');
+    cell.className = `row-${name}`;
+    cell.setAttribute('role', 'columnheader');
+    const text = document.createElement('span');
+    text.textContent = title;
+    if (name === 'pick' || name === 'actions') text.className = 'out-of-sight';
+    cell.append(text);
+    row.append(cell);
+  }
+  group.append(row);
+  return group;
+}

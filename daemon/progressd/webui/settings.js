@@ -1,0 +1,21 @@
+/** The user's choices on this page, stored in the browser. */
+
+const PREFIX = 'progressd-';
+
+/** A browser may store nothing for this page. */
+const storage = (() => {
+  try {
+    return window.localStorage;
+  } catch {
+    return null;
+  }
+})();
+
+/** @param {string} name @returns {string | null} null until the user has chosen */
+export const setting = (name) => storage?.getItem(PREFIX + name) ?? null;
+
+/** @param {string} name @param {string | null} value null to forget the choice */
+export function choose(name, value) {
+  if (value === null) storage?.removeItem(PREFIX + name);
+  else storage?.setItem(PREFIX + name, value);
+}

@@ -1,0 +1,189 @@
+/** Above the list: tabs with numbers, the search, filters and the order. They are the query of the page's URL. */
+
+import { number } from './format.js';
+import { isFiltered, parseQuery, searchOf, SORTS } from './query.js';
+import { t } from './text.js';
+
+/** The page searches this long after the last key. */
+const PAUSE_MS = 150;
+
+/** The values offered for a filter. */
+const MAX_OFFERED = 100;
+
+export class Toolbar {
+  #root;
+  #onQuery;
+  #query;
+  #timer = 0;
+  #search;
+  #form;
+
+  /**
+   * @param {HTMLElement} root
+   * @param {(query: import('./query.js').Query) => void} onQuery
+   */
+  constructor(root, onQuery) {
+    this.#root = root;
+    this.#onQuery = onQuery;
+    this.#search = root.querySelector('[type=search]');
+    this.#form = root.querySelector('.filters form');
+    root.querySelector('.tabs').addEventListener('click', (event) => this.#followed(event));
+    root.querySelector('.chips').addEventListener('click', ({ target }) => this.#removed(target.closest('button')));
+    this.#search.addEventListener('input', () => {
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#searched(), PAUSE_MS);
+    });
+    this.#search.addEventListener('keydown', ({ key }) => {
+      if (key === 'Enter') this.#searched();
+    });
+    this.#form.addEventListener('submit', (event) => event.preventDefault());
+    this.#form.addEventListener('change', () => this.#filtered());
+    window.addEventListener('popstate', () => this.#read());
+    for (const menu of root.querySelectorAll('.menu')) closeOutside(menu);
+    this.#query = parseQuery(location.search);
+  }
+
+  /** @returns {import('./query.js').Query} */
+  get query() {
+    return this.#query;
+  }
+
+  /** Shows the query of the URL, and reports it. */
+  start() {
+    this.#read();
+  }
+
+  /** Moves the focus to the search. */
+  focusSearch() {
+    this.#search.focus();
+    this.#search.select();
+  }
+
+  /** Shows all jobs again, in the same tab. */
+  clear() {
+    this.#go({ ...this.#query, q: '', kind: '', host: '', labels: [] });
+  }
+
+  /** @param {Record<string, number> | null} counts of the jobs in each tab */
+  showCounts(counts) {
+    for (const link of this.#root.querySelectorAll('[data-tab]')) {
+      const n = counts?.[link.dataset.tab];
+      const figure = link.querySelector('b');
+      const text = n === undefined ? '' : number(Math.max(0, n));
+      if (figure.textContent !== text) figure.textContent = text;
+      figure.toggleAttribute('data-none', !n);
+    }
+  }
+
+  /** Offers the values that the jobs have. @param {Iterable<import('./jobs.js').Job>} jobs */
+  offer(jobs) {
+    const offered = { kind: new Set(), host: new Set(), label: new Set() };
+    for (const { kind, labels = {} } of jobs) {
+      if (kind) offered.kind.add(kind);
+      if (labels.host) offered.host.add(labels.host);
+      for (const [key, value] of Object.entries(labels)) {
+        if (key !== 'host' && offered.label.size < MAX_OFFERED) offered.label.add(`${key}=${value}`);
+      }
+    }
+    for (const [name, values] of Object.entries(offered)) {
+      const options = [...values].sort().slice(0, MAX_OFFERED).map((value) => new Option(value, value));
+      this.#form.elements[name].list.replaceChildren(...options);
+    }
+  }
+
+  #read() {
+    this.#query = parseQuery(location.search);
+    this.#show();
+    this.#onQuery(this.#query);
+  }
+
+  #go(query, replacing = false) {
+    this.#query = query;
+    const url = searchOf(query) === '?' ? location.pathname : searchOf(query);
+    history[replacing ? 'replaceState' : 'pushState'](null, '', url);
+    this.#show();
+    this.#onQuery(query);
+  }
+
+  #followed(event) {
+    const tab = event.target.closest('a')?.dataset.tab;
+    if (!tab || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    this.#go({ ...this.#query, tab });
+  }
+
+  #searched() {
+    clearTimeout(this.#timer);
+    const q = this.#search.value.trim();
+    if (q !== this.#query.q) this.#go({ ...this.#query, q }, Boolean(this.#query.q));
+  }
+
+  #filtered() {
+    const { kind, host, label, sort } = this.#form.elements;
+    const labels = [...this.#query.labels];
+    const given = label.value.trim();
+    label.setCustomValidity(given && given.indexOf('=') < 1 ? t('A label has the form NAME=VALUE.') : '');
+    if (!this.#form.reportValidity()) return;
+    if (given && !labels.includes(given)) labels.push(given);
+    this.#go({ ...this.#query, kind: kind.value.trim(), host: host.value.trim(), sort: sort.value, labels });
+  }
+
+  #removed(button) {
+    if (!button) return;
+    const { name, value } = button.dataset;
+    if (name === 'label') this.#go({ ...this.#query, labels: this.#query.labels.filter((label) => label !== value) });
+    else if (name === 'sort') this.#go({ ...this.#query, sort: SORTS[0] });
+    else this.#go({ ...this.#query, [name]: '' });
+    this.#search.focus();
+  }
+
+  #show() {
+    const { tab, q, kind, host, labels, sort } = this.#query;
+    for (const link of this.#root.querySelectorAll('[data-tab]')) {
+      link.href = searchOf({ ...this.#query, tab: link.dataset.tab });
+      if (link.dataset.tab === tab) link.setAttribute('aria-current', 'page');
+      else link.removeAttribute('aria-current');
+    }
+    if (this.#search.value.trim() !== q) this.#search.value = q;
+    const { elements } = this.#form;
+    Object.assign(elements.kind, { value: kind });
+    Object.assign(elements.host, { value: host });
+    Object.assign(elements.label, { value: '' });
+    Object.assign(elements.sort, { value: sort });
+    const chips = [
+      kind && ['kind', kind, t('Kind: {value}', { value: kind })],
+      host && ['host', host, t('Host: {value}', { value: host })],
+      ...labels.map((label) => ['label', label, label]),
+      sort !== SORTS[0] && ['sort', sort, t('Order: {value}', { value: elements.sort.selectedOptions[0].textContent })],
+    ].filter(Boolean);
+    const row = this.#root.querySelector('.chips');
+    row.replaceChildren(...chips.map(([name, value, text]) => chip(name, value, text)));
+    row.hidden = !chips.length;
+    this.#root.toggleAttribute('data-filtered', isFiltered(this.#query));
+  }
+}
+
+function chip(name, value, text) {
+  const button = document.createElement('button');
+  button.type = 'button';
+  Object.assign(button.dataset, { name, value });
+  button.textContent = text;
+  button.setAttribute('aria-label', t('Remove the filter {filter}', { filter: text }));
+  return button;
+}
+
+/** A menu closes with Escape, and when the user does something else. */
+function closeOutside(menu) {
+  document.addEventListener('pointerdown', ({ target }) => {
+    if (!menu.contains(target)) menu.open = false;
+  });
+  menu.addEventListener('focusout', ({ relatedTarget }) => {
+    if (relatedTarget && !menu.contains(relatedTarget)) menu.open = false;
+  });
+  menu.addEventListener('keydown', (event) => {
+    if (event.key !== 'Escape' || !menu.open) return;
+    event.stopPropagation();
+    menu.open = false;
+    menu.querySelector('summary').focus();
+  });
+}
