@@ -185,7 +185,7 @@ class Daemon:
             files=self.files,
             streams=self.streams,
             metrics=metrics,
-            answers=JobResponseCache(self.store.id, self.base),
+            answers=JobResponseCache(self.store.id, self.base, self.forecasts.usual_steps),
             queue_estimates=self.queue_estimates,
             base=self.base,
         )

@@ -123,8 +123,8 @@ export class JobModel {
         if (signal.aborted) return;
         this.#receive(message);
       }
-    } catch (error) {
-      if (!signal.aborted) this.#listener.onNotice(error.message);
+    } catch {
+      // The next request for the job says why the server refused to continue.
     }
   }
 

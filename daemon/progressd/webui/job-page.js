@@ -9,6 +9,7 @@ import { isElsewhere, nameOf, showFigures, showJob } from './job-view.js';
 import { jobPath, pass, request, token } from './pass.js';
 import './progressd-log.js';
 import { language, loadLanguage, t, translate } from './text.js';
+import { isMoving, showTimeline } from './timeline.js';
 
 await loadLanguage();
 document.documentElement.lang = language;
@@ -18,6 +19,7 @@ translate(document);
 const LOST_MS = 5000;
 
 const id = decodeURIComponent(location.pathname.split('/').pop()).toLowerCase();
+const LINES_OF_ERROR = 10;
 const CONNECTIONS = { live: 'Live', polling: 'Polling', reconnecting: 'Reconnecting…' };
 
 let who = null;
@@ -68,8 +70,10 @@ function show(job) {
   byId('gate').hidden = byId('nothing').hidden = true;
   byId('main').hidden = false;
   showJob(job);
+  showTimeline(job);
   showActions(job);
   showTitle(job);
+  showErrorOutput();
   byId('way-batch').hidden = !job.batch_id || Boolean(token);
   if (job.batch_id) byId('batch-link').href = `batches/${job.batch_id}`;
   if (isFirst) openLog(job);
@@ -96,7 +100,15 @@ function openLog(job) {
     byId('log-hidden').hidden = false;
     setText(byId('log-hidden'), t('This link does not show the log.'));
   });
+  log.addEventListener('lines', showErrorOutput);
   log.open({ url: document.baseURI, job: id, ...pass() });
+}
+
+/** The last lines of the error output say more than the sentence of the error. */
+function showErrorOutput() {
+  const lines = model.job?.status === 'failed' ? byId('log').lastLines('e', LINES_OF_ERROR) : [];
+  byId('stderr').hidden = !lines.length;
+  setText(byId('stderr'), lines.join('\n'));
 }
 
 /** Screen readers announce the end of the job. */
@@ -250,6 +262,7 @@ setInterval(() => {
   if (document.hidden || !model.job) return;
   if (lostAt !== null) showNotice();
   else if (!isFinished(model.job)) showFigures(model.job);
+  if (isMoving(model.job)) showTimeline(model.job);
 }, 1000);
 
 if (token) {

@@ -1,7 +1,7 @@
 /** Watches one job, one batch or one log over a WebSocket that reconnects by itself. */
 
-import { openSocket } from './socket.js';
-
+const OPEN_TIMEOUT_MS = 8000;
+const SETTLE_MS = 300; // some proxies accept a WebSocket and close it at once
 const FIRST_DELAY_MS = 500;
 const LONGEST_DELAY_MS = 30_000;
 
@@ -76,11 +76,22 @@ async function* framesOf(url, protocols, signal) {
     arrived.push(item);
     wake();
   };
-  const abandon = openSocket(url, protocols, {
-    onOpen: () => put({ open: true }),
-    onText: put,
-    onEnd: (code) => put({ open: false, code }),
-  });
+  const socket = new WebSocket(url, protocols);
+  let opened = false;
+  const open = () => {
+    if (!opened) put({ open: true });
+    opened = true;
+  };
+  let timer = setTimeout(() => put({ open: false }), OPEN_TIMEOUT_MS);
+  socket.onopen = () => {
+    clearTimeout(timer);
+    timer = setTimeout(open, SETTLE_MS);
+  };
+  socket.onmessage = ({ data }) => {
+    open();
+    put(data);
+  };
+  socket.onclose = ({ code }) => put({ open: false, code });
   const stop = () => put({ open: false });
   signal?.addEventListener('abort', stop, { once: true });
   try {
@@ -93,7 +104,9 @@ async function* framesOf(url, protocols, signal) {
     }
   } finally {
     signal?.removeEventListener('abort', stop);
-    abandon();
+    clearTimeout(timer);
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
   }
 }
 
