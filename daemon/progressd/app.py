@@ -192,7 +192,7 @@ class Daemon:
             uploaded_jobs=self.uploaded_jobs,
             streams=self.streams,
             metrics=metrics,
-            answers=JobResponseCache(self.store.id, self.base),
+            answers=JobResponseCache(self.store.id, self.base, self.forecasts.usual_steps),
             queue_estimates=self.queue_estimates,
             base=self.base,
         )

@@ -24,6 +24,7 @@ SCAN = {"team": "scan"}
 ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/"): ("", ""),
     ("GET", "/static/<path:filename>"): ("", ""),
+    ("GET", "/jobs/<job_id>"): ("", ""),
     ("GET", "/api/health"): ("", ""),
     ("GET", "/api/health/live"): ("", ""),
     ("GET", "/api/health/ready"): ("", ""),
@@ -43,6 +44,7 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/api/jobs/<job_id>/events"): ("read", "job"),
     ("GET", "/api/jobs/<job_id>/log"): ("read", "log"),
     ("GET", "/api/jobs/<job_id>/log/events"): ("read", "log"),
+    ("GET", "/api/jobs/<job_id>/log/lines"): ("read", "log"),
     ("GET", "/api/batch/<batch_id>"): ("read", "batch"),
     ("GET", "/api/batch/<batch_id>/jobs"): ("read", "batch"),
     ("GET", "/api/batch/<batch_id>/events"): ("read", "batch"),

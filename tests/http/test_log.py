@@ -268,7 +268,9 @@ async def test_only_a_key_reads_a_log(tmp_path: Path) -> None:
         assert (await daemon.rejected(f"/ws/jobs/{ID}/log?token={made}")).status_code == 403
         async with daemon.watch(f"/ws?token={made}") as watcher:
             await watcher.websocket.send_message(json.dumps({"type": "subscribe", "topics": [f"log:{ID}"]}))
-            assert (await watcher.receive())["error"] == "a watch token does not show logs: use a key"
+            assert (await watcher.receive())[
+                "error"
+            ] == "this watch token does not show logs: use a key, or a token with log=true"
 
 
 async def test_a_deletion_removes_the_log_and_its_watchers(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:

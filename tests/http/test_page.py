@@ -8,7 +8,7 @@ from progressd.http.app import WEBUI
 from support.daemon import RunningDaemon
 from support.http_client import exchange, get
 
-REFERENCE = re.compile(r"""(?:src|href)="([^"#:]+)"|from '(\./[^']+)'""")
+REFERENCE = re.compile(r"""(?:src|href)="([^"#:]+)"|(?:from|import) '(\./[^']+)'""")
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
 
 
@@ -21,17 +21,18 @@ async def test_the_page_is_at_the_root(client: httpx.AsyncClient) -> None:
 
 async def test_every_file_of_the_page_exists(client: httpx.AsyncClient) -> None:
     modules = [f"/static/{path.name}" for path in WEBUI.glob("progressd*.js")]  # loaded when needed
-    seen, waiting = set(), ["/", *modules]
+    seen, waiting = set(), ["/", "/jobs/x", *modules]
     while waiting:
         url = waiting.pop()
         response = await client.get(url)
         assert response.status_code == 200, url
         seen.add(url)
+        base = httpx.URL(url).join("../" if '<base href="../">' in response.text else "")
         for absolute, relative in REFERENCE.findall(response.text):
-            found = str(httpx.URL(url).join(absolute or relative))
+            found = str(base.join(absolute or relative))
             if found not in seen and found not in waiting:
                 waiting.append(found)
-    assert {f"/static/{path.name}" for path in WEBUI.glob("*.js")} <= seen
+    assert {f"/static/{path.name}" for path in WEBUI.glob("*.js")} - {"/static/error-page.js"} <= seen
 
 
 async def test_files_have_their_type_and_are_revalidated(client: httpx.AsyncClient) -> None:

@@ -35,6 +35,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
     key: str = ""  # the key's hash
     token: str = ""  # the watch token's hash
+    logs: bool = True  # whether it may read the logs of the jobs that it sees
 
     @property
     def bound(self) -> bool:
@@ -179,14 +180,21 @@ class Authenticator:
             raise Unauthorized(f"the key {found.name} has expired")
         return found
 
-    def new_token(self, identity: Identity, topic: str) -> tuple[str, datetime]:
-        """Create a token for a topic that the identity may see. Returns it with its expiry. Raises OutOfScope."""
+    def new_token(
+        self, identity: Identity, topic: str, lifetime: float | None = None, *, logs: bool = False
+    ) -> tuple[str, datetime]:
+        """Create a token for a topic that the identity may see. Returns it with its expiry. Raises OutOfScope.
+
+        `lifetime`: seconds, `auth.max_token_lifetime` at most. `logs`: it shows logs too.
+        """
         if identity.topic is not None:
             raise OutOfScope("a watch token cannot create another token")
-        end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=self._settings.token_lifetime)
+        usual, longest = self._settings.token_lifetime, self._settings.max_token_lifetime
+        seconds = usual if lifetime is None else min(lifetime, max(usual, longest))
+        end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
         if identity.expires_at is not None:
             end = min(end, identity.expires_at)
-        return new_token(self._secret, topic, end, identity.name or "", identity.key), end
+        return new_token(self._secret, topic, end, identity.name or "", identity.key, logs=logs), end
 
     def _identity_of(self, token: str) -> Identity:
         """Return a token's identity. Its permissions and expiry do not exceed those of the key that made it."""
@@ -202,6 +210,7 @@ class Authenticator:
             expires_at=claims.expires_at,
             key=claims.key,
             token=hashed(token),
+            logs=claims.logs,
         )
 
     @contextmanager

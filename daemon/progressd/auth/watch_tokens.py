@@ -20,12 +20,16 @@ SECRET_BYTES: Final = 32
 
 
 class TokenClaims(NamedTuple):
-    """The content of a valid token: the topic, the expiry, and the name and hash of the key that made it, if any."""
+    """The content of a valid token: the topic, the expiry, and the name and hash of the key that made it, if any.
+
+    `logs`: whether it shows the logs of the jobs.
+    """
 
     topic: str
     expires_at: datetime
     name: str
     key: str
+    logs: bool = False
 
 
 def secret_from(path: Path) -> str:
@@ -60,10 +64,12 @@ def _create(path: Path) -> None:
     sync(path.parent)
 
 
-def new_token(secret: str, topic: str, expires_at: datetime, name: str = "", key: str = "") -> str:
-    """Return a signed token for a topic; `name` and `key`: of the key that makes it."""
+def new_token(
+    secret: str, topic: str, expires_at: datetime, name: str = "", key: str = "", *, logs: bool = False
+) -> str:
+    """Return a signed token for a topic; `name` and `key`: of the key that makes it. `logs`: it shows logs too."""
     claims = {"aud": AUDIENCE, "sub": topic, "iat": datetime.now(UTC), "exp": expires_at, "name": name, "key": key}
-    return jwt.encode(claims, secret, ALGORITHM)
+    return jwt.encode({**claims, "logs": True} if logs else claims, secret, ALGORITHM)
 
 
 def read_token(secret: str, token: str) -> TokenClaims:
@@ -75,4 +81,5 @@ def read_token(secret: str, token: str) -> TokenClaims:
         raise TokenExpired("the token has expired") from None
     except (jwt.InvalidTokenError, RecursionError, UnicodeEncodeError):  # a header nested too deeply, or not UTF-8
         raise Unauthorized("invalid token") from None
-    return TokenClaims(claims["sub"], datetime.fromtimestamp(claims["exp"], UTC), claims["name"], claims["key"])
+    end = datetime.fromtimestamp(claims["exp"], UTC)
+    return TokenClaims(claims["sub"], end, claims["name"], claims["key"], claims.get("logs") is True)

@@ -261,6 +261,9 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
         ),
     ]
     token_lifetime: Annotated[float, _seconds("How long a watch token is valid.")] = 15 * 60
+    max_token_lifetime: Annotated[
+        float, _seconds("How long a watch token may be valid if the client asks for a longer time.")
+    ] = 7 * 24 * 3600
 
 
 class ShutdownSettings(Struct, frozen=True, kw_only=True):

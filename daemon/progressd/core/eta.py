@@ -12,17 +12,21 @@ recorded runs, and `low` and `high` are computed from these errors.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from progressd.core.eta_quantiles import OF_DURATION, OF_RUNS, OF_SPEED
 from progressd.core.events import ReportedProgress
 from progressd.core.job import Job
 from progressd.core.messages import Eta, JobStatus
+from progressd.core.progress import Step
 
 Source: TypeAlias = Literal["history", "rate", "producer"]
 
@@ -34,6 +38,8 @@ RUNS_PER_KEY: Final = 20  # the newest ones are kept
 MAX_RUNS: Final = 5000  # for all keys together, about 700 bytes each
 RESIZED: Final = 0.05  # a larger change of the number of steps starts a new estimate
 FORGET: Final = 0.7  # the weight of a run, compared with that of the next one
+MAX_RUN_STEPS: Final = 16  # steps of a run, about 40 bytes each
+MAX_USUAL: Final = 256  # jobs whose usual steps are cached
 INTERVAL: Final = 0.2  # seconds between two estimates, at least; in between, the last one is valid
 MAX_INTERVAL: Final = 0.5  # seconds
 STALE: Final = 0.05  # the time between two estimates, as a part of the remaining time
@@ -53,17 +59,39 @@ MAX_SCALE: Final = 5.0  # logarithm of the largest factor by which a duration is
 SCALE_NOISE: Final = 0.2  # of the logarithm of the duration, for each power of e by which it is scaled
 CURVE_PRIOR: Final = 1.0  # the number of runs that a straight curve is worth
 
+_NUMBERS: Final = re.compile(r"\d+")
+
+
+class RunStep(Struct, frozen=True, array_like=True):
+    """A step of a run: a hash of its name without numbers, the seconds before it, and its duration."""
+
+    name: str
+    after: float
+    seconds: float
+
 
 class Run(Struct, frozen=True, array_like=True):
     """A completed job. `words`: hashes of its command and options. `size`: its number of steps; 0 if unknown.
 
     `curve`: the fraction of the time at which progress began, and each twentieth was reached; empty without progress.
+    `steps`: of its timeline; steps whose names differ only in numbers are one.
     """
 
     words: tuple[str, ...]
     seconds: float
     size: int
     curve: tuple[float, ...]
+    steps: tuple[RunStep, ...] = ()
+
+
+class UsualStep(NamedTuple):
+    """A step as in earlier runs: its name and phase, if the job has reached it, its start, and its duration."""
+
+    name: str | None
+    phase: str | None
+    after: float  # seconds since the start of the job
+    seconds: float
+    runs: int
 
 
 class KeyedRun(NamedTuple):
@@ -114,19 +142,77 @@ def key_of(job: Job) -> str:
     return hashed("\n".join((job.kind, job.pipeline or "", job.labels.get("host", ""), shape_of(job.name))))
 
 
+@lru_cache(maxsize=4096)
+def step_hash(name: str, phase: str | None) -> str:
+    """Return the hash of a step, which is the same for “page 2 of 4” and “page 3 of 9”."""
+    return hashed(f"{phase or ''}\n{_NUMBERS.sub('#', name)}")
+
+
+def steps_of(job: Job) -> tuple[RunStep, ...]:
+    """Return the steps of the last attempt of a finished job, in order of their first start."""
+    found = dict[str, RunStep]()
+    for step in job.steps:
+        if job.started_at is None or step.ended_at is None or step.began_at < job.started_at:
+            continue
+        name, seconds = _hash_of(step), (step.ended_at - step.began_at).total_seconds()
+        known = found.get(name)
+        if known is None and len(found) >= MAX_RUN_STEPS:
+            continue
+        after = (step.began_at - job.started_at).total_seconds() if known is None else known.after
+        found[name] = RunStep(name, round(after, 1), round(seconds + (known.seconds if known else 0.0), 1))
+    return tuple(found.values())
+
+
+def usual_steps(runs: Sequence[Run], words: tuple[str, ...], size: int) -> list[tuple[RunStep, int]]:
+    """Return the medians of the steps of the most similar runs, in order of their start, and the numbers of runs."""
+    similar = [run for run in similar_runs(runs, words) if run.steps]
+    by_name = dict[str, list[RunStep]]()
+    exponent = _exponent(runs)
+    for run in similar:
+        factor = math.exp(_scale(exponent, size, run.size))
+        for step in run.steps:
+            by_name.setdefault(step.name, []).append(RunStep(step.name, step.after * factor, step.seconds * factor))
+    usual = [
+        (RunStep(name, _median([one.after for one in steps]), _median([one.seconds for one in steps])), len(steps))
+        for name, steps in by_name.items()
+        if 2 * len(steps) >= len(similar)
+    ]
+    return sorted(usual, key=lambda one: one[0].after)
+
+
+def _hash_of(step: Step) -> str:
+    return step_hash(step.name, step.phase or None)
+
+
+def _median(values: list[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return round((ordered[middle] + ordered[~middle]) / 2, 1)
+
+
+def _scale(exponent: float, size: int, before: int) -> float:
+    """Return the logarithm of the factor between the durations of a run and of a job of another size."""
+    scale = exponent * math.log(size / before) if size and before else 0.0
+    return min(max(scale, -MAX_SCALE), MAX_SCALE)
+
+
+def similar_runs(runs: Sequence[Run], words: tuple[str, ...]) -> list[Run]:
+    """Return the runs that have the most words in common with a job."""
+    alike = [sum(map(str.__eq__, run.words, words)) - abs(len(run.words) - len(words)) for run in runs]
+    most = max(alike, default=0)
+    return [run for run, same in zip(runs, alike, strict=True) if same == most]
+
+
 def expected(runs: Sequence[Run], words: tuple[str, ...], size: int) -> Expected | None:
     """Return the expectation from the most similar runs, of which the newest is the last; None without runs."""
     if not runs:
         return None
-    alike = [sum(map(str.__eq__, run.words, words)) - abs(len(run.words) - len(words)) for run in runs]
-    most = max(alike)
-    similar = [run for run, same in zip(runs, alike, strict=True) if same == most]
+    similar = similar_runs(runs, words)
     exponent = _exponent(runs)
     logs, weight, scaled = list[tuple[float, float]](), 1.0, 0.0
     curve, curves = [CURVE_PRIOR * number / PARTS for number in range(PARTS + 1)], CURVE_PRIOR
     for run in reversed(similar):
-        scale = exponent * math.log(size / run.size) if size and run.size else 0.0
-        scale = min(max(scale, -MAX_SCALE), MAX_SCALE)
+        scale = _scale(exponent, size, run.size)
         logs.append((weight, math.log(run.seconds) + scale))
         scaled += weight * scale**2
         if run.curve:
@@ -335,7 +421,9 @@ class Forecasts:
     def __init__(self) -> None:
         self._runs = dict[str, list[Run]]()  # the newest is the last, in each list and of the lists
         self._count = 0
+        self._added = 0  # runs since the start
         self._running = dict[str, Estimator]()
+        self._usual = dict[str, tuple[tuple[int, int], list[tuple[RunStep, int]]]]()
 
     def eta(self, job: Job, given: ReportedProgress, now: datetime) -> Eta | None:
         """Return the remaining time of a job with this progress; None if it is unknown."""
@@ -366,7 +454,29 @@ class Forecasts:
         if seconds < MIN_SECONDS:
             return None
         estimator = self._running.get(job.id) or Estimator(size=job.progress.total_steps)
-        return KeyedRun(key_of(job), estimator.run(words_of(job.name, job.options), seconds))
+        run = estimator.run(words_of(job.name, job.options), seconds)
+        return KeyedRun(key_of(job), replace(run, steps=steps_of(job)) if job.steps else run)
+
+    def usual_steps(self, job: Job) -> list[UsualStep]:
+        """Return the steps of earlier runs, with the names of those that the job has reached."""
+        if not self._runs:
+            return []
+        size = job.progress.total_steps
+        known = self._usual.get(job.id)
+        if known is None or known[0] != (self._added, size):
+            runs = self._runs.get(key_of(job))
+            found = usual_steps(runs, words_of(job.name, job.options), size) if runs else []
+            self._usual.pop(job.id, None)
+            known = self._usual[job.id] = (self._added, size), found
+            if len(self._usual) > MAX_USUAL:
+                del self._usual[next(iter(self._usual))]
+        names = {_hash_of(step): step for step in job.steps} if known[1] else {}
+        usual = list[UsualStep]()
+        for step, runs_ in known[1]:
+            reached = names.get(step.name)
+            name, phase = (None, None) if reached is None else (reached.name, reached.phase or None)
+            usual.append(UsualStep(name, phase, step.after, step.seconds, runs_))
+        return usual
 
     def finish(self, jobs: Iterable[Job], runs: Iterable[KeyedRun]) -> None:
         """Forget the estimates of finished jobs, and keep the runs, which are durable."""
@@ -381,6 +491,7 @@ class Forecasts:
             known.append(run)
             self._runs[key] = known
             self._count += 1
+            self._added += 1
             if len(known) > RUNS_PER_KEY:
                 del known[0]
                 self._count -= 1

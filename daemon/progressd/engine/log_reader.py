@@ -20,7 +20,7 @@ from progressd.core.messages import JobLog, JobLogData, LogLine
 from progressd.core.output_lines import whole_characters
 from progressd.engine.registry import Registry
 from progressd.files.job_logs import Chunk, JobLogs, LogWatcher
-from progressd.files.log_file import rfc3339
+from progressd.files.log_file import position_of_tail, rfc3339
 from progressd.system.event_loop_limiter import EventLoopLimiter
 from progressd.system.output_buffer import OVERHEAD
 
@@ -29,6 +29,7 @@ GRACE: Final = 1.0  # seconds without a line after the end of the job, after whi
 MAX_LINES: Final = 500  # in one message
 MAX_TEXT: Final = 32768  # bytes of text in one message
 MAX_LINE: Final = 16384  # bytes of a line in a message; a longer one is divided
+MAX_PAGE_BYTES: Final = 1 << 20  # bytes of text in a page, and at most one record more
 LINE_RATE: Final = 20_000  # lines a second that are sent to one watcher
 LETTERS: Final = {LogStream.STDOUT: "o", LogStream.STDERR: "e", LogStream.NOTE: "n"}
 
@@ -48,10 +49,18 @@ class LogStart(Struct, frozen=True):
             raise ValueError("give only one of offset, tail and since")
 
 
+class LogPage(Struct, frozen=True):
+    """A part of a log, from the offset `begin` to the offset `end`; the log begins at 0."""
+
+    begin: int
+    end: int
+    parts: list[JobLogData]
+
+
 def require_log(identity: Identity) -> None:
     """Check that a client that may see a job may also see its log. Raises OutOfScope."""
-    if identity.token:
-        raise OutOfScope("a watch token does not show logs: use a key")
+    if not identity.logs:
+        raise OutOfScope("this watch token does not show logs: use a key, or a token with log=true")
 
 
 def time_of(text: str) -> str:
@@ -94,6 +103,29 @@ class LogReaders:
                 nursery.cancel_scope.cancel()
         finally:
             watcher.close()
+
+    async def page(self, job: Job, lines: int, before: int | None) -> LogPage:
+        """Return the last lines, of the whole log or of its part before an offset. Long lines may be fewer."""
+        begin = await trio.to_thread.run_sync(
+            position_of_tail, self._logs.directory(job.id), lines, before, MAX_PAGE_BYTES
+        )
+        watcher = await self._logs.watch(job.id, position=begin)
+        watcher.finish()
+        parts = list[JobLogData]()
+        try:
+            end = watcher.end if before is None else min(before, watcher.end)
+            while watcher.position < end and (chunk := await watcher.read()) is not None:
+                pieces = [piece.upto(end) for piece in chunk.pieces if piece.begin < end]
+                missed = min(chunk.missed, end - (chunk.pieces[0].begin - chunk.missed))
+                if not pieces:
+                    parts.append(JobLogData(end, [], missed))
+                    break
+                for message in log_messages(job.id, Chunk(pieces, missed)):
+                    await self.limiter.pass_through(1)
+                    parts.append(message.data)
+        finally:
+            watcher.close()
+        return LogPage(min(begin, end), end, parts)
 
     async def _finish(self, job: Job, watcher: LogWatcher) -> None:
         """End the reading once the job has finished, and nothing was written for a moment."""

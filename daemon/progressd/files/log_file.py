@@ -58,6 +58,10 @@ class Piece(NamedTuple):
         """Return the offset of the next record."""
         return self.offset + len(self.text)
 
+    def upto(self, position: int) -> "Piece":
+        """Return the part of the record before a position."""
+        return self._replace(text=self.text[: max(0, position - self.offset)]) if position < self.end else self
+
     def after(self, position: int) -> "Piece":
         """Return the part of the record after a position."""
         cut = max(0, position - self.offset)
@@ -211,23 +215,33 @@ def read(directory: Path, position: int) -> list[Piece]:
     return []
 
 
-def position_of_tail(directory: Path, lines: int) -> int:
-    """Return where the last lines begin. Blocks."""
+def position_of_tail(directory: Path, lines: int, upto: int | None = None, max_bytes: int | None = None) -> int:
+    """Return where the last lines begin, of the whole log or of its part up to an offset. Blocks.
+
+    `max_bytes`: with longer lines, return the beginning of a record, after at least this many bytes.
+    """
     found = segments(directory)
+    if upto is None:
+        upto = found[-1].end if found else 0
     if not lines:
-        return found[-1].end if found else 0
-    before = lines  # number of line feeds before the tail, except one at the end of the log
-    at_end = True
-    for segment in reversed(found):
+        return upto
+    before = lines  # number of line feeds before the tail, except one at its end
+    at_end, size = True, 0
+    for segment in reversed([one for one in found if one.offset < upto]):
         for piece in reversed(segment.pieces()):
-            end = len(piece.text)
+            end = min(len(piece.text), upto - piece.offset)
+            if end < 0:
+                continue
+            size += end
             if at_end and end:
-                end -= piece.text.endswith(b"\n")
+                end -= piece.text[:end].endswith(b"\n")
                 at_end = False
             while (end := piece.text.rfind(b"\n", 0, end)) >= 0:
                 before -= 1
                 if not before:
                     return piece.offset + end + 1
+            if max_bytes is not None and size >= max_bytes:
+                return piece.begin
     return 0
 
 

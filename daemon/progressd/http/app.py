@@ -13,11 +13,12 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 
 from progressd.core.errors import InsufficientStorage, ProgressdError, Unavailable
-from progressd.http import openapi
+from progressd.http import openapi, pages
 from progressd.http.body import BackpressuredConnection, BackpressuredRequest
 from progressd.http.context import json_response
 from progressd.http.job_cache import MIN_GZIP_BYTES
 from progressd.http.openapi import OperationSpec
+from progressd.http.pages import HTML, VARY, error_page, prefers_page
 from progressd.http.response import FileBody, FileResponse
 from progressd.http.routes import batch, health, jobs, ping, pipelines, report, sse, stats, submission, tokens, uploads
 from progressd.http.routes import log as log_of_job
@@ -73,9 +74,9 @@ def build_app() -> RestApp:
         health,
         stats,
         openapi,
+        pages,
     ):
         app.register_blueprint(module.blueprint)
-    app.add_url_rule("/", view_func=_page)
     app.add_url_rule("/ws", view_func=_not_a_websocket, defaults={"path": ""})
     app.add_url_rule("/ws/<path:path>", view_func=_not_a_websocket)
     app.register_error_handler(ProgressdError, _progressd_error)
@@ -91,10 +92,6 @@ async def _check_query() -> None:
     operation: OperationSpec | None = getattr(view, "operation", None)
     if operation is not None:
         require_known(request.args, *operation.query)
-
-
-async def _page() -> Response:
-    return await current_app.send_static_file("index.html")
 
 
 async def _not_a_websocket(path: str) -> Response:
@@ -114,7 +111,7 @@ async def _progressd_error(error: ProgressdError) -> Response:
             path=ping.masked(request.path),
             error=repr(error.__cause__ or error),
         )
-    return json_response(error.body(), error.status, error.headers())
+    return _error(error.status, str(error), error.body(), error.headers())
 
 
 async def _http_error(error: HTTPException) -> Response:
@@ -122,7 +119,15 @@ async def _http_error(error: HTTPException) -> Response:
     path = request.path[:200]
     sentences = {404: f"nothing found at {path}", 405: f"{path} does not support {request.method}"}
     sentence = sentences.get(error.code or 500) or error.description or error.name
-    return json_response({"error": sentence}, error.code or 500, headers)
+    return _error(error.code or 500, sentence, {"error": sentence}, headers)
+
+
+def _error(status: int, sentence: str, body: dict[str, object], headers: dict[str, str]) -> Response:
+    """Return an error as JSON, or as a page to a person who opened the path in a browser."""
+    if prefers_page(request.method, request.path, request.scope["headers"]):
+        page = error_page(status, sentence, request.path)
+        return Response(page, status, {**headers, "Vary": VARY, "Cache-Control": "no-store"}, content_type=HTML)
+    return json_response(body, status, headers)
 
 
 async def _unexpected_error(error: Exception) -> Response:

@@ -1,11 +1,12 @@
 """Cache the responses to reads of jobs: encode each once for all clients, until the job changes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from progressd import __version__
+from progressd.core.eta import UsualStep
 from progressd.core.job import Job
 from progressd.engine.queue_estimates import QueuePlace
 from progressd.http.schemas import job_view
@@ -47,9 +48,12 @@ class _Entry(NamedTuple):
 class JobResponseCache:
     """The responses for jobs in their current state. New entries replace the oldest."""
 
-    def __init__(self, store_id: str, base: BasePath) -> None:
+    def __init__(
+        self, store_id: str, base: BasePath, usual_steps: Callable[[Job], Sequence[UsualStep]] = lambda _: ()
+    ) -> None:
         self._store_id = store_id
         self._base = base
+        self._usual_steps = usual_steps
         self._entries: dict[str, _Entry] = {}
 
     def answer(self, job: Job, if_none_match: bytes | None, place: QueuePlace | None = None) -> CachedResponse:
@@ -61,7 +65,7 @@ class JobResponseCache:
         return entry.not_modified if known else entry.whole
 
     def _add(self, job: Job, place: QueuePlace | None) -> _Entry:
-        view = job_view(job, self._store_id, self._base, place, with_steps=True)
+        view = job_view(job, self._store_id, self._base, place, with_steps=True, usual=self._usual_steps(job))
         body = _encode(view)
         queue = "" if place is None else f".{place.position}.{place.expected_start or ''}".replace(" ", "T")
         etag = f'"{view.cursor}.{__version__}{self._base.text}{queue}"'.encode()  # another version may add fields

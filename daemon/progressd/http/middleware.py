@@ -25,13 +25,13 @@ from progressd.engine.view import ClientView
 from progressd.http.body import SAFE
 from progressd.http.context import CONTEXT, AppContext, RequestContext
 from progressd.http.job_cache import MIN_GZIP_BYTES, CachedResponse, Headers
+from progressd.http.pages import HTML, PAGE, VARY, error_page, prefers_page
 from progressd.http.schemas import JSON
 from progressd.net.request import check_host, check_origin, header
 
 AUTH_STATUS: Final = "/api/auth/status"  # public, but describes the request's key
-PUBLIC: Final = frozenset(
+PUBLIC: Final = frozenset(  # in addition to the pages
     {
-        "/",
         "/favicon.ico",
         AUTH_STATUS,
         "/api/docs",
@@ -137,7 +137,7 @@ class AccessMiddleware:
                 raise Unauthorized("the key has changed: send the request again")
         except ProgressdError as error:
             if not response.started:
-                await _reject(error, receive, response)
+                await _reject(error, scope, receive, response)
 
     def fast_read(
         self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], client: tuple[str, int] | None
@@ -272,7 +272,7 @@ def _authorize(identity: Identity, scope: HTTPScope) -> None:
 
 def action_of(method: str, path: str) -> Scope | None:
     """Return the scope that a request needs; None for a public request."""
-    if method == "OPTIONS" or path in PUBLIC or path.startswith(PUBLIC_BELOW):
+    if method == "OPTIONS" or path in PUBLIC or path.startswith(PUBLIC_BELOW) or PAGE.fullmatch(path):
         return None
     reads = (method in SAFE and not path.startswith((PINGS, UPLOADS))) or (
         method == "POST" and NEW_TOKEN.fullmatch(path)
@@ -280,9 +280,17 @@ def action_of(method: str, path: str) -> Scope | None:
     return Scope.READ if reads else Scope.WRITE
 
 
-async def _reject(error: ProgressdError, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-    body = encode(error.body())
-    fields = {**error.headers(), "Content-Type": JSON, "Content-Length": str(len(body))}
+async def _reject(
+    error: ProgressdError, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+) -> None:
+    fields = error.headers()
+    if prefers_page(scope["method"], scope["path"], scope["headers"]):
+        body = b"" if scope["method"] == "HEAD" else error_page(error.status, str(error), scope["path"]).encode()
+        fields |= {"Content-Type": HTML, "Vary": VARY, "Cache-Control": "no-store"}
+    else:
+        body = encode(error.body())
+        fields["Content-Type"] = JSON
+    fields["Content-Length"] = str(len(body))
     await respond(receive, send, error.status, fields, body)
 
 

@@ -1,11 +1,13 @@
 """The JSON of a job for clients, and the media types of bodies. Unknown values are absent, never null."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
+from progressd.core.eta import UsualStep
 from progressd.core.events import Priority
 from progressd.core.job import Job
 from progressd.core.messages import Cursor, JobStatus, ProgressData
@@ -49,6 +51,19 @@ def step_view(step: Step) -> StepView:
     )
 
 
+class UsualStepView(Struct, frozen=True, kw_only=True):
+    """A step in earlier runs of similar jobs: its median start, since that of the job, and duration, in seconds.
+
+    `step_name` is absent until the job has reached the step.
+    """
+
+    step_name: str | UnsetType = UNSET
+    phase: str | UnsetType = UNSET
+    after_seconds: float
+    seconds: float
+    runs: int
+
+
 class JobView(Struct, frozen=True, kw_only=True):
     """A job. `id` and `job_id` are the same. Times are UTC."""
 
@@ -76,13 +91,20 @@ class JobView(Struct, frozen=True, kw_only=True):
     queue_position: int | UnsetType = UNSET  # of a job that waits for the runner, from 1
     expected_start: datetime | UnsetType = UNSET  # of a job that waits for the runner
     steps: list[StepView] | UnsetType = UNSET  # the timeline, oldest first; not in lists
+    usual_steps: list[UsualStepView] | UnsetType = UNSET  # of earlier runs; not in lists
     cursor: str
 
 
 def job_view(
-    job: Job, store_id: str, base: BasePath, place: QueuePlace | None = None, *, with_steps: bool = False
+    job: Job,
+    store_id: str,
+    base: BasePath,
+    place: QueuePlace | None = None,
+    *,
+    with_steps: bool = False,
+    usual: Sequence[UsualStep] = (),
 ) -> JobView:
-    """Return a job for a client. `place`: its place in the queue of the runner."""
+    """Return a job for a client. `place`: its place in the queue of the runner. `usual`: the steps of earlier runs."""
     return JobView(
         id=job.id,
         job_id=job.id,
@@ -110,7 +132,19 @@ def job_view(
         steps=[step_view(renamed_step(step, job.progress)) for step in job.steps]
         if with_steps and job.steps
         else UNSET,
+        usual_steps=list(map(usual_step_view, usual)) or UNSET,
         cursor=str(Cursor(store_id, job.offset)),
+    )
+
+
+def usual_step_view(step: UsualStep) -> UsualStepView:
+    """Return a step of earlier runs for a client."""
+    return UsualStepView(
+        step_name=or_unset(step.name),
+        phase=or_unset(step.phase),
+        after_seconds=step.after,
+        seconds=step.seconds,
+        runs=step.runs,
     )
 
 

@@ -194,7 +194,7 @@ class WebSocketServer:
         session = self._engine.broadcaster.open_session(_filtered_outbox(websocket, view, request))
         try:
             messages, received = trio.open_memory_channel[str | bytes](1)
-            logs = None if identity.token else LogSubscriptions(websocket, self._engine.logs)
+            logs = None if not identity.logs else LogSubscriptions(websocket, self._engine.logs)
             commands = SubscriptionCommands(websocket, session, view, self._engine.history, self._subscribe_lock, logs)
             websocket.nursery.start_soon(commands.run, received)
             await websocket.serve(messages)

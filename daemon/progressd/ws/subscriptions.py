@@ -156,7 +156,9 @@ class SubscriptionCommands:
         for name, topic in checked.items():
             new = topic not in self._session.topics and topic not in open_logs
             if self._logs is None and _is_log(topic):
-                errors.append(SubscribeError("a watch token does not show logs: use a key", name))
+                errors.append(
+                    SubscribeError("this watch token does not show logs: use a key, or a token with log=true", name)
+                )
             elif _topic_of_job(topic) not in existing:
                 errors.append(SubscribeError(f"no {topic.replace(':', ' ')}", name))
             elif new and room <= 0:

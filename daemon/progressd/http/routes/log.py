@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import trio
+from msgspec import Meta, Struct
 from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
 
@@ -18,18 +19,26 @@ from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.core.log_text import LogText
 from progressd.core.messages import JobLog, encode
-from progressd.engine.log_reader import LINE_RATE, LogStart, log_messages, log_texts, parsed_start, require_log
+from progressd.engine.log_reader import LINE_RATE, LogPage, LogStart, log_messages, log_texts, parsed_start, require_log
 from progressd.files.job_logs import Chunk, LogWatcher
-from progressd.http.context import RequestContext, request_context
+from progressd.http.context import RequestContext, json_response, request_context
 from progressd.http.openapi import described
 from progressd.http.response import FileResponse, range_within
 from progressd.http.routes.sse import COMMENT, HEADERS, retry_event
 from progressd.http.schemas import EVENT_STREAM
-from progressd.net.request import LogTextQuery
+from progressd.net.request import LogTextQuery, parsed_query
 
 TEXT: Final = "text/plain; charset=utf-8"
+MAX_PAGE_LINES: Final = 20_000
 
 blueprint = Blueprint("log", __name__)
+
+
+class LinesQuery(Struct, frozen=True):
+    """The query of a page: the number of lines, and the offset at which they end."""
+
+    limit: Annotated[int, Meta(ge=1)] = 1000
+    before: Annotated[int, Meta(ge=0, le=2**60)] | None = None
 
 
 @blueprint.get("/api/jobs/<job_id>/log")
@@ -58,6 +67,16 @@ async def job_log(job_id: str) -> Response:
     response.accept_ranges = "none" if follow else "bytes"
     response.timeout = None
     return response
+
+
+@blueprint.get("/api/jobs/<job_id>/log/lines")
+@described(LogPage, query=(LinesQuery,), errors=(404,))
+async def job_log_lines(job_id: str) -> Response:
+    """Return the last lines of a log, or the last lines before an offset: for viewers that load a log backwards."""
+    context, job = await _found(job_id)
+    query = parsed_query(request.args, LinesQuery)
+    page = await context.app.engine.logs.page(job, min(query.limit, MAX_PAGE_LINES), query.before)
+    return json_response(page, headers={"Cache-Control": "no-store"})
 
 
 @blueprint.get("/api/jobs/<job_id>/log/events")

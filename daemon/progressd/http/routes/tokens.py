@@ -3,15 +3,17 @@
 import math
 import time
 from datetime import UTC, datetime
+from typing import Annotated
 
-from msgspec import UNSET, Struct, UnsetType
-from quart import Blueprint, Response
+from msgspec import UNSET, Meta, Struct, UnsetType
+from quart import Blueprint, Response, request
 
 from progressd.auth.authenticator import ANONYMOUS, UNRESTRICTED
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 from progressd.http.context import json_response, request_context
 from progressd.http.openapi import described
+from progressd.net.request import parsed_query
 
 blueprint = Blueprint("auth", __name__)
 
@@ -46,6 +48,13 @@ class WatchToken(Struct, frozen=True):
     expires_at: datetime
 
 
+class TokenQuery(Struct, frozen=True):
+    """The query of a new token: whether it shows logs too, and its lifetime in seconds."""
+
+    log: bool = False
+    lifetime: Annotated[float, Meta(gt=0, le=2**31)] | None = None
+
+
 @blueprint.get("/api/auth/status")
 @described(AuthStatus)
 async def status() -> Response:
@@ -75,21 +84,21 @@ async def rate_limit() -> Response:
 
 
 @blueprint.post("/api/token")
-@described(WatchToken)
+@described(WatchToken, query=(TokenQuery,))
 async def token() -> Response:
     """Create a token to watch all jobs visible to the client."""
     return await _token_for(ALL_JOBS)
 
 
 @blueprint.post("/api/jobs/<job_id>/token")
-@described(WatchToken)
+@described(WatchToken, query=(TokenQuery,))
 async def job_token(job_id: str) -> Response:
     """Create a token to watch one job and download its result."""
     return await _token_for(job_topic(checked_job_id(job_id)))
 
 
 @blueprint.post("/api/batch/<batch_id>/token")
-@described(WatchToken)
+@described(WatchToken, query=(TokenQuery,))
 async def batch_token(batch_id: str) -> Response:
     """Create a token to watch one batch and its jobs."""
     return await _token_for(batch_topic(checked_batch_id(batch_id)))
@@ -97,6 +106,8 @@ async def batch_token(batch_id: str) -> Response:
 
 async def _token_for(topic: str) -> Response:
     context = request_context()
+    query = parsed_query(request.args, TokenQuery)
     await context.view.require(topic)
-    token, end = context.app.authenticator.new_token(context.client.identity, topic)
+    identity = context.client.identity
+    token, end = context.app.authenticator.new_token(identity, topic, query.lifetime, logs=query.log)
     return json_response({"token": token, "topic": topic, "expires_at": end}, 200, {"Cache-Control": "no-store"})

@@ -1,0 +1,59 @@
+"""The pages for people. Every page may be opened without a key, because it contains no data: its script requests them.
+
+An error on the way to a page is a page too. Programs receive JSON, as for every other path.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from http.client import responses
+from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, Template
+from quart import Blueprint, Response, current_app
+
+from progressd.http.body import SAFE
+from progressd.http.openapi import TEMPLATES
+from progressd.net.request import header
+
+PAGE: Final = re.compile(r"/(?:jobs/[^/]+|batches/[^/]+|stats)?")
+FOR_PROGRAMS: Final = re.compile(r"/(?:api|ws|ping|static|badge)(?:/|$)")
+HTML: Final = "text/html; charset=utf-8"
+VARY: Final = "Accept, Sec-Fetch-Mode"
+
+blueprint = Blueprint("pages", __name__)
+
+
+@blueprint.get("/")
+async def jobs() -> Response:
+    """Return the page of all jobs."""
+    return await current_app.send_static_file("index.html")
+
+
+@blueprint.get("/jobs/<job_id>")
+async def job(job_id: str) -> Response:
+    """Return the page of one job. Its script says whether the job exists."""
+    return await current_app.send_static_file("job.html")
+
+
+def prefers_page(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether a person opened this path in a browser.
+
+    Some programs accept HTML without wanting it. So below `/api` and the like, only a navigation counts.
+    """
+    fields = list(headers)
+    if method not in SAFE or "text/html" not in header(fields, b"accept"):
+        return False
+    return header(fields, b"sec-fetch-mode") == "navigate" or not FOR_PROGRAMS.match(path)
+
+
+def error_page(status: int, sentence: str, path: str) -> str:
+    """Return the page that shows an error. `path`: the path of the request, below the base path."""
+    up = "../" * (path.count("/") - 1) or "./"
+    sentence = sentence[:1].upper() + sentence[1:].rstrip(".") + "."
+    return _template().render(status=status, title=responses.get(status, "Error"), sentence=sentence, up=up)
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("error.html")

@@ -1,0 +1,180 @@
+/** Shows one job: its title, state, bar, figures, tasks, error and details. */
+
+import { now } from './clock.js';
+import { byId, describe, element, setText } from './dom.js';
+import { duration, moment, rate, remaining, steps, stopwatch } from './format.js';
+import { isFinished, isOpenEnded, remainingOf } from './job-model.js';
+import { language, t } from './text.js';
+
+/** @param {import('./job-model.js').Job} job */
+export const nameOf = (job) => job.name || job.input_filename || job.kind || t('Untitled job');
+
+const STATES = {
+  queued: 'Waiting',
+  processing: 'Running',
+  completed: 'Done',
+  failed: 'Failed',
+  cancelled: 'Cancelled',
+};
+
+/** @param {import('./job-model.js').Job} job */
+export const stateOf = ({ status, progress }) => t(progress?.stalled && status === 'processing' ? 'Silent' : STATES[status]);
+
+const percentOf = ({ status, progress }) => (status === 'completed' ? 100 : progress?.percent ?? 0);
+
+const number = (value) => new Intl.NumberFormat(language).format(value);
+const percentage = (value) => new Intl.NumberFormat(language, { style: 'percent' }).format(value / 100);
+
+const exactly = (iso) => element('time', { dateTime: iso, title: iso }, whole(iso));
+const whole = (iso) => new Intl.DateTimeFormat(language, { dateStyle: 'medium', timeStyle: 'medium' }).format(new Date(iso));
+
+/** Shows all of a job that changes with a message. */
+export function showJob(job) {
+  const { status, progress = {} } = job;
+  const page = document.body;
+  page.dataset.status = status;
+  page.toggleAttribute('data-stalled', status === 'processing' && Boolean(progress.stalled));
+  setText(byId('name'), nameOf(job));
+  setText(byId('kind'), job.kind && job.kind !== nameOf(job) ? job.kind : '');
+  setText(byId('state'), stateOf(job));
+  showProgress(job);
+  showFigures(job);
+  showTasks(status === 'processing' ? progress.tasks ?? [] : []);
+  showDetails(job);
+  byId('failure').hidden = status !== 'failed';
+  setText(byId('error'), job.error ?? '');
+}
+
+function showProgress(job) {
+  const percent = percentOf(job);
+  const openEnded = isOpenEnded(job);
+  const step = stepOf(job);
+  setText(byId('figure'), openEnded || job.status === 'queued' ? '' : percentage(percent));
+  setText(byId('step'), step);
+  const bar = byId('bar');
+  bar.setAttribute('aria-label', t('Progress of {name}', { name: nameOf(job) }));
+  bar.toggleAttribute('data-open-ended', openEnded);
+  if (openEnded) bar.removeAttribute('aria-valuenow');
+  else bar.setAttribute('aria-valuenow', percent);
+  bar.setAttribute('aria-valuetext', [stateOf(job), openEnded ? '' : percentage(percent), step].filter(Boolean).join(', '));
+  byId('fill').style.transform = openEnded ? '' : `scaleX(${percent / 100})`;
+}
+
+function stepOf({ status, pipeline, progress = {}, page_count: pages, queue_position: place }) {
+  if (status === 'queued') {
+    if (place) return t('Number {n} in the queue', { n: number(place) });
+    return pipeline ? t('Waiting for its turn') : t('Not started yet');
+  }
+  const { step_name: name, current_step: step, total_steps: total, unit, phase } = progress;
+  if (status === 'completed') return pages ? t('{n} page | {n} pages', { n: pages }) : '';
+  if (isFinished({ status })) return name ? t('Stopped at “{step}”', { step: name }) : '';
+  const part = phase && !name?.startsWith(phase) ? phase : '';
+  return [part, name, steps(step, total, unit)].filter(Boolean).join(' · ') || t('Starting');
+}
+
+/** Updates what changes with the time alone. */
+export function showFigures(job) {
+  const { status, progress = {} } = job;
+  const spent = spentOn(job);
+  setText(byId('time'), isFinished(job) && spent ? t(status === 'completed' ? 'in {time}' : 'after {time}', { time: spent }) : '');
+  const running = status === 'processing';
+  const { rate: speed, unit } = running ? progress : {};
+  describe(byId('figures'), [
+    [t('Remaining'), running && !progress.stalled && forecast(job)],
+    [t('Elapsed'), running && spent],
+    [t('Rate'), rate(speed, unit)],
+    [t('Silent'), running && progress.stalled && t('No sign of life from its program')],
+    [t('Expected start'), status === 'queued' && job.expected_start && moment(job.expected_start)],
+    [t('Waiting since'), status === 'queued' && moment(job.created_at)],
+    [t('Finished'), isFinished(job) && job.completed_at && exactly(job.completed_at)],
+  ], true);
+}
+
+/** The remaining time, its interval, and where it comes from. */
+function forecast(job) {
+  const left = remainingOf(job);
+  if (!left) return null;
+  const text = remaining(left.seconds);
+  if (!text) return null;
+  const interval = remaining(left.seconds, left.low, left.high);
+  const { from, runs } = job.progress.eta ?? {};
+  const origins = {
+    history: t('from {n} earlier run | from {n} earlier runs', { n: runs ?? 0 }),
+    rate: t('from its speed so far'),
+    producer: t('as its program reports'),
+  };
+  const about = interval !== text && !interval.startsWith(text) ? interval : '';
+  return element('span', {}, text, element('span', { class: 'origin' }, [about, origins[from]].filter(Boolean).join(' · ')));
+}
+
+function spentOn(job) {
+  if (isFinished(job) && job.elapsed_seconds !== undefined) return duration(job.elapsed_seconds);
+  const end = isFinished(job) ? Date.parse(job.completed_at) : now();
+  const seconds = (end - Date.parse(job.started_at)) / 1000;
+  if (Number.isNaN(seconds)) return '';
+  return isFinished(job) ? duration(seconds) : stopwatch(seconds);
+}
+
+/** Shows the unfinished tasks first. Each line stays the same element, so that its bar moves. */
+function showTasks(tasks) {
+  const list = byId('tasks');
+  byId('tasks-part').hidden = !tasks.length;
+  const lines = new Map([...list.children].map((line) => [line.dataset.taskId, line]));
+  const sorted = [...tasks].sort((a, b) => isFinished({ status: a.state }) - isFinished({ status: b.state }));
+  const shown = sorted.map((task) => showTask(lines.get(task.id) ?? newTaskLine(task.id), task));
+  if (shown.length !== list.children.length || shown.some((line, place) => list.children[place] !== line)) {
+    list.replaceChildren(...shown);
+  }
+}
+
+const newTaskLine = (id) => element('li', { 'data-task-id': id },
+  ...['name', 'bar', 'detail'].map((part) => element('span', { class: `task-${part}` })));
+
+function showTask(line, { name, current, total, unit, state }) {
+  const [title, bar, detail] = line.children;
+  const share = state === 'completed' ? 1 : total ? Math.min(1, current / total) : 0;
+  line.dataset.status = state;
+  setText(title, name);
+  title.title = name;
+  bar.style.setProperty('--share', share);
+  setText(detail, state === 'processing' ? steps(current, total, unit) : t(STATES[state]));
+  return line;
+}
+
+function showDetails(job) {
+  const { id, labels = {}, options = {}, progress = {} } = job;
+  const { host, ...others } = labels;
+  const end = Object.entries(others);
+  describe(byId('details'), [
+    [t('Host'), host],
+    [t('Kind'), job.kind],
+    [t('File'), job.input_filename !== nameOf(job) && job.input_filename],
+    [t('Pages'), job.page_count && number(job.page_count)],
+    [t('Pipeline'), job.pipeline !== job.kind && job.pipeline],
+    [t('Options'), chips(Object.entries(options))],
+    [t('Labels'), chips(end)],
+    [t('Priority'), job.priority && t({ low: 'Low', normal: 'Normal', high: 'High' }[job.priority] ?? job.priority)],
+    [t('Attempt'), job.attempt > 1 && number(job.attempt)],
+    [t('Created'), exactly(job.created_at)],
+    [t('Started'), job.started_at && exactly(job.started_at)],
+    [t('Finished'), job.completed_at && exactly(job.completed_at)],
+    [t('Result'), resultOf(job)],
+    [t('Silence allowed'), job.lease_seconds && duration(job.lease_seconds)],
+    [t('Steps'), isFinished(job) && job.status !== 'completed' && steps(progress.current_step, progress.total_steps, progress.unit)],
+    [t('Id'), element('code', {}, id)],
+  ]);
+}
+
+const chips = (pairs) => pairs.length > 0
+  && element('span', {}, ...pairs.map(([name, value]) => element('span', { class: 'chip' }, `${name}=${textOf(value)}`)));
+
+const textOf = (value) => (typeof value === 'object' ? JSON.stringify(value) : String(value));
+
+/** The address of a result that is elsewhere. Results of other schemes are text, not links. */
+function resultOf({ status, output_path: output }) {
+  if (status !== 'completed' || !output || output.startsWith('/')) return null;
+  return isElsewhere(output) ? element('a', { href: output, rel: 'noopener noreferrer', target: '_blank' }, output) : output;
+}
+
+/** @param {string} output */
+export const isElsewhere = (output) => /^https?:\/\//i.test(output);
