@@ -1,10 +1,11 @@
 import io
 import json
-from datetime import date, datetime
+import re
+from datetime import UTC, date, datetime
 
 import pytest
 from progressd.cli import text
-from progressd.cli.display import BarDisplay, LineDisplay
+from progressd.cli.display import BarDisplay, ChangeDisplay, LineDisplay
 from progressd.client.watcher import Disconnected, Received
 from progressd.core.messages import decode
 from rich.console import Console
@@ -124,7 +125,26 @@ def test_a_lost_connection_is_shown_once(capsys: pytest.CaptureFixture[str]) -> 
             display.disconnected(Disconnected("draining", 1.0, failures))
         display.show(STARTED)
         display.show(MOVED)
-    assert capsys.readouterr().err == "connection lost (draining), reconnecting\nreconnected\n"
+    assert capsys.readouterr().err == "connection lost: the daemon is stopping; reconnecting\nreconnected\n"
+
+
+def test_lines_of_all_jobs_have_a_time_and_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    time = "2026-01-01T00:00:01.5Z"
+    when = datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC).astimezone().isoformat()
+    messages = [
+        CREATED,
+        STARTED,
+        MOVED,
+        PREVIEW,
+        received("status_change", old_status="processing", new_status="failed"),
+        FAILED,
+    ]
+    with ChangeDisplay(URL) as display:
+        for message in messages:
+            raw = json.dumps({**json.loads(message.text), "time": time})
+            display.show(Received(raw, decode(raw)))
+    changes = ["created", "started", "41% 5/12 AI Upscaling, about 65 s left", "failed: Pipeline error"]
+    assert capsys.readouterr().out.splitlines() == [f"{when}\ta.pdf\t{change}\t{JOB}" for change in changes]
 
 
 def bars(names: dict[str, str] | None = None, width: int = 120) -> tuple[BarDisplay, io.StringIO]:
@@ -214,6 +234,21 @@ def test_hidden_bars_are_counted() -> None:
         display._progress.refresh()
         shown = [line for part in screen.getvalue().split("\n") if (line := part.rpartition("\x1b[2K")[2].strip())]
     assert [line[:8] for line in shown] == ["00000004", "00000002", "00000009", "00000008", "00000007", "… and 5 "]
+
+
+def test_the_bars_are_dim_while_the_connection_is_lost() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, color_system="standard", legacy_windows=False)
+    dim = re.compile(r"\x1b\[(?:2|2;[0-9;]+)ma\.pdf")
+    with BarDisplay(URL, {JOB: "a.pdf"}, console) as display:
+        for lost in (False, True, False):
+            screen.truncate(0)
+            if lost:
+                display.disconnected(Disconnected("draining", 1.0, 0))
+            else:
+                display.show(MOVED)
+            display._progress.refresh()
+            assert bool(dim.search(screen.getvalue())) is lost
 
 
 def test_an_empty_display_says_so() -> None:

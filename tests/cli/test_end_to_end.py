@@ -272,7 +272,7 @@ def test_a_watcher_survives_a_crash_of_the_daemon(tmp_path: Path, free_port: int
                 rest, errors = watch.communicate(timeout=PATIENCE)
     assert rest.splitlines()[-1].startswith(f"{job_id} completed")
     assert watch.returncode == 0
-    assert errors == "connection lost, reconnecting\nreconnected\n"
+    assert errors == "connection lost; reconnecting\nreconnected\n"
 
 
 def test_a_large_file_arrives_whole(daemon: Daemon, tmp_path: Path) -> None:

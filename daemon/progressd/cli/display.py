@@ -1,13 +1,17 @@
 """Show messages as bars on a terminal, as lines in a pipe, or as JSON."""
 
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 import click
+from msgspec import UNSET
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
+from rich.styled import Styled
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -27,6 +31,7 @@ from progressd.core.messages import (
     ServerShutdown,
     ServerStatus,
     StatusChange,
+    ends_job,
 )
 from progressd.core.messages import Progress as ProgressMessage
 
@@ -106,6 +111,28 @@ class LineDisplay(Display):
         click.echo(line)
 
 
+class ChangeDisplay(LineDisplay):
+    """Print each change of a job as a line: time, name, change and job id, with tabs between them."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, as_json=False)
+        self._names = dict[str, str]()  # of unfinished jobs
+
+    def _print(self, received: Received) -> None:
+        message = received.message
+        if message is None or not (change := text.change(message, self._url)):
+            return
+        job_id = getattr(message, "job_id", "-")
+        if isinstance(message, JobCreated):
+            self._names[job_id] = text.printable(message.data.name or message.data.input_filename or message.data.kind)
+        name = self._names.get(job_id) or text.short(job_id)
+        if isinstance(message, JobDeleted) or (isinstance(message, JobMessage) and ends_job(message)):
+            self._names.pop(job_id, None)
+        when = getattr(message, "time", UNSET)
+        time = datetime.now(UTC) if when is UNSET else when
+        click.echo(f"{time.astimezone().isoformat(timespec='seconds')}\t{name}\t{change}\t{job_id}")
+
+
 class BarDisplay(Display):
     """Show a live bar for each unfinished job, and above the bars a line for each finished job."""
 
@@ -127,6 +154,16 @@ class BarDisplay(Display):
 
     def name_job(self, job_id: str, name: str) -> None:
         self._names[job_id] = text.printable(name)
+
+    def show(self, received: Received) -> None:
+        """See Display."""
+        self._progress.dimmed = False
+        super().show(received)
+
+    def disconnected(self, lost: Disconnected) -> None:
+        """See Display. The last state stays, dimmed."""
+        self._progress.dimmed = True
+        super().disconnected(lost)
 
     def _print(self, received: Received) -> None:
         match received.message:
@@ -203,6 +240,7 @@ class _Screen(Progress):
     """Bars that fit the terminal. Rich shortens names and steps; a narrow terminal shows no ids and no rates.
 
     With more bars than lines, running jobs come first, then the newest jobs. `idle` is shown while there are no bars.
+    `dimmed`: the state is from before the connection was lost.
     """
 
     def __init__(self, console: Console, idle: str) -> None:
@@ -220,10 +258,15 @@ class _Screen(Progress):
         self._narrow: tuple[ProgressColumn, ...] = (name, self._bar, percentage, left, step)
         self._idle = idle
         self._terminal = console
+        self.dimmed = False
         super().__init__(console=console, transient=True)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Return the renderables to show."""
+        for shown in self._lines():
+            yield Styled(shown, "dim") if self.dimmed else shown
+
+    def _lines(self) -> Iterable[RenderableType]:
         tasks, room = self.tasks, max(1, self._terminal.height - RESERVED_LINES)
         if len(tasks) > room:
             newest = sorted(tasks, key=lambda task: (task.description == QUEUED, -task.id))
@@ -284,11 +327,11 @@ class _TextColumn(ProgressColumn):
         return Text(self._text(task), **self._options)
 
 
-def display_for(url: str, names: Mapping[str, str], *, as_json: bool) -> Display:
+def display_for(url: str, names: Mapping[str, str], *, as_json: bool, all_jobs: bool = False) -> Display:
     """Return bars on a terminal, otherwise lines. `names`: known job names by id."""
-    if as_json or not sys.stdout.isatty():
-        return LineDisplay(url, as_json=as_json)
-    return BarDisplay(url, names)
+    if not as_json and text.can_redraw(sys.stdout, os.environ):
+        return BarDisplay(url, names)
+    return ChangeDisplay(url) if all_jobs and not as_json else LineDisplay(url, as_json=as_json)
 
 
 def _percentage(task: Task) -> str:

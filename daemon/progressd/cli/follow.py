@@ -4,7 +4,7 @@ import signal
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import trio
 
@@ -16,19 +16,32 @@ from progressd.client.watcher import watch_texts
 from progressd.core.close_codes import JOB_DELETED
 from progressd.core.messages import Completed, Error, JobStatus, Message, StatusChange
 
+Wanted: TypeAlias = Callable[[Message | None], bool]  # whether to show a message; None: of an unknown type
+
 MAX_CONNECTIONS: Final = 16  # at once; the daemon runs jobs in order, so later jobs can wait
 
 
-def follow(remote: Remote, job_ids: Collection[str] | None, names: Mapping[str, str], *, as_json: bool = False) -> int:
-    """Show the messages of these jobs until all have ended. If `job_ids` is None, show those of all jobs, forever.
+def follow(
+    remote: Remote,
+    job_ids: Collection[str],
+    names: Mapping[str, str],
+    *,
+    as_json: bool = False,
+    interval: float = 0.0,
+) -> int:
+    """Show the messages of these jobs until all have ended.
 
     Return the exit status: 0 if all completed, 1 if not, 130 after SIGINT, 143 after SIGTERM. `names`: known job
-    names by id. Raises ClientError.
+    names by id. `interval`: seconds between two progress messages of a job. Raises ClientError.
     """
     with display_for(remote.url, names, as_json=as_json) as display:
-        if job_ids is None:
-            return trio.run(until_interrupted, partial(_follow_all, remote, display))
-        return trio.run(until_interrupted, partial(_follow_each, remote, job_ids, display))
+        return trio.run(until_interrupted, partial(_follow_each, remote, job_ids, display, interval))
+
+
+def follow_all(remote: Remote, wanted: Wanted, *, as_json: bool, interval: float) -> int:
+    """Show the messages of all jobs, as far as they are wanted, until a signal. Return the exit status."""
+    with display_for(remote.url, {}, as_json=as_json, all_jobs=True) as display:
+        return trio.run(until_interrupted, partial(_follow_all, remote, wanted, display, interval))
 
 
 async def until_interrupted(run: Callable[[], Awaitable[int]]) -> int:
@@ -48,21 +61,23 @@ async def until_interrupted(run: Callable[[], Awaitable[int]]) -> int:
     return status
 
 
-async def _follow_all(remote: Remote, display: Display) -> int:
-    async with watch_texts(remote.url, key=remote.key, on_lost=display.disconnected) as received:
+async def _follow_all(remote: Remote, wanted: Wanted, display: Display, interval: float) -> int:
+    options: Any = {"key": remote.key, "on_lost": display.disconnected, "interval": interval}
+    async with watch_texts(remote.url, **options) as received:
         async for one in received:
-            display.show(one)
+            if wanted(one.message):
+                display.show(one)
     return 0
 
 
-async def _follow_each(remote: Remote, job_ids: Collection[str], display: Display) -> int:
+async def _follow_each(remote: Remote, job_ids: Collection[str], display: Display, interval: float = 0.0) -> int:
     limiter = trio.CapacityLimiter(MAX_CONNECTIONS)
     ends: list[JobStatus] = []
 
     async def follow_one(job_id: str) -> None:
         async with limiter:
             try:
-                ends.append(await follow_job(remote, job_id, display))
+                ends.append(await follow_job(remote, job_id, display, interval))
             except (APIError, StreamClosed) as error:
                 if len(job_ids) == 1 or not _deleted(error):
                     raise
@@ -74,10 +89,11 @@ async def _follow_each(remote: Remote, job_ids: Collection[str], display: Displa
     return 0 if ends == [JobStatus.COMPLETED] * len(job_ids) else 1
 
 
-async def follow_job(remote: Remote, job_id: str, display: Display) -> JobStatus:
+async def follow_job(remote: Remote, job_id: str, display: Display, interval: float = 0.0) -> JobStatus:
     """Show the messages of a job until its end, and return its status. Raises ClientError."""
     ended: JobStatus | None = None
-    async with watch_texts(remote.url, job_id, key=remote.key, on_lost=display.disconnected) as received:
+    options: Any = {"key": remote.key, "on_lost": display.disconnected, "interval": interval}
+    async with watch_texts(remote.url, job_id, **options) as received:
         async for one in received:
             display.show(one)
             ended = _final_status(one.message) or ended

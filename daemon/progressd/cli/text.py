@@ -2,13 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
-from typing import Any, Final
+from typing import Any, Final, TextIO
 from urllib.parse import urlsplit
 
 from msgspec import UNSET, UnsetType
 
+from progressd.core.close_codes import DRAINING, SLOW_CONSUMER, TIMED_OUT, TRY_AGAIN
 from progressd.core.messages import (
     Completed,
     Error,
@@ -34,6 +35,12 @@ COLORS: Final = {
     JobStatus.CANCELLED: "yellow",
 }
 
+CLOSED: Final = {  # the reasons of close codes, for people
+    DRAINING.reason: "the daemon is stopping",
+    TRY_AGAIN.reason: "the daemon cannot read its database at the moment",
+    SLOW_CONSUMER.reason: "this program was too slow",
+    TIMED_OUT.reason: "the daemon did not hear from this program",
+}
 GAP: Final = "  "  # between two columns
 SIZES: Final = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 WIDE: Final = 1.6  # an interval is shown if its end is this many times its beginning
@@ -46,9 +53,15 @@ def printable(text: object) -> str:
     return _CONTROL.sub(" ", str(text)).strip()
 
 
+def can_redraw(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Return whether the stream is a terminal on which lines can be drawn again."""
+    return stream.isatty() and environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+
+
 def reconnecting(reason: str) -> str:
     """Return the notice for a lost connection; `reason`: "" if it is not known."""
-    return f"connection lost{f' ({printable(reason)})' if reason else ''}, reconnecting"
+    why = f": {CLOSED.get(reason, printable(reason))}" if reason else ""
+    return f"connection lost{why}; reconnecting"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -62,6 +75,30 @@ def line(message: Message, url: str) -> str:
     """Return a message on one line: the job, its type and its content."""
     job_id = message.job_id if isinstance(message, JobMessage | JobDeleted) else "-"
     return f"{job_id} {type_of(message)} {describe(message, url)}".rstrip()
+
+
+def change(message: Message, url: str) -> str:
+    """Return a message as a change for people; "" if the message that follows says the same."""
+    match message:
+        case JobCreated():
+            return "created"
+        case StatusChange(_, data) if data.new_status in (JobStatus.COMPLETED, JobStatus.FAILED):
+            return ""
+        case StatusChange(_, data):
+            return {JobStatus.QUEUED: "waiting again", JobStatus.PROCESSING: "started"}.get(
+                data.new_status, str(data.new_status)
+            )
+        case Progress():
+            return describe(message, url) or "running"
+        case Completed():
+            return f"completed {describe(message, url)}"
+        case Error():
+            return f"failed: {describe(message, url)}"
+        case JobDeleted():
+            return "deleted"
+        case ServerShutdown() | ServerStatus():
+            return describe(message, url)
+    return ""
 
 
 def describe(message: Message, url: str) -> str:

@@ -90,8 +90,12 @@ class RestClient:
         """Return the newest jobs. `filters`: status, kind and label (NAME=VALUE); None does not filter."""
         given = {name: value for name, value in filters.items() if value is not None}
         query = urlencode({"limit": limit, **given}, errors="replace")
-        jobs: list[dict[str, Any]] = self._call("GET", f"/api/jobs?{query}")["jobs"]
+        jobs: list[dict[str, Any]] = self.page(f"/api/jobs?{query}")["jobs"]
         return jobs
+
+    def page(self, path: str) -> dict[str, Any]:
+        """Return a page of a list; `path` with its query."""
+        return self._call("GET", path)
 
     def log(self, job_id: str, query: str = "") -> bytes:
         """Return the log of a job as text."""

@@ -7,7 +7,7 @@ for message in watch("http://127.0.0.1:8080", job_id):  # without an event loop
     ...
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
@@ -124,6 +124,7 @@ def watch(
     key: str | None = None,
     on_lost: OnLost = lambda _: None,
     backoff: Backoff | None = None,
+    interval: float = 0.0,
 ) -> Watch[Message]:
     """Return the messages of one job until its end, or of all jobs forever. Messages of unknown types are skipped.
 
@@ -136,8 +137,10 @@ def watch(
         on_lost: Called in the event loop; in a program without one, in another thread.
         backoff: Returns the seconds to wait after the given number of failures in a row. By default, the wait doubles
             up to 30 s, or up to 2 s if the URL is on a loopback address, and has a random part.
+        interval: At most one progress message per job in this time, in seconds; 0: all.
     """
-    return Watch(lambda on_lost: _stream(_Watcher(url, job_id, key, on_lost, backoff), _known), on_lost)
+    filters = _filters(interval, ())
+    return Watch(lambda on_lost: _stream(_Watcher(url, job_id, key, on_lost, backoff, filters), _known), on_lost)
 
 
 def watch_texts(
@@ -147,11 +150,26 @@ def watch_texts(
     key: str | None = None,
     on_lost: OnLost = lambda _: None,
     backoff: Backoff | None = None,
+    interval: float = 0.0,
+    types: Collection[str] = (),
 ) -> Watch[Received]:
-    """Return messages as `watch` does, with the text of each, including messages of unknown types."""
+    """Return messages as `watch` does, with the text of each, including messages of unknown types.
+
+    `types`: only messages of these types and of those that are always sent; empty: all.
+    """
+    filters = _filters(interval, types)
     return Watch(
-        lambda on_lost: _stream(_Watcher(url, job_id, key, on_lost, backoff), lambda received: received), on_lost
+        lambda on_lost: _stream(_Watcher(url, job_id, key, on_lost, backoff, filters), lambda received: received),
+        on_lost,
     )
+
+
+def _filters(interval: float, types: Collection[str]) -> Mapping[str, str]:
+    """Return the query that selects messages."""
+    return {
+        **({"interval": f"{interval:g}"} if interval else {}),
+        **({"types": ",".join(sorted(types))} if types else {}),
+    }
 
 
 def _call_in(call_soon: Callable[..., object], on_lost: OnLost, lost: Disconnected) -> None:
@@ -175,14 +193,15 @@ def watch_log(
 
     `start`: where to begin, as {"tail": "20"}, {"since": "10m"} or {"offset": "81920"}; by default at the beginning.
     """
-    watcher = _Watcher(url, job_id, key, on_lost, None, start or {"offset": "0"})
+    watcher = _Watcher(url, job_id, key, on_lost, None, log_start=start or {"offset": "0"})
     return _stream(watcher, lambda received: received.message if isinstance(received.message, JobLog) else None)
 
 
 class _Watcher:
     """Receive the messages of one job, or of all, over as many connections as necessary.
 
-    `log_start`: where to begin in the log of the job; None: receive the messages of the job instead of its log.
+    `filters`: the query that selects messages. `log_start`: where to begin in the log of the job; None: receive the
+    messages of the job instead of its log.
     """
 
     def __init__(
@@ -192,6 +211,7 @@ class _Watcher:
         key: str | None,
         on_lost: OnLost,
         backoff: Backoff | None,
+        filters: Mapping[str, str] = {},
         log_start: Mapping[str, str] | None = None,
     ) -> None:
         self._url = url
@@ -199,6 +219,7 @@ class _Watcher:
         self._key = key
         self._on_lost = on_lost
         self._backoff = backoff
+        self._filters = filters
         self._log = log_start is not None
         self._query = log_start or {}  # where to begin or to resume
         self._failures = 0
@@ -219,7 +240,7 @@ class _Watcher:
         while True:
             started = trio.current_time()
             try:
-                address = stream_url(url, self._job_id, self._query, log=self._log)
+                address = stream_url(url, self._job_id, {**self._filters, **self._query}, log=self._log)
                 await receive_texts(address, headers, HEARTBEAT, take)
                 return
             except CONNECTION_ERRORS as error:

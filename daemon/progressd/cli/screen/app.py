@@ -14,6 +14,7 @@ from progressd.cli.follow import until_interrupted
 from progressd.cli.remote import Remote, error_sentence
 from progressd.cli.screen import job_view, list_view
 from progressd.cli.screen.cells import Painter
+from progressd.cli.screen.finished import Finished
 from progressd.cli.screen.job_view import JobView
 from progressd.cli.screen.keys import Keys
 from progressd.cli.screen.list_view import ListView
@@ -27,12 +28,17 @@ from progressd.core.messages import Hello, JobStatus, Message, Progress, Resync,
 FRAME: Final = 0.1  # seconds between two drawings, unless the user types
 LOG_TAIL: Final = 1000  # lines of the log that an opened job begins with
 DETAILS_DELAY: Final = 1.0  # seconds between two requests for the details of an opened job
-FINISHED: Final = 500  # finished jobs that the list begins with
+MAX_INTERVAL: Final = 60.0  # seconds
+JOBS_A_SECOND: Final = 2000  # whose progress may arrive without using much of a processor
+TYPES: Final = ("job_created", "job_deleted", "progress")  # with those that are always sent; no previews of pages
 
 
-def watch_screen(remote: Remote, given: Filter) -> int:
-    """Show all jobs until the user quits. Return the exit status. Raises ClientError."""
-    app = App(remote, given)
+def watch_screen(remote: Remote, given: Filter, interval: float | None) -> int:
+    """Show all jobs until the user quits. Return the exit status. Raises ClientError.
+
+    `interval`: seconds between two progress messages of a job; None: as fits the number of jobs.
+    """
+    app = App(remote, given, interval)
     app.load()  # an error is printed before the screen is taken
     with FullScreen(sys.stdin.fileno(), sys.stdout.fileno(), os.environ) as screen:
         return trio.run(until_interrupted, partial(app.run, screen))
@@ -41,15 +47,18 @@ def watch_screen(remote: Remote, given: Filter) -> int:
 class App:
     """The list of jobs, and the page of one job while it is open."""
 
-    def __init__(self, remote: Remote, given: Filter) -> None:
+    def __init__(self, remote: Remote, given: Filter, interval: float | None) -> None:
         self._remote = remote
+        self._finished = Finished(given)
+        self._interval = interval
+        self._fetching = False  # a page of finished jobs
         self._rows = Rows(given)
         self._painter = Painter(colors="NO_COLOR" not in os.environ or not os.environ["NO_COLOR"])
         self._list = ListView(
             self._rows,
             self._painter,
             text.printable(remote.url),
-            list_view.Actions(self._quit, self._open, self._cancel, self._retry),
+            list_view.Actions(self._quit, self._open, self._cancel, self._retry, self._search, self._more),
         )
         self._job: JobView | None = None
         self._job_scope = trio.CancelScope()
@@ -59,10 +68,12 @@ class App:
         self._details = trio.Event()  # the details of the opened job may have changed
 
     def load(self) -> None:
-        """Fetch the finished jobs. Raises ClientError."""
+        """Fetch the first jobs. Raises ClientError."""
         with self._remote.client() as client:
-            self._rows.take_jobs(client.jobs(limit=FINISHED))
-            self._rows.take_jobs(client.jobs(limit=FINISHED, status="failed"))
+            self._take_finished(self._finished.begin(client))
+            if self._interval is None:
+                running = client.page("/api/jobs?status=processing&limit=1").get("total", 0)
+                self._interval = min(MAX_INTERVAL, max(1.0, running / JOBS_A_SECOND))
 
     async def run(self, screen: FullScreen) -> int:
         """Show the jobs until the user quits."""
@@ -71,7 +82,7 @@ class App:
             nursery.start_soon(self._receive)
             nursery.start_soon(self._read_keys, screen)
             nursery.start_soon(self._obey_signals, screen)
-            nursery.start_soon(self._tick)
+            nursery.start_soon(self._tick, screen)
             nursery.start_soon(self._draw, screen)
             await self._done.wait()
             nursery.cancel_scope.cancel()
@@ -82,7 +93,9 @@ class App:
         return self._job or self._list
 
     async def _receive(self) -> None:
-        async with watch_texts(self._remote.url, key=self._remote.key, on_lost=self._lost) as received:
+        async with watch_texts(
+            self._remote.url, key=self._remote.key, on_lost=self._lost, interval=self._interval or 0.0, types=TYPES
+        ) as received:
             async for one in received:
                 if self._rows.lost_since is not None:
                     self._rows.regained()
@@ -99,7 +112,8 @@ class App:
                 self._say(text.printable(data.error) if data.error else "the daemon has recovered")
             case Resync():
                 self._rows.clear()
-                self._nursery.start_soon(self._call, lambda client: client.jobs(limit=FINISHED), self._rows.take_jobs)
+                self._finished.restart()
+                self._nursery.start_soon(self._call, self._finished.begin, self._take_finished)
             case Hello():
                 self._show()
         opened = self._job.row if self._job else None
@@ -136,9 +150,11 @@ class App:
                 screen.clear()
                 self._show(typed=True)
 
-    async def _tick(self) -> None:
-        """Let the clocks on the screen run."""
+    async def _tick(self, screen: FullScreen) -> None:
+        """Let the clocks on the screen run, and show the progress of all jobs in the terminal's tab."""
         while True:
+            if screen.has_tab:
+                screen.progress(*self._rows.overall([self._job.row] if self._job else None))
             await trio.sleep(1)
             if any(row.status is JobStatus.PROCESSING for row in self._view.visible()):
                 self._news.set()
@@ -208,6 +224,22 @@ class App:
         self._nursery.start_soon(
             self._call, lambda client: client.retry(row.id), lambda new: self._say(f"retried as job {text.short(new)}")
         )
+
+    def _search(self, words: str) -> None:
+        self._nursery.start_soon(self._call, lambda client: self._finished.search(client, words), self._rows.take_jobs)
+
+    def _more(self) -> None:
+        if not (self._fetching or self._finished.complete):
+            self._fetching = True
+            self._nursery.start_soon(self._fetch_more)
+
+    async def _fetch_more(self) -> None:
+        await self._call(self._finished.more, self._take_finished)
+        self._fetching = False
+
+    def _take_finished(self, jobs: list[dict[str, Any]]) -> None:
+        self._rows.take_jobs(jobs)
+        self._rows.set_totals(self._finished.totals)
 
     async def _call(self, call: Callable[[RestClient], Any], take: Callable[[Any], None]) -> None:
         """Call the daemon in a thread, and take the answer or show the error."""

@@ -1,5 +1,6 @@
 """The columns of the list in a terminal of any width. The name stays readable; other columns go first."""
 
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 GAP: Final = 2  # cells between two columns
@@ -15,7 +16,7 @@ MIN_WIDTHS: Final = {
     "name": 1,
     "bar": 6,
     "percent": 4,
-    "left": 11,
+    "left": 12,
     "rate": 12,
     "step": 14,
     "host": 8,
@@ -32,11 +33,19 @@ class Column(NamedTuple):
     width: int
 
 
-def layout(width: int, longest_name: int) -> list[Column]:
-    """Return the columns that fit into `width` cells, from left to right. `longest_name`: in cells."""
+OPTIONAL: Final = frozenset({"rate", "host"})
+
+
+def layout(width: int, longest_name: int, optional: Collection[str] = OPTIONAL) -> list[Column]:
+    """Return the columns that fit into `width` cells, from left to right.
+
+    `longest_name`: in cells. `optional`: those of OPTIONAL that have something to show.
+    """
     widths = {"name": min(width, max(1, min(longest_name, NAME_WIDTH)))}
     spare = width - widths["name"]
     for name in BY_PRIORITY:
+        if name in OPTIONAL and name not in optional:
+            continue
         needed = MIN_WIDTHS[name] + _gap(name)
         if needed > spare:
             break

@@ -68,6 +68,8 @@ class Actions:
     open: Callable[[Row], None]
     cancel: Callable[[Row], None]
     retry: Callable[[Row], None]
+    search: Callable[[str], None]  # the user has typed a search
+    more: Callable[[], None]  # the end of the list is on the screen
 
 
 class ListView:
@@ -124,7 +126,7 @@ class ListView:
 
     def _jobs(self, width: int) -> list[str]:
         shown, base = self._rows.shown, "dim" if self._rows.lost_since is not None else ""
-        columns = layout(width, max(self._rows.longest_name, len(TITLES["name"])))
+        columns = layout(width, max(self._rows.longest_name, len(TITLES["name"])), self._rows.optional_columns)
         head = [Span(TITLES[column.name] and fit(TITLES[column.name], column.width)) for column in columns]
         placed = list[Span]()
         for column, title in zip(columns, head, strict=True):
@@ -133,6 +135,8 @@ class ListView:
         if not shown:
             empty = "no job matches" if self._rows.wanted.search else EMPTY[self._rows.tab]
             lines += ["", self._painter.paint([Span(shorten(f"  {empty}", width), "dim")])]
+        if self._top + 2 * self._height > len(shown) and self._rows.unloaded:
+            self._actions.more()
         now = self._rows.time()
         for number in range(self._top, min(self._top + self._height, len(shown))):
             lines.append(self._job(shown[number], columns, width, base, now, selected=number == self._index))
@@ -276,6 +280,7 @@ class ListView:
     def _search_key(self, key: str) -> None:
         assert self._search is not None
         if key == ENTER:
+            self._actions.search(self._search)
             self._search = None
         elif key == ESCAPE:
             self._search = None

@@ -23,6 +23,7 @@ from progressd.core.messages import (
     Progress,
     ProgressData,
     StatusChange,
+    ends_job,
 )
 
 NOTHING: Final = ProgressData(0, 0, "", 0)
@@ -143,6 +144,22 @@ class Filter:
         )
 
 
+class Selection:
+    """Select the messages of the jobs that a filter admits, for output in lines. Messages of no job are admitted."""
+
+    def __init__(self, given: Filter) -> None:
+        self._filter = given
+        self._rows = Rows(Filter())
+
+    def admits(self, message: Message | None) -> bool:
+        """Take a message in order, and return whether to show it."""
+        if message is None or (row := self._rows.take(message)) is None:
+            return not isinstance(message, JobDeleted)
+        if isinstance(message, JobDeleted) or ends_job(message):
+            self._rows.forget(row)
+        return self._filter.admits(row)
+
+
 class Rows:
     """All known jobs, and those that the current tab and filter show, in order."""
 
@@ -155,6 +172,9 @@ class Rows:
         self._shown = list[Row]()
         self._counts = dict.fromkeys(Tab, 0)
         self._longest_name = 0
+        self._optional = frozenset[str]()
+        self._totals = dict[Tab, int]()
+        self._finished = 0  # finished jobs that are loaded
         self._lost_at = 0.0  # of the monotonic clock
         self.lost_since: float | None = None  # when the connection was lost, in seconds since 1970
 
@@ -200,6 +220,21 @@ class Rows:
         self._refresh()
         return self._counts
 
+    def set_totals(self, totals: Mapping[Tab, int]) -> None:
+        """Note how many jobs the daemon has for these tabs, including those that are not loaded."""
+        self._totals, self._stale = dict(totals), True
+
+    @property
+    def unloaded(self) -> bool:
+        """Return whether the daemon has finished jobs for the current tab that are not loaded."""
+        return self.counts[self._tab] > len(self._shown) and self._finished < MAX_FINISHED
+
+    @property
+    def optional_columns(self) -> frozenset[str]:
+        """Return the columns that are worth showing in the current tab: rates, and hosts if there are several."""
+        self._refresh()
+        return self._optional
+
     @property
     def longest_name(self) -> int:
         """Return the cells of the longest name in the current tab."""
@@ -228,6 +263,26 @@ class Rows:
         self._rows.clear()
         self._stale = True
 
+    def overall(self, rows: Iterable[Row] | None = None) -> tuple[str, int]:
+        """Return the progress of the running jobs, or of these, for a terminal's tab: a state and a percentage."""
+        running = [
+            row
+            for row in (filter(self._filter.admits, self._rows.values()) if rows is None else rows)
+            if row.status is JobStatus.PROCESSING
+        ]
+        known = [row.data.percent for row in running if row.data.percent or row.data.total_steps]
+        percent = sum(known) // len(known) if known else 0
+        if not running:
+            return "none", 0
+        if self.lost_since is not None or any(row.stalled for row in running):
+            return "paused", percent
+        return ("normal", percent) if known else ("unknown", 0)
+
+    def forget(self, row: Row) -> None:
+        """Remove a job."""
+        self._rows.pop(row.id, None)
+        self._stale = True
+
     def take(self, message: Message) -> Row | None:
         """Apply a message, and return the job that it changes."""
         match message:
@@ -242,11 +297,14 @@ class Rows:
                     row.stalled_since = _seconds(message.time)
                 if (row.stalled, row.slow) != (data.stalled, getattr(data, "slow", False)):
                     self._stale = True
+                if data.rate is not UNSET and "rate" not in self._optional:
+                    self._stale = True
                 row.data, row.moved_at = data, self._clock()
                 return row
             case StatusChange(job_id, data):
                 row = self._row(job_id)
                 if data.new_status.finished:
+                    self._count_end(row, data.new_status)
                     row.end(data.new_status, "", _seconds(message.time))
                 else:
                     row.status, row.ended = data.new_status, 0.0
@@ -256,8 +314,10 @@ class Rows:
             case Error(job_id, data):
                 row = self._row(job_id)
                 row.end(JobStatus.FAILED, text.printable(data.message), _seconds(message.time))
-            case JobDeleted(job_id):
+            case JobDeleted(job_id, data):
                 self._stale = True
+                for tab, total in self._totals.items():
+                    self._totals[tab] = total - (tab is Tab.DONE or data.status is JobStatus.FAILED)
                 return self._rows.pop(job_id, None)
             case _:
                 return None
@@ -281,6 +341,11 @@ class Rows:
                 row.end(status, text.printable(job.get("error", "")) or elapsed, ended.timestamp())
         self._stale = True
 
+    def _count_end(self, row: Row, status: JobStatus) -> None:
+        if not row.status.finished and self._filter.admits(row):
+            for tab, total in self._totals.items():
+                self._totals[tab] = total + (tab is Tab.DONE or status is JobStatus.FAILED)
+
     def _row(self, job_id: str) -> Row:
         if (row := self._rows.get(job_id)) is None:
             row = self._rows[job_id] = Row(job_id)
@@ -291,6 +356,7 @@ class Rows:
         if not self._stale:
             return
         self._stale = False
+        self._forget_oldest()
         admitted = [row for row in self._rows.values() if self._filter.admits(row)]
         counts = dict.fromkeys(Tab, 0)
         for row in admitted:
@@ -299,9 +365,24 @@ class Rows:
             counts[Tab.DONE] += row.status.finished
             counts[Tab.ATTENTION] += row.needs_look
         counts[Tab.ALL] = len(admitted)
+        self._finished = counts[Tab.DONE]
+        if not (self._filter.search or self._filter.statuses):
+            for tab, total in self._totals.items():
+                counts[tab] = max(counts[tab], total)
+            counts[Tab.ALL] += counts[Tab.DONE] - self._finished
         self._counts = counts
         self._shown = sorted((row for row in admitted if _IN_TAB[self._tab](row)), key=_ORDER[self._tab])
         self._longest_name = max((row.width for row in self._shown), default=0)
+        hosts = len({row.labels.get("host", "") for row in self._shown}) > 1
+        rates = any(row.data.rate is not UNSET for row in self._shown)
+        self._optional = frozenset(["host"] * hosts + ["rate"] * rates)
+
+    def _forget_oldest(self) -> None:
+        """Forget the finished jobs that ended first, if there are far too many."""
+        if len(self._rows) > 2 * MAX_FINISHED and self._finished > 2 * MAX_FINISHED:
+            ended = sorted((row.ended, row.id) for row in self._rows.values() if row.status.finished)
+            for _, job_id in ended[: len(ended) - MAX_FINISHED]:
+                del self._rows[job_id]
 
 
 _IN_TAB: Final[Mapping[Tab, Callable[[Row], bool]]] = {

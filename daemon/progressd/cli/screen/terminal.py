@@ -48,7 +48,7 @@ class FullScreen:
         self._shown = list[str]()
         self._entered = False
         self._tab = (TAB_STATES["none"], 0)  # the last progress in the terminal's tab
-        self._has_tab = shows_progress(environ)
+        self.has_tab = shows_progress(environ)
 
     def __enter__(self) -> Self:
         self.enter()
@@ -106,7 +106,7 @@ class FullScreen:
     def progress(self, state: str, percent: int = 0) -> None:
         """Show progress in the terminal's tab, if it can."""
         shown = (TAB_STATES[state], percent)
-        if self._has_tab and shown != self._tab:
+        if self.has_tab and shown != self._tab:
             self._tab = shown
             self._write(f"\x1b]9;4;{shown[0]};{percent}\x1b\\")
 
