@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from PIL import Image
@@ -16,6 +16,9 @@ MIN_DPI = 36  # dots per inch; below it letters are illegible
 MAX_DPI = 2400  # dots per inch; scanners do not resolve more
 OVERLAP = 2  # rows by which bands overlap; otherwise viewers show a white line between them
 KERNEL = 4  # rows above and below a band that Lanczos reads (3), and one for rounding
+NEARLY = 0.1  # the fraction of a resolution within which resampling a page costs more sharpness than it gains
+# Dots per inch from which black and white is legible. Coarser pages become grey, which takes more bytes
+BILEVEL_DPI = 200
 BLACK_OR_WHITE = [0] * 128 + [255] * 128  # the threshold of black and white scans: a value for each level of grey
 
 
@@ -27,6 +30,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upscale: bool = True
     ocr: bool = False
     advanced: bool = False
+    existing_text: Literal["keep", "redo"] = "keep"
 
     def band_stages(self) -> list[str]:
         """Return the names of the stages of each band, in order."""
@@ -47,37 +51,41 @@ class PageConversion:
     """The conversion of one page, band by band.
 
     A scan below `dpi` is drawn at its own resolution, dot for dot, and then resampled (Lanczos). Without `upscale` it
-    keeps its resolution.
+    keeps its resolution. `changes` is false if the page is good as it is, so its own pictures can stay.
     """
 
     def __init__(self, page: SourcePage, options: Options) -> None:
         own_dpi = page.scan.dpi if page.scan else math.inf
-        drawn_dpi = min(own_dpi, options.dpi)
-        self.dpi = options.dpi if options.upscale else drawn_dpi
+        bilevel = page.grey and page.scan is not None and page.scan.bilevel
+        finest = options.dpi * (2 if bilevel and 2 * options.dpi >= BILEVEL_DPI else 1)
+        drawn_dpi = own_dpi if own_dpi <= finest * (1 + NEARLY) else finest
+        coarse = own_dpi < options.dpi * (1 - NEARLY)
+        self.dpi = options.dpi if coarse and options.upscale else drawn_dpi
+        self._bilevel = bilevel and (drawn_dpi == own_dpi or drawn_dpi >= BILEVEL_DPI)
         self.size = page.sheet.size_at(self.dpi)
         self._page, self._options = page, options
         self._drawn = page.sheet.size_at(drawn_dpi)
         self.mode = "L" if page.grey else "RGB"
-        # Black and white stays black and white, unless a lower resolution merges dots to grey.
-        self._bilevel = page.grey and page.scan is not None and page.scan.bilevel and self.dpi >= 0.99 * own_dpi
         probe = page.probe.convert(self.mode)
-        self._angle = skew_angle(probe) if options.deskew else 0.0
+        self.angle = skew_angle(probe) if options.deskew else 0.0
         if options.advanced:
-            upright = straighten(probe, 0, (0, probe.height), probe.size, self._angle)
+            upright = straighten(probe, 0, (0, probe.height), probe.size, self.angle)
             self._whitening = Whitening(upright)
+        resampled = self.dpi > own_dpi or (self.dpi < own_dpi and not bilevel)
+        self.changes = bool(self.angle) or resampled or (options.advanced and not self._bilevel)
 
     def band(self, index: int, begin: Callable[[str], None]) -> Band:
         """Return the band `index` of the page. Call `begin` with the name of each stage after Rendering."""
         first, last = self._page.sheet.rows_of(index, self.size[1])
         rows = first, min(last + OVERLAP, self.size[1])
         wanted = self._drawn_rows(rows)
-        crooked = rows_needed(wanted, self._drawn, self._angle) if self._angle else wanted
+        crooked = rows_needed(wanted, self._drawn, self.angle) if self.angle else wanted
 
         picture = self._page.render(self._drawn, crooked, self.mode)
         if self._options.deskew:
             begin("Deskewing")
-            if self._angle:
-                picture = straighten(picture, crooked[0], wanted, self._drawn, self._angle)
+            if self.angle:
+                picture = straighten(picture, crooked[0], wanted, self._drawn, self.angle)
         if self._options.upscale:
             begin("Upscaling")
             if self._drawn != self.size:

@@ -1,14 +1,15 @@
-"""Convert a scanned PDF to a cleaner one, and report the progress on stdout.
+"""Make the scanned pages of a PDF cleaner, keep all others, and report the progress on stdout.
 
     python -m progressd_pdf.pdf INPUT OUTPUT --options '{"dpi": 300, "ocr": true}'
 
-Every line on stdout is one JSON object: `progress`, `page_preview`, or finally `completed` or `error`.
+Every line on stdout is one JSON object: `progress`, `page_preview`, `log`, or finally `completed` or `error`.
 """
 
 import argparse
 import base64
 import functools
 import io
+import itertools
 import math
 import os
 import shutil
@@ -25,8 +26,8 @@ try:
     from PIL import Image
 
     from progressd_pdf.page import Options, PageConversion, Thumbnail
-    from progressd_pdf.source import POINTS_PER_INCH, ConversionError, Sheet, Source
-    from progressd_pdf.spool import PdfWriter
+    from progressd_pdf.result import PageEdit, Result
+    from progressd_pdf.source import POINTS_PER_INCH, ConversionError, Sheet, Source, SourcePage
 except ModuleNotFoundError as missing:
     if __name__ == "__main__":
         message = f"{missing.name} is not installed: install progressd[pdf]"
@@ -47,12 +48,13 @@ def emit(kind: str, **data: object) -> None:
 
 
 class Steps:
-    """Report the steps. Their total is known from the start."""
+    """Report the steps. Their total is known from the start: pages that are kept skip theirs."""
 
     def __init__(self, sheets: Sequence[Sheet], options: Options) -> None:
-        bands = sum(sheet.bands for sheet in sheets)
+        counts = [sheet.bands * len(options.band_stages()) + options.ocr for sheet in sheets]
+        self._ends = list(itertools.accumulate(counts))
         self._pages = len(sheets)
-        self._total = bands * len(options.band_stages()) + self._pages * options.ocr + 1
+        self._total = sum(counts) + 1
         self._begun = 0
 
     def begin(self, name: str) -> None:
@@ -65,9 +67,13 @@ class Steps:
         part = "" if band is None or sheet.bands == 1 else f", part {band + 1} of {sheet.bands}"
         self.begin(f"{stage} page {sheet.number} of {self._pages}{part}")
 
-    def finish(self) -> None:
+    def end_page(self, sheet: Sheet) -> None:
+        """Skip the remaining steps of a page."""
+        self._begun = self._ends[sheet.number - 1]
+
+    def finish(self, notice: str) -> None:
         """Report that the last step is done."""
-        emit("progress", current_step=self._total, total_steps=self._total, step_name="Finished")
+        emit("progress", current_step=self._total, total_steps=self._total, step_name=f"Finished{notice}")
 
 
 class Tesseract:
@@ -100,48 +106,96 @@ class Tesseract:
 
 
 class Conversion:
-    """The conversion of one document from `source` to `writer`."""
+    """The conversion of one document from `source` to `result`."""
 
-    def __init__(self, source: Source, writer: PdfWriter, options: Options, tesseract: Tesseract | None) -> None:
-        self._source, self._writer, self._options, self._tesseract = source, writer, options, tesseract
+    def __init__(self, source: Source, result: Result, options: Options, tesseract: Tesseract | None) -> None:
+        self._source, self._result, self._options, self._tesseract = source, result, options, tesseract
         self._steps = Steps(source.sheets, options)
+        self._kept: list[int] = []
 
     def run(self) -> None:
         """Convert the pages one by one, then write the document."""
         for sheet in self._source.sheets:
             self._steps.begin_on(sheet, 0, "Rendering")  # includes reading the page
             with self._source.page(sheet) as page:
-                self._convert(sheet, PageConversion(page, self._options))
+                edit = self._clean(page) if page.scan else self._keep(page)
+            self._result.edit(sheet.number - 1, edit)
+            self._steps.end_page(sheet)
         self._steps.begin("Writing the document")
-        self._writer.save(self._source.title, self._source.author)
-        self._steps.finish()
+        self._result.save()
+        self._steps.finish(self._notice())
 
-    def _convert(self, sheet: Sheet, work: PageConversion) -> None:
-        """Convert a page, add it to the document, and emit its preview."""
-        width, height = work.size
-        preview = Thumbnail(work.size, min(PREVIEW_WIDTH / width, PREVIEW_HEIGHT / height), work.mode)
-        reading = Thumbnail(work.size, ocr_scale(work), "L") if self._tesseract else None
+    def _keep(self, page: SourcePage) -> PageEdit:
+        """Keep a page that was not scanned. Return its edit, which can only add recognized text."""
+        sheet, edit = page.sheet, PageEdit(page.geometry)
+        self._kept.append(sheet.number)
+        self._steps.begin_on(sheet, None, "Keeping")
+        if self._tesseract and not page.has_text and not page.is_blank:
+            edit.text = self._recognize(sheet, page.render(sheet.size_at(ocr_dpi(sheet, OCR_DPI)), None, "L"))
+        emit_preview(sheet.number, preview_of(page))
+        return edit
+
+    def _clean(self, page: SourcePage) -> PageEdit:
+        """Return the edit that makes a scanned page cleaner, and emit the preview of the page."""
+        sheet = page.sheet
+        self._source.check_size(sheet)
+        edit = PageEdit(page.geometry, old_text=self._options.existing_text == "keep" or not self._tesseract)
+        recognize = self._tesseract and not (page.has_text and edit.old_text)
+        work = PageConversion(page, self._options)
+        if work.changes:
+            width, height = work.size
+            preview = Thumbnail(work.size, min(PREVIEW_WIDTH / width, PREVIEW_HEIGHT / height), work.mode)
+            reading = Thumbnail(work.size, ocr_dpi(sheet, work.dpi) / work.dpi, "L") if recognize else None
+            self._draw(work, sheet, edit, [preview, reading] if reading else [preview])
+            shown, read = preview.picture, reading.picture if reading else None
+        else:
+            self._steps.begin_on(sheet, None, "Keeping")
+            shown = preview_of(page)
+            read = page.render(sheet.size_at(ocr_dpi(sheet, work.dpi)), None, "L") if recognize else None
+        if read:
+            edit.text = self._recognize(sheet, read)
+        emit_preview(sheet.number, shown)
+        return edit
+
+    def _draw(self, work: PageConversion, sheet: Sheet, edit: PageEdit, copies: Sequence[Thumbnail]) -> None:
+        """Draw the new pictures of a page, and add them to small copies."""
+        edit.angle = work.angle
+        height = work.size[1]
         for index in range(sheet.bands):
             if index > 0:
                 self._steps.begin_on(sheet, index, "Rendering")
             band = work.band(index, functools.partial(self._steps.begin_on, sheet, index))
             self._steps.begin_on(sheet, index, "Writing")
-            lower, upper = (sheet.height * (1 - row / height) for row in reversed(band.rows))
-            self._writer.add_band(band.stored, lower, sheet.width, upper - lower)
-            for miniature in filter(None, (preview, reading)):
+            lower, upper = (1 - row / height for row in reversed(band.rows))
+            edit.bands.append((self._result.add_picture(band.stored), lower, upper))
+            for miniature in copies:
                 miniature.add(band)
-        text = None
-        if self._tesseract and reading:
-            self._steps.begin_on(sheet, None, "Recognising text on")
-            text = self._tesseract.text_layer(reading.picture, reading.picture.width * POINTS_PER_INCH / sheet.width)
-        self._writer.end_page(sheet.width, sheet.height, text)
-        emit_preview(sheet.number, preview.picture)
+
+    def _recognize(self, sheet: Sheet, picture: Image.Image) -> bytes:
+        assert self._tesseract is not None
+        self._steps.begin_on(sheet, None, "Recognising text on")
+        return self._tesseract.text_layer(picture, picture.width * POINTS_PER_INCH / sheet.width)
+
+    def _notice(self) -> str:
+        """Return what to tell about the pages that were kept, as the end of the last step's name."""
+        if not self._result.is_changed:
+            return ": nothing to improve, so the document was not changed"
+        if self._kept:
+            return f": {len(self._kept)} of {len(self._source.sheets)} pages were not scanned, and were kept"
+        return ""
 
 
-def ocr_scale(work: PageConversion) -> float:
-    """Return the scale at which tesseract reads the page."""
-    width, height = work.size
-    return min(1.0, OCR_DPI / work.dpi, math.sqrt(OCR_PIXELS / (width * height)))
+def preview_of(page: SourcePage) -> Image.Image:
+    """Draw a small copy of a page as it is."""
+    dpi = min(PREVIEW_WIDTH / page.sheet.width, PREVIEW_HEIGHT / page.sheet.height) * POINTS_PER_INCH
+    large = page.render(page.sheet.size_at(3 * dpi), None, "RGB", annotations=True)  # pdfium drops dots of a scan
+    return large.resize(page.sheet.size_at(dpi), Image.Resampling.BOX)
+
+
+def ocr_dpi(sheet: Sheet, dpi: float) -> float:
+    """Return the resolution at which tesseract reads the page, which has `dpi`."""
+    area = sheet.width * sheet.height / POINTS_PER_INCH**2
+    return min(dpi, OCR_DPI, math.sqrt(OCR_PIXELS / area))
 
 
 def emit_preview(number: int, picture: Image.Image) -> None:
@@ -169,8 +223,10 @@ def convert(arguments: argparse.Namespace) -> None:
         raise ConversionError(f"The options are not valid: {error}.") from None
     tesseract = Tesseract(arguments.ocr_language) if options.ocr else None
     source = Source(arguments.input, options.dpi)
-    with PdfWriter(arguments.output) as writer:
-        Conversion(source, writer, options, tesseract).run()
+    with Result(arguments.input, arguments.output) as result:
+        if result.page_count != len(source.sheets):
+            raise ConversionError("The PDF is damaged: its list of pages is not clear.")
+        Conversion(source, result, options, tesseract).run()
     emit("completed", page_count=len(source.sheets))
 
 

@@ -1,4 +1,4 @@
-"""Open a PDF, determine how its pages were scanned, and draw them, a band of rows at a time."""
+"""Open a PDF, determine which pages were scanned and how, and draw them, a band of rows at a time."""
 
 import itertools
 import math
@@ -26,6 +26,8 @@ CHROMA_TOLERANCE = 20
 REOPEN_PAGES = 32
 # Objects on a page that are examined, which takes 0.1 s. Scans have a few dozen, and invisible words
 MAX_OBJECTS = 20_000
+WHOLE_PAGE = 0.95  # the fraction of the page from which a picture hides what was drawn before
+INVISIBLE = (pdfium_raw.FPDF_TEXTRENDERMODE_INVISIBLE, pdfium_raw.FPDF_TEXTRENDERMODE_CLIP)
 MAX_DEPTH = 5  # levels of nested forms that are examined; scans have one or two
 # Pixels of a picture, by compressions that pdfium decodes row by row or as bits, within 200 MB
 MAX_PIXELS = {"DCTDecode": 1_300_000_000, "CCITTFaxDecode": 1_300_000_000, "JBIG2Decode": 1_300_000_000}
@@ -45,6 +47,41 @@ class Scan:
 
     dpi: float
     bilevel: bool
+
+
+@dataclass(frozen=True)
+class Content:
+    """The content of a page: its `scan` (None: the page was not scanned), and whether it has text, or nothing."""
+
+    scan: Scan | None
+    has_text: bool
+    is_blank: bool
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The visible box of a page (left, bottom, right, top) in its own units, and its rotation in degrees clockwise."""
+
+    box: tuple[float, float, float, float]
+    rotation: int
+
+    def to_page(self, turn: int = 0) -> pikepdf.Matrix:
+        """Return the matrix that maps the unit square to the page as it is seen, after `turn` more degrees."""
+        left, bottom, right, top = self.box
+        across, along = right - left, top - bottom
+        match (self.rotation + turn) % 360:
+            case 90:
+                return pikepdf.Matrix(0, along, -across, 0, right, bottom)
+            case 180:
+                return pikepdf.Matrix(-across, 0, 0, -along, right, top)
+            case 270:
+                return pikepdf.Matrix(0, -along, across, 0, left, top)
+        return pikepdf.Matrix(across, 0, 0, along, left, bottom)
+
+    def turning(self, angle: float) -> pikepdf.Matrix:
+        """Return the matrix that turns the page by `angle` degrees clockwise around its middle."""
+        x, y = (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+        return pikepdf.Matrix().translated(x, y).rotated(-angle).translated(-x, -y)
 
 
 @dataclass(frozen=True)
@@ -75,19 +112,21 @@ class Source:
         self._document = _open(path)
         if len(self._document) > MAX_PAGES:
             raise ConversionError(f"The PDF has {len(self._document)} pages; the limit is {MAX_PAGES}.")
-        facts = self._document.get_metadata_dict()
-        self.title, self.author = facts["Title"], facts["Author"]
+        self._dpi = dpi
         units = _user_units(path)
-        self.sheets = [self._measure(index, units.get(index, 1.0), dpi) for index in range(len(self._document))]
+        self.sheets = [self._measure(index, units.get(index, 1.0)) for index in range(len(self._document))]
 
-    def _measure(self, index: int, unit: float, dpi: int) -> Sheet:
+    def _measure(self, index: int, unit: float) -> Sheet:
         try:
             width, height = (side * unit for side in self._document.get_page_size(index))
         except pdfium.PdfiumError:
             raise ConversionError(f"Page {index + 1} is damaged and cannot be read.") from None
-        _check_size(index + 1, width / POINTS_PER_INCH, height / POINTS_PER_INCH, dpi)
-        pixels = width * height * (dpi / POINTS_PER_INCH) ** 2
+        pixels = min(MAX_PAGE_PIXELS, width * height * (self._dpi / POINTS_PER_INCH) ** 2)
         return Sheet(index + 1, width, height, bands=max(1, math.ceil(pixels / BAND_PIXELS)))
+
+    def check_size(self, sheet: Sheet) -> None:
+        """Reject a page that is too small or too large to be drawn."""
+        _check_size(sheet.number, sheet.width / POINTS_PER_INCH, sheet.height / POINTS_PER_INCH, self._dpi)
 
     def page(self, sheet: Sheet) -> "SourcePage":
         """Return the page of `sheet`, for a `with` block."""
@@ -101,32 +140,39 @@ class Source:
 
 
 class SourcePage:
-    """An open page. `scan`: how the page was scanned, None if it was not. `probe`: a small copy in colour."""
+    """An open page. `scan`: how the page was scanned, None if it was not. `probe`: a small copy in colour.
+
+    Annotations and fields are not part of the page's picture, because they stay annotations and fields.
+    """
 
     def __init__(self, page: pdfium.PdfPage, sheet: Sheet) -> None:
         self._page = page
         self.sheet = sheet
-        scan = _scan_of(page, sheet.number)
+        content = _content_of(page, sheet.number)
         unit = sheet.width / page.get_width()
-        self.scan = replace(scan, dpi=scan.dpi / unit) if scan else None
+        self.scan = replace(content.scan, dpi=content.scan.dpi / unit) if content.scan else None
+        self.has_text, self.is_blank = content.has_text, content.is_blank
+        self.geometry = Geometry(page.get_bbox(), page.get_rotation())
         longer = max(sheet.width, sheet.height)
         self.probe = self.render(sheet.size_at(PROBE_SIDE / longer * POINTS_PER_INCH), None, "RGB")
         self.grey = _is_grey(self.probe)
 
-    def render(self, size: tuple[int, int], rows: tuple[int, int] | None, mode: str) -> Image.Image:
+    def render(
+        self, size: tuple[int, int], rows: tuple[int, int] | None, mode: str, annotations: bool = False
+    ) -> Image.Image:
         """Draw the `rows` (None: all) of the page at `size` pixels on white, in mode L or RGB."""
         first, last = rows or (0, size[1])
         kind = pdfium_raw.FPDFBitmap_Gray if mode == "L" else pdfium_raw.FPDFBitmap_BGR
-        flags = pdfium_raw.FPDF_ANNOT | (
-            pdfium_raw.FPDF_GRAYSCALE if mode == "L" else pdfium_raw.FPDF_REVERSE_BYTE_ORDER
-        )
+        flags = pdfium_raw.FPDF_GRAYSCALE if mode == "L" else pdfium_raw.FPDF_REVERSE_BYTE_ORDER
+        if annotations:
+            flags |= pdfium_raw.FPDF_ANNOT
         bitmap = pdfium.PdfBitmap.new_native(size[0], last - first, kind, rev_byteorder=mode != "L")
         pdfium_raw.FPDFBitmap_FillRect(bitmap, 0, 0, size[0], last - first, 0xFFFFFFFF)
         across, down = (side / paper * (1 - SHRINK) for side, paper in zip(size, self._page.get_size(), strict=True))
         matrix = pdfium_raw.FS_MATRIX(across, 0, 0, down, 0, -first)
         clip = pdfium_raw.FS_RECTF(0, 0, size[0], last - first)
         pdfium_raw.FPDF_RenderPageBitmapWithMatrix(bitmap, self._page, matrix, clip, flags)
-        if self._page.formenv:
+        if annotations and self._page.formenv:
             pdfium_raw.FPDF_FFLDraw(self._page.formenv, bitmap, self._page, 0, -first, *size, 0, flags)
         picture: Image.Image = bitmap.to_pil()
         return picture
@@ -203,13 +249,15 @@ def _is_grey(probe: Image.Image) -> bool:
     return coloured * 10_000 <= probe.width * probe.height
 
 
-def _scan_of(page: pdfium.PdfPage, number: int) -> Scan | None:
-    """Return how page `number` was scanned. None if it has visible text or lines, or pictures cover less than half.
+def _content_of(page: pdfium.PdfPage, number: int) -> Content:
+    """Return the content of page `number`.
 
-    Raises ConversionError if a picture is too large.
+    A page was scanned if pictures cover at least half of it, and nothing else is visible. Nothing is visible behind a
+    picture that covers the page. Raises ConversionError if a picture is too large.
     """
     scans: list[Scan] = []
-    covered, drawn_on = 0.0, False
+    covered, drawn_on, has_text = 0.0, False, False
+    area = math.prod(page.get_size())
     units = [(1.0, 1.0)]  # the size of a unit on the page, and in each of the forms around the object
     for item in itertools.islice(page.get_objects(max_depth=MAX_DEPTH + 1), MAX_OBJECTS):
         matrix, (across, down) = item.get_matrix(), units[item.level]
@@ -223,11 +271,15 @@ def _scan_of(page: pdfium.PdfPage, number: int) -> Scan | None:
                 dpi = max(facts.width / width, facts.height / height) * POINTS_PER_INCH
                 scans.append(Scan(dpi, facts.bits_per_pixel == 1))
                 covered += width * height
-        elif not _is_invisible(item):
-            drawn_on = True
-    if drawn_on or covered * 2 < math.prod(page.get_size()):
-        return None
-    return Scan(max(scan.dpi for scan in scans), all(scan.bilevel for scan in scans))
+                if width * height >= WHOLE_PAGE * area and not pdfium_raw.FPDFPageObj_HasTransparency(item):
+                    drawn_on = False
+        else:
+            has_text = has_text or item.type == pdfium_raw.FPDF_PAGEOBJ_TEXT
+            drawn_on = drawn_on or not _is_invisible(item)
+    if drawn_on or covered * 2 < area:
+        return Content(None, has_text, not (scans or drawn_on))
+    scan = Scan(max(scan.dpi for scan in scans), all(scan.bilevel for scan in scans))
+    return Content(scan, has_text, is_blank=False)
 
 
 def _check_picture(picture: pdfium.PdfImage, number: int) -> None:
@@ -242,4 +294,4 @@ def _is_invisible(item: pdfium.PdfObject) -> bool:
     """Return whether the object is invisible text from OCR."""
     if item.type != pdfium_raw.FPDF_PAGEOBJ_TEXT:
         return False
-    return bool(pdfium_raw.FPDFTextObj_GetTextRenderMode(item) == pdfium_raw.FPDF_TEXTRENDERMODE_INVISIBLE)
+    return pdfium_raw.FPDFTextObj_GetTextRenderMode(item) in INVISIBLE

@@ -72,8 +72,10 @@ def picture_bomb(side: int = 60_000) -> bytes:
 
 
 def large_page_bomb() -> bytes:
-    """Return a page of 200 by 200 inches."""
-    return document({**TREE, 3: PAGE.replace(b"595 842", b"14400 14400"), 4: stream(b"0 0 100 100 re f")})
+    """Return a scan of 200 by 200 inches."""
+    about = b"/Type /XObject /Subtype /Image /Width 1 /Height 1 /ColorSpace /DeviceGray /BitsPerComponent 8"
+    drawn = stream(b"q 14400 0 0 14400 0 0 cm /X Do Q")
+    return document({**TREE, 3: PAGE.replace(b"595 842", b"14400 14400"), 4: drawn, 5: stream(b"0", about)})
 
 
 def page_count_bomb(count: int = 200_000) -> bytes:
