@@ -19,7 +19,7 @@ from support.samples import job_id
 JOB, OTHER, BATCH = job_id(1), job_id(2), str(uuid.UUID(int=3))
 SCAN = {"team": "scan"}
 
-# The scope of each route ("" if public), and its subject: a job, a batch, visible jobs, their numbers, everything, or
+# The scope of each route ("" if public), and its subject: a job, a batch, an upload, visible jobs, numbers, everything, or
 # the key itself.
 ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/"): ("", ""),
@@ -65,6 +65,12 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("POST", "/ping/<key>/<slug>/<signal>"): ("write", "seen"),
     ("DELETE", "/api/jobs/<job_id>"): ("write", "job"),
     ("DELETE", "/api/batch/<batch_id>"): ("write", "batch"),
+    ("GET", "/api/pipelines"): ("read", "numbers"),
+    ("POST", "/api/uploads"): ("write", "seen"),
+    ("GET", "/api/uploads/<upload_id>"): ("write", "upload"),
+    ("POST", "/api/uploads/<upload_id>"): ("write", "upload"),
+    ("PATCH", "/api/uploads/<upload_id>"): ("write", "upload"),
+    ("DELETE", "/api/uploads/<upload_id>"): ("write", "upload"),
 }
 STREAMS: Final = {
     "/ws": ("read", "dialogue"),
@@ -73,6 +79,12 @@ STREAMS: Final = {
     f"/ws/jobs/{JOB}/log": ("read", "log"),
     f"/ws/batch/{BATCH}": ("read", "batch"),
     "/ws/publish": ("write", "seen"),
+}
+TUS: Final = {
+    "Tus-Resumable": "1.0.0",
+    "Upload-Offset": "0",
+    "Content-Type": "application/offset+octet-stream",
+    "X-HTTP-Method-Override": "PATCH",
 }
 
 
@@ -149,7 +161,7 @@ def expected(visitor: Visitor, method: str, scope: str, about: str) -> set[int]:
         return {0}
     if about == "log" and "job" in visitor.sees:  # tokens show jobs, but no logs
         return {403}
-    return {404} if about in ("job", "log", "batch") else {403}
+    return {404} if about in ("job", "log", "batch", "upload") else {403}
 
 
 async def status_of(daemon: RunningDaemon, data: bytes) -> int:
@@ -173,13 +185,15 @@ async def test_each_visitor_gets_the_allowed_responses(daemon: RunningDaemon) ->
     for name, visitor in VISITORS.items():
         headers, query = credentials(daemon, name)
         for (method, rule), (scope, about) in ROUTES.items():
-            path = rule.replace("<job_id>", JOB).replace("<batch_id>", BATCH)
+            path = rule.replace("<job_id>", JOB).replace("<batch_id>", BATCH).replace("<upload_id>", OTHER)
             path = path.replace("<path:filename>", "main.js").replace("<path:path>", "jobs")
             ping = rule.startswith("/ping")  # with the key in the path, and no other credentials
             key = headers.get("Authorization", "Bearer none").removeprefix("Bearer ")
             path = path.replace("<key>", key).replace("<slug>", "backup").replace("<signal>", "start")
             body = event if (method, rule) == ("POST", "/api/jobs/<job_id>/events") else b""
             length = {} if method == "GET" else {"Content-Length": str(len(body))}
+            if "<upload_id>" in rule:
+                length |= TUS
             status = await status_of(
                 daemon, request(path + query, length if ping else headers | length, method=method) + body
             )

@@ -8,7 +8,7 @@ from progressd.http.app import WEBUI
 from support.daemon import RunningDaemon
 from support.http_client import exchange, get
 
-REFERENCE = re.compile(r"""(?:src|href)="([^"#:]+)"|(?:from|import) '(\./[^']+)'""")
+REFERENCE = re.compile(r"""(?:src|href)="([^"#:]+)"|(?:from |import |import\()'(\./[^']+)'""")
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
 
 
