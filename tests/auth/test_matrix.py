@@ -19,8 +19,8 @@ from support.samples import job_id
 JOB, OTHER, BATCH = job_id(1), job_id(2), str(uuid.UUID(int=3))
 SCAN = {"team": "scan"}
 
-# The scope of each route ("" if public), and its subject: a job, a batch, an upload, visible jobs, numbers, everything, or
-# the key itself.
+# The scope of each route ("" if public), and its subject: a job, a batch, an upload, visible jobs, numbers, everything,
+# or the key itself.
 ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/"): ("", ""),
     ("GET", "/static/<path:filename>"): ("", ""),
