@@ -39,7 +39,7 @@ def run(scenario: Scenario, variant: Variant, server: Server, number: int, stead
     try:
         with _up(scenario, server, load["jobs"] + load["idle_jobs"], state) as (up, cursor):
             try:
-                raw = _measured(_options(scenario, server, load, up, cursor))
+                raw = _measured(_options(scenario, variant, server, load, up, cursor))
             except _LoadFailed as error:
                 raise _LoadFailed(
                     f"{error}; the log of {server.name} ends with: {up.place.log_tail() or 'nothing'}"
@@ -73,7 +73,7 @@ class _LoadFailed(Exception):
 
 
 def _options(
-    scenario: Scenario, server: Server, load: Mapping[str, int], up: Running, cursor: str
+    scenario: Scenario, variant: Variant, server: Server, load: Mapping[str, int], up: Running, cursor: str
 ) -> Mapping[str, object]:
     numbers = {name: value for name, value in load.items() if name != "idle_jobs" or value}
     publish = server.publish_all if scenario.all_jobs else server.publish
@@ -83,7 +83,7 @@ def _options(
         **crowd,
         "port": up.place.port,
         "servers": ",".join(map(str, up.pids)),
-        "watch": "/ws/jobs" if scenario.all_jobs else "/ws/jobs/{id}",
+        "watch": ("/ws/jobs" if scenario.all_jobs else "/ws/jobs/{id}") + variant.query,
         "producer": up.place.socket,
         "http": int(bool(publish)),
         "publish": publish,

@@ -17,6 +17,7 @@ class Variant:
     name: str = ""
     load: Mapping[str, int] = field(default_factory=dict)
     finished_jobs: int = 0  # in the daemon's store
+    query: str = ""  # of the watchers
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,21 @@ SCENARIOS: Final = {
             servers=("progressd",),
             crowd_watches_all=True,
             restarted=True,
+        ),
+        Scenario(
+            "pages",
+            "100 open pages (`/ws/jobs?interval=1`), 10,000 running jobs; 1,000 of them move each second",
+            {"jobs": 1000, "watchers": 100, "rate": 1000, "idle_jobs": 9000},
+            figures=("server_busy", "deliveries_s", "event_us", "p50_ms", "p99_ms", "max_ms", "growth_mib"),
+            ratio="server_busy",
+            servers=("progressd",),
+            variants=(
+                Variant("with an interval of 1 s", query="?interval=1"),
+                Variant("without"),
+                Variant("interval of 1 s, 5,000 events/s", {"rate": 5000}, query="?interval=1"),
+            ),
+            all_jobs=True,
+            settings={"PROGRESSD_INGEST_MAX_CONNECTIONS": "2000"},
         ),
         Scenario(
             "event-cost",

@@ -11,7 +11,7 @@ import trio
 import trio.lowlevel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from progressd.core.errors import NotFound
+from progressd.core.errors import NotFound, SlowConsumer
 from progressd.core.events import Event, RequeueEvent, RunnerEvent, StartEvent
 from progressd.core.messages import ALL_JOBS, Cursor, JobMessage, Progress, batch_topic, ends_job, job_topic, type_of
 from progressd.engine.history import History
@@ -166,7 +166,24 @@ async def test_an_old_snapshot_is_not_shared(store: SQLiteStore) -> None:
         second = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
         assert [len(first.items), len(second.items)] == [1, 5]
         earlier = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset - 2)
+        assert earlier.items is first.items
+        del first, earlier
+        earlier = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset - 2)
         assert [item.offset for item in earlier.items] == [1, 2, 3]
+
+
+async def test_the_oldest_of_too_many_snapshots_is_dropped(store: SQLiteStore) -> None:
+    async with running(store, snapshot_max_age=0, max_snapshots=2) as spine:
+        snapshots = []
+        for number in range(1, 5):
+            await spine.submit(register(number))
+            snapshots.append((await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)).items)
+        for snapshot in snapshots[:2]:
+            assert not snapshot
+            with pytest.raises(SlowConsumer):
+                snapshot.part(0)
+        assert list(map(len, snapshots[2:])) == [3, 4]
+        assert all(snapshot.part(0) for snapshot in snapshots[2:])
 
 
 async def test_watchers_with_the_same_cursor_share_pages(store: SQLiteStore) -> None:

@@ -23,7 +23,7 @@ from progressd.core.events import (
 from progressd.core.job import MaySee, sees_all
 from progressd.core.messages import ErrorData, JobStatus
 from progressd.engine.commit_log import LocalCommitLog
-from progressd.engine.history import PAGE, SNAPSHOT_MAX_AGE, History
+from progressd.engine.history import MAX_SNAPSHOTS, PAGE, SNAPSHOT_MAX_AGE, History
 from progressd.engine.ingest import Ingest, Outcome, utc_now
 from progressd.engine.registry import MAX_FINISHED, Batches, Registry
 from progressd.files.job_files import JobFiles
@@ -42,6 +42,7 @@ class Spine:
         max_finished: int = MAX_FINISHED,
         page_size: int = PAGE,
         snapshot_max_age: int = SNAPSHOT_MAX_AGE,
+        max_snapshots: int = MAX_SNAPSHOTS,
         now: Callable[[], datetime] = utc_now,
         **log_options: Any,
     ) -> None:
@@ -51,7 +52,13 @@ class Spine:
         self.commit_log = LocalCommitLog(store, self.registry, **log_options)
         self.health = self.commit_log.health
         self.history = History(
-            store, self.registry, self.batches, self.health, page_size=page_size, snapshot_max_age=snapshot_max_age
+            store,
+            self.registry,
+            self.batches,
+            self.health,
+            page_size=page_size,
+            snapshot_max_age=snapshot_max_age,
+            max_snapshots=max_snapshots,
         )
         self.broadcaster = Broadcaster(self.history, nursery=nursery, offset=store.first_offset - 1)
         self.files = JobFiles(Path("/nonexistent"))

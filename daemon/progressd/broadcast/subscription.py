@@ -17,6 +17,7 @@ import trio
 from progressd.broadcast.envelope import Envelope, FrameBatch
 from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.core.close_codes import BATCH_FINISHED, JOB_FINISHED, SLOW_CONSUMER
+from progressd.core.errors import SlowConsumer
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobDeleted, batch_topic, ends_job
 from progressd.system.event_loop_limiter import EventLoopLimiter
 
@@ -33,9 +34,18 @@ class PastMessages(list[Envelope]):
         super().__init__(items)
         self._parts: list[FrameBatch[Envelope]] = []
         self._place = 0  # index of the first message of the next part
+        self._dropped = False
+
+    def drop(self) -> None:
+        """Free the messages, although watchers still read them."""
+        self._dropped = True
+        self.clear()
+        self._parts.clear()
 
     def part(self, number: int) -> FrameBatch[Envelope] | None:
-        """Return a part; None after the last. The messages must be complete."""
+        """Return a part; None after the last. The messages must be complete. Raises SlowConsumer if dropped."""
+        if self._dropped:
+            raise SlowConsumer("the watcher read the first messages too slowly")
         if number == len(self._parts) and self._place < len(self):
             size, end = 0, self._place
             for item in self[self._place : self._place + REPLAY_BATCH]:
@@ -97,7 +107,10 @@ class Replay:
         self._at_end = False
 
     async def next(self) -> FrameBatch[Envelope] | None:
-        """Return the next part, oldest first; it may be empty. Return None after the last part."""
+        """Return the next part, oldest first; it may be empty. Return None after the last part.
+
+        Raises SlowConsumer, StoreFailed, NotFound.
+        """
         if self._topic == ALL_JOBS:
             await self._limiter.pass_through(1)
         part = self._page.part(self._part)

@@ -22,6 +22,7 @@ from progressd.store.base import Change, Deletion, Store
 
 PAGE: Final = 500  # messages read at once, about 0.1 ms in memory
 SNAPSHOT_MAX_AGE: Final = 1000  # offsets; new watchers share a snapshot of at most this age
+MAX_SNAPSHOTS: Final = 8  # a snapshot of 20,000 jobs takes up to 30 MB while a slow watcher reads it
 
 
 class History:
@@ -37,6 +38,7 @@ class History:
         *,
         page_size: int = PAGE,
         snapshot_max_age: int = SNAPSHOT_MAX_AGE,
+        max_snapshots: int = MAX_SNAPSHOTS,
     ) -> None:
         self._health = health
         self._store = store
@@ -45,9 +47,12 @@ class History:
         self._base = base
         self._page_size = page_size
         self._snapshot_max_age = snapshot_max_age
-        self._page_lock = trio.Lock()
-        # Pages of all jobs by the offset before their first message; None for the snapshot. Weak: watchers keep them.
-        self._pages: MutableMapping[int | None, SharedPage] = WeakValueDictionary()
+        self._max_snapshots = max_snapshots
+        # Of all jobs. Weak: they exist while watchers read them.
+        self._snapshots: MutableMapping[int, SharedPage] = WeakValueDictionary()  # by number, oldest first
+        self._snapshots_taken = 0
+        self._pages: MutableMapping[int, SharedPage] = WeakValueDictionary()  # by the offset before the first message
+        self._snapshot_lock, self._page_lock = trio.Lock(), trio.Lock()
 
     async def existing(self, topics: Collection[str], may_see: MaySee = sees_all) -> set[str]:
         """Return the topics that exist for a watcher. `may_see`: whether the watcher may see a job.
@@ -94,18 +99,41 @@ class History:
             return await self._of_job(topic.removeprefix(job_topic("")), after or 0, upto)
         if topic.startswith(batch_topic("")):
             return await self._of_batch(topic.removeprefix(batch_topic("")), after or 0, upto)
-        if after is not None and after >= upto:
+        if after is None:
+            page = await self._snapshot(upto)
+        elif after < upto:
+            page = await self._page_after(after, upto)
+        else:
             return Page(PastMessages())
+        return Page(page, page.upto if page.upto < upto else None)
+
+    async def _snapshot(self, upto: int) -> "SharedPage":
+        """Return the messages of all jobs that were unfinished at `upto` or shortly before.
+
+        While watchers still read too many older snapshots, the oldest is dropped, and its watchers are disconnected.
+        """
+        async with self._snapshot_lock:
+            for snapshot in self._snapshots.values():
+                if upto - self._snapshot_max_age <= snapshot.upto <= upto:
+                    return snapshot
+            snapshot = await self._take_snapshot(upto)
+            in_use = list(self._snapshots.items())
+            for number, oldest in in_use[: max(0, len(in_use) + 1 - self._max_snapshots)]:
+                del self._snapshots[number]
+                oldest.drop()
+            self._snapshots_taken += 1
+            self._snapshots[self._snapshots_taken] = snapshot
+            return snapshot
+
+    async def _page_after(self, after: int, upto: int) -> "SharedPage":
+        """Return the first messages after an offset."""
         async with self._page_lock:
-            shared = self._pages.get(after)
-            if shared is None or not shared.valid_for(after, upto, self._snapshot_max_age):
-                shared = self._pages[after] = await (
-                    self._take_snapshot(upto) if after is None else self._read_page(after, upto)
-                )
-        return Page(shared, shared.upto if shared.upto < upto else None)
+            page = self._pages.get(after)
+            if page is None or page.upto > upto:
+                page = self._pages[after] = await self._read_page(after, upto)
+            return page
 
     async def _read_page(self, after: int, upto: int) -> "SharedPage":
-        """Return the first messages after an offset."""
         if self._registry.forgotten > after:
             return await self._stored(after, upto)
         items = self._registry.recent.between(after, upto, self._page_size)
@@ -222,10 +250,6 @@ class SharedPage(PastMessages):
     def __init__(self, upto: int, items: Iterable[Envelope] = ()) -> None:
         super().__init__(items)
         self.upto = upto
-
-    def valid_for(self, after: int | None, upto: int, snapshot_max_age: int) -> bool:
-        """Return whether the page contains only messages up to an offset, and a snapshot is not too old."""
-        return self.upto <= upto and (after is not None or upto - self.upto <= snapshot_max_age)
 
 
 def _deleted(deletion: Deletion) -> Envelope:

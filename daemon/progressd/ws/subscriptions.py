@@ -8,8 +8,8 @@ import trio
 from msgspec import Meta, Struct
 
 from progressd.broadcast.multiplex import Session
-from progressd.core.close_codes import TRY_AGAIN
-from progressd.core.errors import InvalidInput, NotFound, StoreFailed
+from progressd.core.close_codes import SLOW_CONSUMER, TRY_AGAIN
+from progressd.core.errors import InvalidInput, NotFound, SlowConsumer, StoreFailed
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.json import decode
 from progressd.core.messages import (
@@ -94,6 +94,8 @@ class SubscriptionCommands:
                 await self._take(message)
         except StoreFailed:
             self._websocket.outbox.end(TRY_AGAIN)
+        except SlowConsumer:
+            self._websocket.outbox.end(SLOW_CONSUMER)
 
     async def _take(self, message: str | bytes) -> None:
         """Run one command and answer it. Raises StoreFailed."""

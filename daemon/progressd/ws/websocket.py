@@ -21,7 +21,7 @@ from progressd.core.close_codes import (
     TRY_AGAIN,
     CloseCode,
 )
-from progressd.core.errors import NotFound, ProgressdError, StoreFailed
+from progressd.core.errors import NotFound, ProgressdError, SlowConsumer, StoreFailed
 from progressd.core.messages import JobLog, Notice, encode
 from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome
@@ -202,6 +202,8 @@ class WebSocket:
                     self.connection.cork(False)
         except StoreFailed:
             self.outbox.end(TRY_AGAIN)
+        except SlowConsumer:
+            self.outbox.end(SLOW_CONSUMER)
         except NotFound:  # retention has deleted the job since the handshake
             self.outbox.end(JOB_DELETED)
         self.connection.cork(False)
