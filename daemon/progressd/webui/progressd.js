@@ -428,7 +428,7 @@ export class Watch extends EventTarget {
     const send = (type, data) => this.#deliver({ type, job_id: id, data, ...(job.batch_id && { batch_id: job.batch_id }) });
     const { status, progress } = job;
     if (known === undefined && !this.#options.job && !this.#options.batch) send('job_created', job);
-    if ((known ?? -1) < RANKS[status]) send('status_change', { old_status: known === 1 ? 'processing' : 'queued', new_status: status });
+    if ((known ?? 0) < RANKS[status]) send('status_change', { old_status: known === 1 ? 'processing' : 'queued', new_status: status });
     const shown = JSON.stringify(progress);
     if (progress && status === 'processing' && this.#known.get(`${id} progress`) !== shown) {
       this.#known.set(`${id} progress`, shown);
