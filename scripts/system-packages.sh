@@ -20,6 +20,7 @@ need caddy caddy
 need apache2 apache2-bin
 need rsync rsync
 need git git
+need node nodejs
 need progress progress
 need valkey-server valkey-server
 if [ "${1-}" = tools ]; then

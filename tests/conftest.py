@@ -32,7 +32,7 @@ def pytest_configure() -> None:
 
 
 # Tests of other programs wait most of the time, and some of their files take a minute. They start first, in this order.
-LONGEST = ("systemd", "webui", "cli", "torture", "pdf", "client", "integrations")
+LONGEST = ("systemd", "webui", "js", "cli", "torture", "pdf", "client", "integrations")
 
 
 class Scheduling(LoadFileScheduling):

@@ -9,19 +9,37 @@ from support.daemon import RunningDaemon
 from support.http_client import exchange, get
 
 REFERENCE = re.compile(r"""(?:src|href)="([^"#:]+)"|(?:from |import |import\()'(\./[^']+)'""")
-TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+TYPES = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".html": "text/html",
+    ".json": "application/json",
+    ".md": "text/markdown",
+    ".ts": "text/plain",
+}
+VERSION = re.compile(r"/static/(v-[\w-]+)/")
+PRELOAD = re.compile(r'<link rel="modulepreload" href="static/v-[\w-]+/([\w.-]+)">\n')
+
+
+def without_version(page: str) -> str:
+    """Return a page as it is in the file."""
+    return VERSION.sub("/static/", PRELOAD.sub("", page).replace('"static/', '"/static/')).replace(
+        '"/static/', '"static/'
+    )
 
 
 async def test_the_page_is_at_the_root(client: httpx.AsyncClient) -> None:
     response = await client.get("/")
     assert response.status_code == 200
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert response.content == (WEBUI / "index.html").read_bytes()
+    assert without_version(response.text) == (WEBUI / "index.html").read_text()
+    assert {"main.js", "feed.js", "progressd.js"} <= set(PRELOAD.findall(response.text))
 
 
 async def test_every_file_of_the_page_exists(client: httpx.AsyncClient) -> None:
-    modules = [f"/static/{path.name}" for path in WEBUI.glob("progressd*.js")]  # loaded when needed
-    seen, waiting = set(), ["/", "/jobs/x", *modules]
+    elements = [f"/static/{path.name}" for path in WEBUI.glob("progressd*.js")]  # loaded when needed
+    seen, waiting = set(), ["/", "/jobs/x", *elements]
     while waiting:
         url = waiting.pop()
         response = await client.get(url)
@@ -32,18 +50,33 @@ async def test_every_file_of_the_page_exists(client: httpx.AsyncClient) -> None:
             found = str(base.join(absolute or relative))
             if found not in seen and found not in waiting:
                 waiting.append(found)
-    assert {f"/static/{path.name}" for path in WEBUI.glob("*.js")} - {"/static/error-page.js"} <= seen
+    modules = {f"/static/{path.name}" for path in WEBUI.glob("*.js")} - {"/static/error-page.js"}
+    assert modules <= {VERSION.sub("/static/", url) for url in seen}
 
 
 async def test_files_have_their_type_and_are_revalidated(client: httpx.AsyncClient) -> None:
     for name in sorted(path.name for path in WEBUI.iterdir() if path.is_file()):
         response = await client.get(f"/static/{name}")
         assert response.status_code == 200
-        assert response.content == (WEBUI / name).read_bytes()
+        if not name.endswith(".html"):
+            assert response.content == (WEBUI / name).read_bytes()
         assert response.headers["Content-Type"].startswith(TYPES[Path(name).suffix])
-        assert "max-age=0" in response.headers["Cache-Control"] or "no-cache" in response.headers["Cache-Control"]
+        assert response.headers["Cache-Control"] == "no-cache"
+        assert not response.headers["ETag"].startswith("W/")
         again = await client.get(f"/static/{name}", headers={"If-None-Match": response.headers["ETag"]})
         assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_a_version_of_the_files_is_immutable(client: httpx.AsyncClient) -> None:
+    version = VERSION.findall((await client.get("/")).text.replace('"static/', '"/static/'))[0]
+    for encoding, sent in (("gzip", "gzip"), ("identity", None)):
+        response = await client.get(f"/static/{version}/languages/ja.js", headers={"Accept-Encoding": encoding})
+        assert "immutable" in response.headers["Cache-Control"]
+        response = await client.get(f"/static/{version}/main.js", headers={"Accept-Encoding": encoding})
+        assert response.headers.get("Content-Encoding") == sent
+        assert response.content == (WEBUI / "main.js").read_bytes()
+        assert response.headers["Vary"] == "Accept-Encoding"
+    assert (await client.get("/static/v-another/main.js")).status_code == 404
 
 
 async def test_only_files_of_the_page_are_served(daemon: RunningDaemon) -> None:

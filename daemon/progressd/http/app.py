@@ -1,6 +1,5 @@
 """The Quart application: its routes, the web page, and the JSON of every error."""
 
-import errno
 import gzip
 from pathlib import Path
 from typing import Final
@@ -19,13 +18,15 @@ from progressd.http.context import json_response
 from progressd.http.job_cache import MIN_GZIP_BYTES
 from progressd.http.openapi import OperationSpec
 from progressd.http.pages import HTML, VARY, error_page, prefers_page
-from progressd.http.response import FileBody, FileResponse
+from progressd.http.response import FileResponse
 from progressd.http.routes import batch, health, jobs, ping, pipelines, report, sse, stats, submission, tokens, uploads
 from progressd.http.routes import log as log_of_job
+from progressd.http.static_files import StaticFiles
 from progressd.net.request import require_known
 from progressd.system.transient_errors import is_transient
 
 WEBUI: Final = Path(__file__).parent.parent / "webui"
+FILES: Final = StaticFiles(WEBUI)
 MAX_INLINE_BYTES: Final = 65536  # compressed in the event loop, in a millisecond; a larger body in a thread
 LEVEL: Final = 3
 MAX_ACCEPT_ENCODING: Final = 200  # characters: browsers send 23, and parsing 15,000 takes 30 ms
@@ -42,23 +43,29 @@ class RestApp(QuartTrio):
     response_class = FileResponse
 
     async def send_static_file(self, filename: str) -> Response:
-        """Send a file of the web page. Return 404 for a name that is too long for the file system."""
-        try:
-            response = await super().send_static_file(filename)
-            if isinstance(response.response, FileBody):
-                await response.response.require_opens()
-            return response
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            raise NotFound from None
+        """Send a file of the web page."""
+        found = FILES.find(filename)
+        if found is None:
+            raise NotFound
+        file, cache_control = found
+        compressed = file.compressed if _accepts_gzip() else None
+        etags = {file.hash, f"{file.hash}-gzip"}
+        response = Response(compressed or file.body, 200, {"Cache-Control": cache_control})
+        response.content_type = file.content_type
+        if etags.intersection(request.if_none_match.as_set(include_weak=True)):
+            response = Response(b"", 304, {"Cache-Control": cache_control})
+            del response.headers["Content-Type"], response.headers["Content-Length"]
+        elif compressed is not None:
+            response.content_encoding = "gzip"
+        response.set_etag(file.hash if compressed is None else f"{file.hash}-gzip")
+        response.vary.add("Accept-Encoding")
+        return response
 
 
 def build_app() -> RestApp:
     """Return the application. It serves only requests that AccessMiddleware has passed on."""
     app = RestApp("progressd", static_folder=str(WEBUI), static_url_path="/static")
     app.config.update(BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)  # timeouts apply to each chunk, not to a whole transfer
-    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = 0  # revalidate, so that an upgrade never mixes old and new modules
     app.url_map.merge_slashes = False  # its redirect would contain the scheme and host behind a proxy
     for module in (
         tokens,

@@ -3,6 +3,9 @@
 import { watch } from './progressd.js';
 import { language, loadLanguage, t } from './text.js';
 
+/** The daemon that this module comes from. */
+const ROOT = import.meta.url.replace(/static\/[^?#]*.*$/, '');
+
 /** A short loss of the connection is not worth a message. */
 const PATIENCE_MS = 5000;
 
@@ -106,7 +109,7 @@ export class ProgressdElement extends HTMLElement {
 
   /** The daemon; by default the one that this module comes from. */
   get url() {
-    return new URL(this.getAttribute('url') ?? new URL('..', import.meta.url), document.baseURI).href.replace(/\/?$/, '/');
+    return new URL(this.getAttribute('url') ?? ROOT, document.baseURI).href.replace(/\/?$/, '/');
   }
 
   /** A watch token, or a function that returns one (or a promise of it) each time that one is needed. */

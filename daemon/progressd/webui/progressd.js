@@ -14,7 +14,6 @@ const SETTLE_MS = 300; // some proxies accept a WebSocket and close it at once
 const STEADY_MS = 10_000; // only a connection that lasted this long resets the back-off
 const QUIET_MS = 30_000; // then ask whether the server is there
 const SILENT_MS = 75_000; // an event stream sends something every 30 s
-const POLL_MS = 2000;
 const STREAM_AGAIN_MS = 60_000; // after this time of polling, try a stream again
 const RENEW_MS = 60_000; // before the end of a token
 const MAX_QUEUED = 4096; // messages that wait for the iterator; beyond, the watch disconnects and resumes later
@@ -39,6 +38,13 @@ export class ProgressdError extends Error {
     this.code = code;
     this.status = status;
     this.retryAfter = retryAfter; // seconds
+  }
+
+  /** The error of a response. */
+  static of({ host }, status, body, retryAfter) {
+    const sentence = body?.message ?? body?.error ?? `${host} answered with HTTP status ${status}.`;
+    const seconds = Number(body?.retry_after ?? retryAfter) || 0;
+    return new ProgressdError(sentence, body?.code ?? CODES[status] ?? 'http', status, seconds);
   }
 
   /** Whether the same request may succeed later. */
@@ -301,7 +307,9 @@ export class Watch extends EventTarget {
     try {
       return await request(this.#base, url, { key: this.#options.key, ...options });
     } catch (error) {
-      if (error.code === 'unreachable' && this.#state === null) await explain(this.#base);
+      if (error.code === 'unreachable' && this.#state === null && globalThis.location) {
+        await (await import('./progressd-fallback.js')).explain(this.#base);
+      }
       throw error;
     }
   }
@@ -398,60 +406,18 @@ export class Watch extends EventTarget {
   }
 
   async #poll(token, signal) {
-    const until = Date.now() + STREAM_AGAIN_MS;
-    const get = async (path, more) => (await this.#fetch(
-      this.#url(path, token, { since: undefined, interval: undefined, types: undefined, ...more }), { signal },
-    )).json();
-    const { job, batch } = this.#options;
-    while (Date.now() < until) {
-      if (job) {
-        this.#compare(await get(this.#paths.state));
-      } else {
-        const state = batch && await get(this.#paths.state);
-        const { jobs } = await get(batch ? `${this.#paths.state}/jobs` : 'api/jobs', batch ? {} : { limit: 200 });
-        for (const each of jobs.reverse()) this.#compare(each);
-        if (state) this.#compareBatch(state);
-      }
-      if (signal.aborted) return undefined;
-      this.#tell('polling', { transport: 'polling' });
-      if (this.#ended) return FINISHED;
-      await this.#pause(POLL_MS);
-      if (signal.aborted) return undefined;
-    }
-    return undefined;
-  }
-
-  /** Delivers what is new about a job in a response, as the messages that a stream would have sent. */
-  #compare(job) {
-    const id = job.id ?? job.job_id;
-    const known = this.#known.get(id);
-    const send = (type, data) => this.#deliver({ type, job_id: id, data, ...(job.batch_id && { batch_id: job.batch_id }) });
-    const { status, progress } = job;
-    if (known === undefined && !this.#options.job && !this.#options.batch) send('job_created', job);
-    if ((known ?? -1) < RANKS[status]) send('status_change', { old_status: known === 1 ? 'processing' : 'queued', new_status: status });
-    const shown = JSON.stringify(progress);
-    if (progress && status === 'processing' && this.#known.get(`${id} progress`) !== shown) {
-      this.#known.set(`${id} progress`, shown);
-      send('progress', progress);
-    }
-    if (known === ENDED || RANKS[status] < 2) return;
-    const url = job.output_path ?? job.download_url ?? null;
-    const { elapsed_seconds = null, page_count = null } = job;
-    if (status === 'completed') send('completed', { output_path: url, elapsed_seconds, page_count, download_url: url });
-    if (status === 'failed') send('error', { message: job.error ?? '' });
-    this.#known.delete(`${id} progress`);
-    this.#known.set(id, ENDED);
-    if (this.#options.job) this.#cursor = job.cursor;
-  }
-
-  #compareBatch({ status, progress, batch_id }) {
-    const shown = JSON.stringify(progress);
-    if (this.#known.get('batch') !== shown) this.#deliver({ type: 'batch_progress', batch_id, data: progress });
-    this.#known.set('batch', shown);
-    if (status === 'queued' || status === 'processing') return;
-    const { completed, failed, cancelled } = progress;
-    const data = { success_count: completed, failed_count: failed, cancelled_count: cancelled };
-    this.#deliver({ type: 'batch_completed', batch_id, data });
+    const { Poll } = await import('./progressd-fallback.js');
+    const none = { since: undefined, interval: undefined, types: undefined };
+    const poll = new Poll({
+      signal, options: this.#options, paths: this.#paths, ranks: RANKS, known: this.#known, ended: ENDED,
+      get: async (path, more) => (await this.#fetch(this.#url(path, token, { ...none, ...more }), { signal })).json(),
+      deliver: (message) => this.#deliver(message),
+      told: () => this.#tell('polling', { transport: 'polling' }),
+      isOver: () => this.#ended,
+      pause: (delay) => this.#pause(delay),
+    });
+    await poll.run(Date.now() + STREAM_AGAIN_MS);
+    return this.#ended ? FINISHED : undefined;
   }
 
   #opened(transport) {
@@ -540,6 +506,20 @@ export class Watch extends EventTarget {
   }
 }
 
+/**
+ * Submits a file, or several as a batch. A lost request is repeated; nothing is created twice.
+ * @param {string | URL} url @param {Blob | Iterable<Blob>} files
+ * @param {import('./progressd.d.ts').SubmitOptions} [options]
+ */
+export const submit = async (url, files, options) =>
+  (await import('./progressd-report.js')).submitFiles(url, files, options);
+
+/**
+ * Begins to report on a job of this program. Events are sent in the background, few requests for many of them.
+ * @param {string | URL} url @param {import('./progressd.d.ts').ReportOptions} [options]
+ */
+export const report = async (url, options) => new (await import('./progressd-report.js')).Report(url, options);
+
 /** Returns the state of a job after a message. The state is as in `GET /api/jobs/ID`; it is never changed in place. */
 export function applied(job, { type, data, time }) {
   const isFinished = RANKS[job.status] >= 2;
@@ -561,7 +541,7 @@ export async function getJson(url, path, { key, token, ...options } = {}) {
   return (await request(baseOf(url), target, { key: token ? undefined : key, ...options })).json();
 }
 
-async function request(base, path, { key, headers, ...options }) {
+export async function request(base, path, { key, headers, ...options }) {
   let response;
   try {
     const all = { ...headers, ...(key && { Authorization: `Bearer ${key}` }) };
@@ -572,24 +552,7 @@ async function request(base, path, { key, headers, ...options }) {
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  const { status } = response;
-  const sentence = body?.message ?? body?.error ?? `${base.host} answered with HTTP status ${status}.`;
-  const seconds = Number(body?.retry_after ?? response.headers.get('Retry-After')) || 0;
-  throw new ProgressdError(sentence, body?.code ?? CODES[status] ?? 'http', status, seconds);
-}
-
-/** Explains why a browser refuses to send a request, or to show its response. Throws a ProgressdError if it knows. */
-async function explain(base) {
-  const origin = globalThis.location?.origin;
-  if (origin === undefined || origin === base.origin) return;
-  if (location.protocol === 'https:' && base.protocol === 'http:' && !isLocal(base.hostname)) {
-    throw new ProgressdError(`A page with https cannot use ${base.origin}: the browser requires https there too.`, 'insecure');
-  }
-  const reads = (path) => fetch(new URL(path, base), { cache: 'no-store' }).then(() => true, () => false);
-  const file = 'static/favicon.svg'; // every page may read it
-  if (!await reads(file) || await reads('api/health/live') || !await reads(file)) return;
-  const sentence = `${base.host} does not allow pages of ${origin}: add "${origin}" to server.allowed_origins there.`;
-  throw new ProgressdError(sentence, 'origin', 403);
+  throw ProgressdError.of(base, response.status, body, response.headers.get('Retry-After'));
 }
 
 const probes = new Map();
@@ -640,21 +603,21 @@ function timeLimit(outer) {
   return limit;
 }
 
-function baseOf(url) {
+export function baseOf(url) {
   const base = new URL(url, globalThis.document?.baseURI);
   base.search = base.hash = '';
   base.pathname = base.pathname.replace(/\/?$/, '/');
   return base;
 }
 
-const isLocal = (host) => /^(localhost|.*\.localhost|127\..*|\[::1\])$/.test(host);
+export const isLocal = (host) => /^(localhost|.*\.localhost|127\..*|\[::1\])$/.test(host);
 
 function pathsOf({ job, batch, log }) {
   const id = encodeURIComponent(job ?? batch ?? log ?? '');
-  if (batch) return { socket: `ws/batch/${id}`, events: `api/batch/${id}/events`, token: `api/batch/${id}/token`, state: `api/batch/${id}` };
-  if (log) return { socket: `ws/jobs/${id}/log`, events: `api/jobs/${id}/log/events` };
-  if (job) return { socket: `ws/jobs/${id}`, events: `api/jobs/${id}/events`, token: `api/jobs/${id}/token`, state: `api/jobs/${id}` };
-  return { socket: 'ws/jobs', events: 'api/events', token: 'api/token' };
+  if (!id) return { socket: 'ws/jobs', events: 'api/events', token: 'api/token' };
+  const of = `${batch ? 'batch' : 'jobs'}/${id}`;
+  const part = log ? '/log' : '';
+  return { socket: `ws/${of}${part}`, events: `api/${of}${part}/events`, token: `api/${of}/token`, state: `api/${of}` };
 }
 
 /** The elements are loaded when the page has one, so that a page needs no more than this module and a tag. */
