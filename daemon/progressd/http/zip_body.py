@@ -93,7 +93,7 @@ def unique_names(names: Sequence[str]) -> list[str]:
     """Return names that no system rejects or considers equal: a second `a.pdf` becomes `a (2).pdf`."""
     taken, found = set[str](), list[str]()
     for name in names:
-        name = name.translate(FORBIDDEN)
+        name = name.translate(FORBIDDEN) if name.strip(".") else "result"
         path, number, one = Path(name), 1, name
         while one.casefold() in taken:
             number += 1
