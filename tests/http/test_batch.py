@@ -1,6 +1,9 @@
 """`/api/batch`: many files in one request."""
 
+import io
 import json
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +212,79 @@ async def test_a_resumed_watcher_gets_only_new_messages(tmp_path: Path) -> None:
         async with daemon.watch(f"/ws/batch/{batch_id}?since={message['cursor']}") as watcher:
             types = [message["type"] for message in await watcher.rest()]
     assert types[-4:] == ["status_change"] * 2 + ["batch_progress", "batch_completed"]
+
+
+ODD = 'case "$(cat "$0")" in *bad*) exit 1;; esac; cp "$0" "$1"'  # fails for a file that contains "bad"
+SORTING = {"sort": Pipeline(("sh", "-c", ODD, "{input}", "{output}"), accept=("*/*",), output="x.txt")}
+
+
+async def test_a_finished_batch_is_downloaded_retried_and_deleted(tmp_path: Path) -> None:
+    contents = [("a.pdf", b"one"), ("A.pdf", b"two"), ("dir/a.pdf", b"three"), ("b.pdf", b"bad"), ("..", b"four")]
+    async with running_daemon(tmp_path, pipelines=SORTING) as daemon, client_of(daemon) as client:
+        files = [("files", (name, content)) for name, content in contents]
+        response = await client.post("/api/batch?pipeline=sort", files=files, data={"name": "Bücher/März"})
+        url = f"/api/batch/{response.json()['batch_id']}"
+        await ended(daemon, response.json()["batch_id"])
+        batch = (await client.get(url)).json()
+        assert (batch["name"], batch["status"]) == ("Bücher/März", "partially_completed")
+
+        archive = await client.get(f"{url}/download")
+        assert archive.headers["Content-Type"] == "application/zip"
+        assert "filename*=UTF-8''B%C3%BCcher%2FM%C3%A4rz.zip" in archive.headers["Content-Disposition"]
+        with zipfile.ZipFile(io.BytesIO(archive.content)) as found:
+            assert found.testzip() is None
+            results = {name: found.read(name) for name in found.namelist()}
+            assert min(info.date_time[0] for info in found.infolist()) > 2000
+        assert results == {"a.txt": b"one", "A (2).txt": b"two", "a (3).txt": b"three", "...txt": b"four"}
+        head = await client.head(f"{url}/download")
+        assert (head.status_code, head.content) == (200, b"")
+
+        key = {"Idempotency-Key": "again"}
+        retried = await client.post(f"{url}/retry", headers=key)
+        assert (retried.status_code, retried.json()["job_count"]) == (202, 1)
+        again = retried.json()["batch_id"]
+        await ended(daemon, again)
+        assert (await client.post(f"{url}/retry", headers=key)).json() == retried.json()
+        assert (await client.get(f"/api/batch/{again}")).json()["name"] == "Bücher/März"
+        [job] = (await client.get(f"/api/batch/{again}/jobs")).json()["jobs"]
+        assert (job["filename"], job["status"]) == ("b.pdf", "failed")
+        rejected = await client.get(f"/api/batch/{again}/download")
+        assert (rejected.status_code, "no results" in error_of(rejected)) == (409, True)
+
+        deleted = await client.delete(url, params={"purge": "true"})
+        assert (deleted.status_code, deleted.json()["deleted_jobs"]) == (200, 5)
+        assert (await client.get(url)).status_code == 404
+        assert (await client.get("/api/jobs")).json()["total"] == 1
+        assert len(list((daemon.settings.state_dir / "jobs").iterdir())) == 1
+
+
+async def test_an_unfinished_batch_is_neither_retried_nor_deleted(tmp_path: Path) -> None:
+    async with (
+        running_daemon(tmp_path, pipelines={"idle": IDLE}, shutdown={"wait_for_jobs": False}) as daemon,
+        client_of(daemon) as client,
+    ):
+        url = f"/api/batch/{await submitted(client, 2)}"
+        assert (await client.post(f"{url}/retry")).status_code == 409
+        assert (await client.delete(url, params={"purge": "true"})).status_code == 409
+        assert (await client.delete(url)).status_code == 200
+        again = (await client.post(f"{url}/retry")).json()  # its cancelled jobs
+        assert again["job_count"] == 2
+        long = await client.post("/api/batch?pipeline=idle", files=PAIR, data={"name": "x" * 256})
+        assert (long.status_code, error_of(long)) == (400, "the name of the batch has more than 255 characters")
+
+
+async def test_a_result_that_disappears_aborts_the_download(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, pipelines=SORTING) as daemon, client_of(daemon) as client:
+        response = await client.post("/api/batch?pipeline=sort", files=PAIR)
+        batch_id = response.json()["batch_id"]
+        await ended(daemon, batch_id)
+        jobs = (await client.get(f"/api/batch/{batch_id}/jobs")).json()["jobs"]
+        first, second = (daemon.daemon.files.output(job["job_id"]) for job in jobs)
+        os.truncate(first, 64 << 20)  # more than the sockets hold
+        async with client.stream("GET", f"/api/batch/{batch_id}/download") as answer:
+            pieces = answer.aiter_raw()
+            assert (await anext(pieces))[:2] == b"PK"
+            second.unlink()
+            with pytest.raises(httpx.RemoteProtocolError):
+                async for _ in pieces:
+                    pass

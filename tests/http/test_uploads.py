@@ -1,29 +1,35 @@
 """`/api/uploads`: resumable uploads with tus 1.0."""
 
 import base64
+import hashlib
 import json
+import random
+import socket
+import struct
+import uuid
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
+from progressd.core.errors import StoreFailed
 from progressd.core.pipeline import Option, Pipeline
-from support.daemon import RunningDaemon
-from support.submitting import PDF
+from progressd.http.routes import uploads
+from progressd.store.sqlite import SQLiteStore
+from support.daemon import PATIENCE, RunningDaemon, running_daemon
+from support.http_client import client_of, error_of
+from support.keys import add
+from support.submitting import PDF, ended
+from support.tus import OCTETS, TUS, encoded
+from support.waiting import eventually
 
-TUS = {"Tus-Resumable": "1.0.0"}
-OCTETS = {**TUS, "Content-Type": "application/offset+octet-stream"}
 FILE = PDF + bytes(range(256)) * 400
-IDLE = {"idle": Pipeline(("sleep", "60"), accept=("*/*",))}
 COPY = {
     "copy": Pipeline(
         ("cp", "{input}", "{output}"), accept=("*/*",), output="x.txt", options={"n": Option("integer", 1)}
     )
 }
-AT_ONCE = {"wait_for_jobs": False}
-
-
-def encoded(**values: str) -> str:
-    """Return the header Upload-Metadata."""
-    return ",".join(f"{name} {base64.b64encode(value.encode()).decode()}" for name, value in values.items())
 
 
 async def created(
@@ -76,3 +82,193 @@ async def test_an_upload_in_two_pieces_becomes_one_job(daemon: RunningDaemon, cl
         assert (response.headers["Progressd-Job-Id"], response.headers["Upload-Offset"]) == (job.id, str(len(FILE)))
     assert (await client.get(url)).json()["job_id"] == job.id
     assert (await client.get("/api/jobs")).json()["total"] == 1
+
+
+async def test_metadata_and_sizes_are_checked_at_the_creation(tmp_path: Path) -> None:
+    limits = {"max_upload_bytes": 1000, "max_stored_bytes": 900}
+    async with running_daemon(tmp_path, pipelines=COPY, limits=limits) as daemon, client_of(daemon) as client:
+        for status, length, metadata in [
+            (413, 1001, {}),
+            (507, 901, {}),
+            (415, 0, {}),
+            (400, 9, {"pipeline": "unknown"}),
+            (422, 9, {"pipeline": "copy", "options": '{"n": "many"}'}),
+            (422, 9, {"options": "[]"}),
+            (400, 9, {"labels": "[]"}),
+            (400, 9, {"batch": "b", "batch_name": "x" * 256}),
+        ]:
+            response = await created(client, length, **metadata)
+            assert (response.status_code, response.headers["Tus-Resumable"]) == (status, "1.0.0"), response.text
+        for headers, status in [
+            ({"Upload-Length": "9"}, 412),
+            ({**TUS, "Upload-Length": "-9"}, 400),
+            ({**TUS, "Upload-Defer-Length": "1"}, 400),
+            ({**TUS, "Upload-Length": "9", "Upload-Metadata": "filename x"}, 400),
+            ({**TUS, "Upload-Length": "9", "Upload-Metadata": "a YQ==,a YQ=="}, 400),
+        ]:
+            assert (await client.post("/api/uploads", headers=headers)).status_code == status
+        assert partial(daemon) == []
+        answer = await client.options("/api/uploads")
+        assert (answer.status_code, answer.headers["Tus-Max-Size"]) == (204, "1000")
+        assert answer.headers["Tus-Extension"].split(",")[0] == "creation"
+
+
+async def test_a_wrong_type_deletes_the_upload(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    url = (await created(client, 5000)).headers["Location"]
+    assert (await patched(client, url, 0, b"Dear Sir ")).status_code == 204  # the signature may follow
+    response = await patched(client, url, 9, b"x" * 2000)
+    assert (response.status_code, error_of(response)) == (415, "book.pdf is not a PDF")
+    assert (await client.head(url, headers=TUS)).status_code == 404
+    assert (await created(client, 5000, b"x" * 1024)).status_code == 415
+    assert partial(daemon) == []
+    assert daemon.daemon.files.usage.receiving == 0
+
+
+async def test_wrong_requests_change_nothing(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    url = (await created(client, content=FILE[:5])).headers["Location"]
+    wrong = base64.b64encode(hashlib.sha1(b"other", usedforsecurity=False).digest()).decode()
+    for headers, content, status in [
+        ({"Tus-Resumable": "0.2"}, b"x", 412),
+        ({"Content-Type": "application/pdf"}, b"x", 415),
+        ({"Upload-Offset": "4"}, b"x", 409),
+        ({"Upload-Offset": str(len(FILE) + 1)}, b"x", 409),
+        ({"Upload-Offset": "x"}, b"x", 400),
+        ({}, FILE, 413),
+        ({"Upload-Checksum": "md5 x"}, b"x", 400),
+        ({"Upload-Checksum": f"sha1 {wrong}"}, FILE[5:], 460),
+    ]:
+        response = await patched(client, url, 5, content, headers)
+        assert response.status_code == status, response.text
+        assert (await client.head(url, headers=TUS)).headers["Upload-Offset"] == "5"
+    assert (await client.head(url)).status_code == 412
+    assert (await client.get(f"/api/uploads/{uuid.uuid4()}")).status_code == 404
+    assert daemon.daemon.files.usage.receiving == 5
+    right = base64.b64encode(hashlib.sha256(FILE[5:]).digest()).decode()
+    override = {**OCTETS, "Upload-Offset": "5", "Upload-Checksum": f"sha256 {right}", "X-HTTP-Method-Override": "PATCH"}
+    response = await client.post(url, headers=override, content=FILE[5:])
+    assert (response.status_code, "Progressd-Job-Id" in response.headers) == (204, True)
+
+
+async def test_an_upload_is_deleted_or_expires(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    url = (await created(client, content=FILE[:5])).headers["Location"]
+    assert (await client.delete(url, headers=TUS)).status_code == 204
+    assert (await client.head(url, headers=TUS)).status_code == 404
+    assert partial(daemon) == []
+    response = await created(client, content=FILE[:5])
+    assert response.headers["Upload-Expires"].endswith(" GMT")
+    resumable = daemon.daemon.files.resumable
+    [upload] = resumable.all()
+    upload.changed_at -= resumable.lifetime
+    assert (await client.head(response.headers["Location"], headers=TUS)).status_code == 410
+    await resumable.expire()
+    assert (await client.head(response.headers["Location"], headers=TUS)).status_code == 404
+    assert (partial(daemon), daemon.daemon.files.usage.receiving) == ([], 0)
+
+
+async def cut_off(daemon: RunningDaemon, url: str, offset: int, announced: int, sent: bytes, *, reset: bool) -> None:
+    """Send a PATCH whose connection is lost after some bytes of the body."""
+    head = [f"PATCH {url} HTTP/1.1", "Host: progressd", *(f"{name}: {value}" for name, value in OCTETS.items())]
+    head += [f"Upload-Offset: {offset}", f"Content-Length: {announced}", "\r\n"]
+    async with await daemon.connect() as stream:
+        await stream.send_all("\r\n".join(head).encode() + sent)
+        if reset:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def test_an_upload_continues_after_cuts_at_any_byte(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    choose = random.Random(7)
+    for _ in range(3):
+        url, offset = (await created(client)).headers["Location"], 0
+        for _ in range(3):
+            sent = choose.choice([0, 1, choose.randrange(len(FILE) - offset + 1)])
+            reset = choose.random() < 0.5
+            await cut_off(daemon, url, offset, len(FILE) - offset, FILE[offset : offset + sent], reset=reset)
+            state = await client.head(url, headers=TUS)
+            assert offset <= int(state.headers["Upload-Offset"]) <= offset + sent
+            if not reset:
+                assert int(state.headers["Upload-Offset"]) == offset + sent
+            offset = int(state.headers["Upload-Offset"])
+        response = await patched(client, url, offset, FILE[offset:])
+        job_id = response.headers["Progressd-Job-Id"]
+        assert daemon.daemon.files.input(job_id).read_bytes() == FILE
+    assert (await client.get("/api/jobs")).json()["total"] == 3
+    assert daemon.daemon.files.usage.receiving == 0
+
+
+async def test_one_of_two_requests_adds_bytes(
+    daemon: RunningDaemon, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "LOCK_TIMEOUT", 0)
+    url = (await created(client)).headers["Location"]
+    resumable = daemon.daemon.files.resumable
+    first = {**OCTETS, "Upload-Offset": "0", "Content-Length": str(len(FILE))}
+    head = [f"PATCH {url} HTTP/1.1", "Host: progressd", *(f"{name}: {value}" for name, value in first.items()), "\r\n"]
+    async with await daemon.connect() as stream:
+        await stream.send_all("\r\n".join(head).encode() + FILE[:1000])
+        await eventually(lambda: daemon.daemon.files.usage.receiving == 1000)
+        with monkeypatch.context() as patient:
+            patient.setattr(uploads, "SILENCE", PATIENCE)
+            assert (await patched(client, url, 0, FILE)).status_code == 423
+            assert (await client.head(url, headers=TUS)).status_code == 423
+        monkeypatch.setattr(uploads, "LOCK_TIMEOUT", PATIENCE)
+        state = await client.head(url, headers=TUS)  # the other one is silent, as after a lost connection
+        assert state.headers["Upload-Offset"] == "1000"
+        assert (await patched(client, url, 1000, FILE[1000:])).status_code == 204
+    assert [upload.done for upload in resumable.all()] == [True]
+
+
+async def test_uploads_become_one_batch_that_continues(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, pipelines=COPY) as daemon, client_of(daemon) as client:
+        metadata = {"pipeline": "copy", "batch": "a b", "batch_name": "Two"}
+        for number in (1, 2):
+            response = await created(client, 3, b"abc", **metadata)
+            batch = f"/api/batch/{response.headers['Progressd-Batch-Id']}"
+            job = await ended(daemon, response.headers["Progressd-Job-Id"])
+            assert job.batch_id is not None
+            assert await daemon.daemon.batches.find(job.batch_id) is not None
+            body = (await client.get(batch)).json()
+            assert (body["name"], body["progress"]["completed"], body["progress"]["total"]) == ("Two", number, number)
+        again = await created(client, 3, **{**metadata, "batch": "c"})
+        assert again.headers["Progressd-Batch-Id"] not in batch
+
+
+async def test_only_its_key_continues_an_upload(tmp_path: Path) -> None:
+    keys_file = tmp_path / "keys.json"
+    keys = [add(keys_file, name, "write", team=name) for name in ("a", "b")]
+    async with (
+        running_daemon(tmp_path, auth={"required": True, "keys_file": keys_file}) as daemon,
+        client_of(daemon) as client,
+    ):
+        one, other = ({"X-API-Key": key} for key in keys)
+        client.headers.update(one)
+        url = (await created(client)).headers["Location"]
+        assert (await patched(client, url, 0, FILE, other)).status_code == 404
+        assert (await client.head(url, headers={**TUS, **other})).status_code == 404
+        assert (await client.delete(url, headers={**TUS, **other})).status_code == 404
+        response = await patched(client, url, 0, FILE)
+        job = await daemon.daemon.registry.get(response.headers["Progressd-Job-Id"])
+        assert (job.labels, job.owner) == ({"team": "a"}, "key:a")
+
+
+class Full(SQLiteStore):
+    """A store that stores no jobs while it is `full`."""
+
+    full = True
+
+    async def commit(self, *args: Any, **kwargs: Any) -> None:
+        if self.full:
+            raise StoreFailed("the store does not take it: disk full")
+        await super().commit(*args, **kwargs)
+
+
+async def test_a_failing_store_delays_the_job(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, open_store=Full.open) as daemon, client_of(daemon) as client:
+        url = (await created(client)).headers["Location"]
+        assert (await patched(client, url, 0, FILE)).status_code == 503
+        assert (await client.head(url, headers=TUS)).status_code == 503
+        assert daemon.daemon.files.usage.receiving == len(FILE)
+        Full.full = False
+        state = await client.head(url, headers=TUS)
+        job_id = state.headers["Progressd-Job-Id"]
+        assert daemon.daemon.files.input(job_id).read_bytes() == FILE
+        assert daemon.daemon.files.usage.receiving == 0

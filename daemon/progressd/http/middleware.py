@@ -60,7 +60,7 @@ FOR_BOUND_KEYS: Final = (
 )
 FOR_TOPIC_TOKENS: Final = ("/api/jobs/", "/api/batch/", "/ws")
 FOR_ALL_JOBS_TOKENS: Final = (*FOR_TOPIC_TOKENS, "/api/jobs", "/api/events")
-DOWNLOAD: Final = re.compile(r"/api/jobs/[^/]+/download")
+DOWNLOAD: Final = re.compile(r"/api/(jobs|batch)/[^/]+/download")
 NEW_TOKEN: Final = re.compile(r"/api/((jobs|batch)/[^/]+/)?token")  # a POST that needs only the right to read
 COUNTED_REJECTIONS: Final = frozenset({401, 403, 408, 413, 415, 429, 503, 507})
 

@@ -167,6 +167,12 @@ async def cancel(job_id: str) -> Response:
 
 
 async def _purge(job: Job) -> Response:
+    await purge(job)
+    return _job_response(job)
+
+
+async def purge(job: Job) -> None:
+    """Delete a finished job and its files. Raises Conflict, NotFound."""
     context = request_context()
     if not job.status.finished:
         raise Conflict(f"job {job.id} is {job.status}: only finished jobs can be deleted, so cancel it first")
@@ -174,7 +180,6 @@ async def _purge(job: Job) -> Response:
         with trio.CancelScope(shield=True):  # otherwise its files might be left behind
             async with context.app.files.deletion(job.id):
                 await context.view.delete(job)
-    return _job_response(job)
 
 
 @blueprint.post("/<job_id>/retry")
@@ -190,13 +195,9 @@ async def retry(job_id: str) -> Response:
     if job.pipeline is None:
         raise Conflict(f"job {job.id} is not run by the daemon: only its producer can retry it")
     again = str(uuid.uuid4())
-    registration = Registration(
-        kind=job.kind, name=job.name, input_filename=job.input_filename, options=job.options, labels=job.labels
-    )
-    event = SubmitEvent(again, registration, job.pipeline, priority=job.priority, owner=context.owner)
     async with context.app.files.copied_input(job.id, again):
         with trio.CancelScope(shield=True):  # a client that disconnects must not remove the input of a stored job
-            new = await context.view.submit_one(event)
+            new = await context.view.submit_one(retried(job, again))
     return json_response(RetryAccepted(new.id, new.status, f"retrying job {job.id}"))
 
 
@@ -213,10 +214,7 @@ async def download(job_id: str) -> Response:
     if job.output_path.startswith(ELSEWHERE):
         location = quote(job.output_path, safe=IN_URLS)
         return Response(b"", 303, {"Location": location, "Cache-Control": CACHING})
-    pipeline = app.settings.pipelines.get(job.pipeline or "")
-    suffix = PurePath(pipeline.output).suffix if pipeline else ""
-    stem = PurePath(job.input_filename or "").stem or job.kind
-    name = "".join(letter if letter.isprintable() else "_" for letter in stem) + suffix
+    name = result_name(job)
     mimetype = mimetypes.guess_type(name)[0] or "application/octet-stream"
     try:
         response = await send_file(app.files.output(job.id), mimetype=mimetype, conditional=True)
@@ -231,6 +229,23 @@ async def download(job_id: str) -> Response:
     response.accept_ranges = "bytes"
     response.timeout = None  # a client that keeps reading has no time limit
     return response
+
+
+def result_name(job: Job) -> str:
+    """Return the file name of a result: that of the input, with the suffix of the pipeline's output."""
+    pipeline = request_context().app.settings.pipelines.get(job.pipeline or "")
+    suffix = PurePath(pipeline.output).suffix if pipeline else ""
+    stem = PurePath(job.input_filename or "").stem or job.kind
+    return "".join(letter if letter.isprintable() else "_" for letter in stem) + suffix
+
+
+def retried(job: Job, again: str, batch_id: str | None = None, batch_name: str = "") -> SubmitEvent:
+    """Return the event that submits a job again, under the id `again`."""
+    registration = Registration(
+        kind=job.kind, name=job.name, input_filename=job.input_filename, options=job.options, labels=job.labels
+    )
+    owner, pipeline = request_context().owner, job.pipeline or ""
+    return SubmitEvent(again, registration, pipeline, batch_id, job.priority, owner=owner, batch_name=batch_name)
 
 
 async def _find(text: str) -> Job:

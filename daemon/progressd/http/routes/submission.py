@@ -41,6 +41,7 @@ from progressd.http.schemas import FORM
 PDF: Final = "application/pdf"
 SIGNATURES: Final[Mapping[str, bytes]] = {PDF: b"%PDF-"}  # anywhere in the first 1024 bytes
 DEFAULT_PIPELINE: Final = "pdf"
+MAX_NAME: Final = 255  # characters of the name of a batch
 HEADER: Final = "Idempotency-Key"
 KEY: Final = re.compile(r"[!-~]{1,255}", re.ASCII)  # with or without the quotes that the draft requires
 REPLAYED: Final = {"Idempotency-Replayed": "true"}
@@ -123,13 +124,16 @@ class Submission(NamedTuple):
                 sink = _Files(context.app.files, self.pipeline, uploads, new_id)
                 limits = context.app.settings.limits
                 form = await receive_form(request, body, sink, self.file_fields, limits, self.max_files)
+                batch_name = checked_batch_name(form.get("name", "")) if batch_id is not None else ""
                 given, labels = read_fields(form)
                 options, priority = checked(self.pipeline, given)
                 fingerprint, owner = _fingerprint(), context.owner
                 events = []
                 for job_id, filename, _ in sink.received:
                     registration = Registration(self.name, filename[:255], options=options, labels=labels)
-                    events.append(SubmitEvent(job_id, registration, self.name, batch_id, priority, fingerprint, owner))
+                    events.append(
+                        SubmitEvent(job_id, registration, self.name, batch_id, priority, fingerprint, owner, batch_name)
+                    )
                 # A client that disconnects must not remove the input of a stored job.
                 with trio.CancelScope(shield=True):
                     jobs = await context.view.submit_all(*events)
@@ -218,6 +222,13 @@ def uploading(body: BodyChunks) -> Iterator[BodyChunks]:
     exempt = context.app.rate_limits.exempts(client.address)
     with context.app.transfers.uploading(owner, body, context.app.settings.limits, exempt=exempt):
         yield body
+
+
+def checked_batch_name(name: str) -> str:
+    """Return the name of a batch. Raises InvalidInput."""
+    if len(name) > MAX_NAME:
+        raise InvalidInput(f"the name of the batch has more than {MAX_NAME} characters")
+    return name
 
 
 def read_fields(fields: Mapping[str, str]) -> tuple[dict[str, object], dict[str, str]]:

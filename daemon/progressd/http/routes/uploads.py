@@ -42,6 +42,7 @@ from progressd.http.routes.submission import (
     DEFAULT_PIPELINE,
     SUBMISSION_ERRORS,
     checked,
+    checked_batch_name,
     has_signature,
     id_of,
     pipeline_named,
@@ -61,7 +62,6 @@ ALGORITHMS: Final[Mapping[str, Callable[[], Any]]] = {
 }
 MAX_METADATA: Final = 16384  # characters
 MAX_BATCH: Final = 100  # files, as in POST /api/batch
-MAX_NAME: Final = 255  # characters of the name of a batch, and of the text that identifies it
 MAX_UNFINISHED: Final = 1000  # uploads of one client
 MAX_UNFINISHED_TOTAL: Final = 10_000
 SILENCE: Final = 1.0  # seconds without data after which another request can take over an upload
@@ -317,9 +317,7 @@ async def _requested(context: RequestContext) -> tuple[UploadInfo, str]:
             raise UnsupportedMedia("the file is empty")
     given, labels = read_fields(metadata)
     options, priority = checked(pipeline, given)
-    batch, batch_name = metadata.get("batch", ""), metadata.get("batch_name", "")
-    if max(len(batch), len(batch_name)) > MAX_NAME:
-        raise InvalidInput(f"Upload-Metadata: batch and batch_name have at most {MAX_NAME} characters")
+    batch, batch_name = metadata.get("batch", ""), checked_batch_name(metadata.get("batch_name", ""))
     info = UploadInfo(
         id=str(uuid.uuid4()),
         length=length,
