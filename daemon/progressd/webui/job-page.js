@@ -8,6 +8,7 @@ import { isFinished, isOpenEnded, JobModel } from './job-model.js';
 import { isElsewhere, nameOf, showFigures, showJob } from './job-view.js';
 import { jobPath, pass, request, token } from './pass.js';
 import './progressd-log.js';
+import { setUpSharing } from './share.js';
 import { language, loadLanguage, t, translate } from './text.js';
 import { isMoving, showTimeline } from './timeline.js';
 
@@ -74,6 +75,7 @@ function show(job) {
   showActions(job);
   showTitle(job);
   showErrorOutput();
+  byId('way').hidden = Boolean(token);
   byId('way-batch').hidden = !job.batch_id || Boolean(token);
   if (job.batch_id) byId('batch-link').href = `batches/${job.batch_id}`;
   if (isFirst) openLog(job);
@@ -147,7 +149,11 @@ function showDownload({ status, output_path: output }) {
   setText(link, elsewhere ? t('Open the result') : t('Download'));
 }
 
+const isOpenToAll = () => !who?.authenticated && who?.auth_required === false;
+const share = setUpSharing({ page: `jobs/${id}`, tokens: jobPath(id, '/token') }, isOpenToAll);
+
 const actions = {
+  share: async () => share(),
   cancel: () => request(jobPath(id), 'DELETE').then(() => model.refresh()),
   async retry() {
     const { job_id: next } = await request(jobPath(id, '/retry'), 'POST');

@@ -83,21 +83,20 @@ sheet.replaceSync(`
   }
   .lines { width: max-content; min-width: 100%; }
   .block { min-height: calc(var(--n) * 1.25rem); contain: layout style; }
+  .scroller:not([data-wrap]) .block { height: calc(var(--n) * 1.25rem); }
   .line { min-height: 1.25rem; padding: 0 .875rem 0 .625rem; border-left: 3px solid transparent; white-space: pre; }
   .scroller[data-wrap] .lines { width: auto; }
   .scroller[data-wrap] .line { white-space: pre-wrap; overflow-wrap: anywhere; }
   .line[data-s=e] { border-left-color: var(--failed); background: color-mix(in srgb, var(--failed) 6%, transparent); }
   .line[data-s=n] { color: var(--soft); font-style: italic; }
   .line.gap {
-    margin: .25rem 0;
-    border-block: 1px dashed var(--edge);
+    background: repeating-linear-gradient(135deg, transparent 0 6px, color-mix(in srgb, var(--edge) 14%, transparent) 6px 12px);
     color: var(--soft);
     font-style: italic;
     text-align: center;
     user-select: none;
   }
-  time { display: none; margin-right: .875rem; color: var(--soft); user-select: none; }
-  .scroller[data-times] time { display: inline; }
+  time { margin-right: .875rem; color: var(--soft); user-select: none; }
   .newest {
     position: absolute;
     right: 1.25rem;

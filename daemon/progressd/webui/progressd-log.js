@@ -12,10 +12,10 @@ import { sheet } from './log-style.js';
 import { language, t } from './text.js';
 import { watch } from './watching.js';
 
-const BLOCK = 100; // lines
+const BLOCK = 50; // lines
 const FIRST_LINES = 1000;
 const MORE_LINES = 10_000;
-const NEAR_PX = 1500; // blocks at this distance have elements
+const NEAR_PX = 800; // blocks at this distance have elements
 const EARLIER_PX = 600; // earlier lines are loaded at this distance from the top
 const END_PX = 24; // at this distance from the end, the view follows
 const LONGEST = 65_536; // characters of a line that arrives in parts
@@ -322,13 +322,19 @@ export class ProgressdLog extends HTMLElement {
   /* What is visible */
 
   #arrange(entries) {
-    this.#keepPlace(() => {
-      for (const { target, isIntersecting } of entries) {
+    const change = () => {
+      for (const { target, isIntersecting, boundingClientRect: box } of entries) {
         const block = this.#blockOf.get(target);
         if (isIntersecting) this.#fill(block);
-        else this.#empty(block);
+        else this.#empty(block, box.height);
       }
-    });
+    };
+    if (this.#wraps) this.#keepPlace(change);
+    else change(); // the heights of blocks are known
+  }
+
+  get #wraps() {
+    return this.#parts.scroller.hasAttribute('data-wrap');
   }
 
   #fill(block) {
@@ -338,9 +344,9 @@ export class ProgressdLog extends HTMLElement {
     block.root.replaceChildren(...block.lines.map((line) => this.#lineElement(block, line)));
   }
 
-  #empty(block) {
+  #empty(block, height) {
     if (!block.filled || this.#pinned.has(block) || (this.#following && this.#blocks.indexOf(block) >= this.#blocks.length - 2)) return;
-    if (this.#parts.wrap.ariaPressed === 'true') block.root.style.height = `${block.root.offsetHeight}px`;
+    if (this.#wraps) block.root.style.height = `${height}px`;
     block.filled = false;
     block.root.replaceChildren();
   }
@@ -412,8 +418,9 @@ export class ProgressdLog extends HTMLElement {
       return element('div', { class: 'line gap' }, t('{size} of the log are missing here', { size: size(line.gap) }));
     }
     const text = element('span', { class: 'text' }, ...this.#styled(block, line));
-    const root = element('div', { class: 'line', 'data-s': line.s }, text);
-    root.prepend(element('time', { dateTime: line.t, title: line.t }, clock(line.t)));
+    const root = element('div', { class: 'line' }, text);
+    if (line.s !== 'o') root.dataset.s = line.s;
+    if (this.#parts.times.ariaPressed === 'true') root.prepend(element('time', { dateTime: line.t, title: line.t }, clock(line.t)));
     return root;
   }
 
@@ -661,7 +668,9 @@ export class ProgressdLog extends HTMLElement {
     const matches = element('span', { class: 'matches', role: 'status' });
     const previous = button('↑', { ariaLabel: t('Previous match'), title: t('Previous match'), disabled: true }, () => this.#turn(-1));
     const next = button('↓', { ariaLabel: t('Next match'), title: t('Next match'), disabled: true }, () => this.#turn(1));
-    const times = toggle(t('Times'), false, (isOn) => this.#keepPlace(() => scroller.toggleAttribute('data-times', isOn)));
+    const times = toggle(t('Times'), false, () => this.#keepPlace(() => {
+      for (const block of this.#blocks) this.#redraw(block);
+    }));
     const wrap = toggle(t('Wrap'), matchMedia('(max-width: 40rem)').matches, (isOn) => this.#wrap(isOn));
     const follow = toggle(t('Follow'), true, (isOn) => this.#follow(isOn));
     const download = element('a', { hidden: true, class: 'tool' }, t('Download'));
@@ -731,7 +740,7 @@ export class ProgressdLog extends HTMLElement {
 
   #resized() {
     const { scroller } = this.#parts;
-    if (scroller.clientWidth !== this.#width && scroller.hasAttribute('data-wrap')) {
+    if (scroller.clientWidth !== this.#width && this.#wraps) {
       for (const { root } of this.#blocks) root.style.height = '';
     }
     this.#width = scroller.clientWidth;

@@ -47,11 +47,14 @@ function lanesOf({ steps = [], usual_steps: usual = [], started_at: start, statu
     lane.bars.push({ ...bar, open: !to && status === 'processing', title: titleOf(name, phase) });
   }
   const future = [];
+  const elapsed = (now() - zero) / 1000;
   for (const step of usual) {
     const lane = step.step_name !== undefined && lanes.get(keyOf(step.step_name, step.phase));
     if (lane) lane.usual = step;
     else if (step.step_name === undefined && status === 'processing') future.push({ names: new Set(), bars: [], usual: step });
   }
+  const late = future.length ? Math.max(0, elapsed - future[0].usual.after_seconds) : 0;
+  for (const lane of future) lane.usual = { ...lane.usual, after_seconds: lane.usual.after_seconds + late };
   return [...lanes.values(), ...future.slice(0, MAX_FUTURE)];
 }
 
