@@ -9,7 +9,7 @@ WORKERS ?= 4
 VENV := $(if $(PYTHON),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
 PIP := bin/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help run test torture tools check bench eta format clean
+.PHONY: help run test torture tools check bench bench-page eta format clean
 
 help:
 	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
@@ -52,6 +52,9 @@ bench: .venv/.daemon
 
 eta: .venv/.daemon
 	@.venv/bin/python -m benchmarks.eta $(ARGS)
+
+bench-page: .venv/.daemon
+	@.venv/bin/python -m benchmarks.page $(ARGS)
 
 format: .venv/.checks
 	.venv/bin/ruff check --fix

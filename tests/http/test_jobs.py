@@ -107,6 +107,7 @@ async def test_a_silent_job_is_stalled(daemon: RunningDaemon, client: httpx.Asyn
     while "stalled" not in body["progress"]:
         body = await job_of(client)
     assert body["progress"] == {"current_step": 5, "total_steps": 12, "step_name": "", "percent": 41, "stalled": True}
+    assert body["created_at"] <= body["silent_since"]
     assert body["status"] == "processing"
     await daemon.report(progress(ID, 6, 12))
     assert "stalled" not in (await job_of(client))["progress"]

@@ -34,10 +34,11 @@ export function refusal(status, body, used) {
 
 const jobUrl = (id, rest = '') => `api/jobs/${encodeURIComponent(id)}${rest}`;
 
-async function request(url, method = 'GET') {
+async function request(url, method = 'GET', keepalive = false) {
   const used = currentKey();
   const signal = AbortSignal.timeout(TIMEOUT_MS);
-  const response = await fetch(url, { method, headers: credentials(), cache: 'no-cache', signal }).catch((error) => {
+  const headers = credentials();
+  const response = await fetch(url, { method, headers, cache: 'no-cache', signal, keepalive }).catch((error) => {
     throw new Unreachable(error.name === 'TimeoutError' ? NO_ANSWER : NO_SERVER);
   });
   learnFrom(response.headers.get('Date'));
@@ -74,10 +75,12 @@ export async function listJobs(params) {
 }
 
 export const getJob = (id) => request(jobUrl(id));
-export const cancelJob = (id) => request(jobUrl(id), 'DELETE');
+
+/** @param {string} id @param {boolean} [isLeaving] whether the request must outlive the page */
+export const cancelJob = (id, isLeaving) => request(jobUrl(id), 'DELETE', isLeaving);
 export const deleteJob = (id) => request(jobUrl(id, '?purge=true'), 'DELETE');
 export const getBatch = (id) => request(`api/batch/${encodeURIComponent(id)}`);
-export const cancelBatch = (id) => request(`api/batch/${encodeURIComponent(id)}`, 'DELETE');
+export const cancelBatch = (id, isLeaving) => request(`api/batch/${encodeURIComponent(id)}`, 'DELETE', isLeaving);
 export const retryJob = (id) => request(jobUrl(id, '/retry'), 'POST');
 export const downloadUrl = (id) => jobUrl(id, '/download');
 

@@ -14,3 +14,13 @@ export function learnFrom(header) {
 
 /** @returns {number} milliseconds since the epoch, by the server's clock */
 export const now = () => Date.now() + offset;
+
+let stoppedAt = null;
+
+/** Stops the clocks of the page at a moment, or starts them again. @param {number | null} moment by the local clock */
+export function stopClocks(moment) {
+  stoppedAt = moment === null ? null : moment + offset;
+}
+
+/** @returns {number} the moment that the page shows: `now`, or the moment at which the clocks stopped */
+export const shownNow = () => stoppedAt ?? now();

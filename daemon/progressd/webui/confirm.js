@@ -16,12 +16,14 @@ export function isConfirmed(button, question) {
     stop();
     return true;
   }
-  const { textContent, ariaLabel } = button;
+  const { ariaLabel } = button;
+  const content = [...button.childNodes];
   const calm = () => {
     asking.delete(button);
     clearTimeout(timer);
     button.removeEventListener('blur', calm);
-    Object.assign(button, { textContent, ariaLabel });
+    button.replaceChildren(...content);
+    Object.assign(button, { ariaLabel });
     button.removeAttribute('data-asking');
   };
   const timer = setTimeout(calm, PATIENCE_MS);

@@ -97,7 +97,7 @@ export class JobList {
     button.ariaBusy = 'true';
     card.note('');
     try {
-      await action(card.entry);
+      await action(card.entry, button);
     } catch (error) {
       card.note(error.message);
     } finally {

@@ -1,7 +1,7 @@
 /** What cards and rows say about a job: its name, state, step and times. No DOM. */
 
 import { downloadUrl } from './api.js';
-import { now } from './clock.js';
+import { shownNow } from './clock.js';
 import { duration, moment, remaining, steps, stopwatch } from './format.js';
 import { isFinished, isOpenEnded } from './jobs.js';
 import { t } from './text.js';
@@ -23,16 +23,16 @@ export const figureOf = (entry) =>
   verdictOf(entry.status) ?? (isOpenEnded(entry) ? '' : t('{percent}%', { percent: percentOf(entry) }));
 
 /** @param {Entry} entry the state in a word or two */
-export function stateOf({ status, progress, heard_at: heard, waiting }) {
+export function stateOf({ status, progress, silent_since: since, waiting }) {
   if (status === 'uploading') return waiting ? t('Waiting') : t('Uploading');
   if (status === 'queued') return t('Waiting');
   if (status !== 'processing') return verdictOf(status);
-  if (progress?.stalled) return heard ? t('Silent for {time}', { time: roughly(heard) }) : t('Silent');
+  if (progress?.stalled) return since ? t('Silent for {time}', { time: roughly(since) }) : t('Silent');
   return progress?.slow ? t('Slower than usual') : t('Running');
 }
 
-function roughly(heard) {
-  const seconds = (now() - Date.parse(heard)) / 1000;
+function roughly(since) {
+  const seconds = (shownNow() - Date.parse(since)) / 1000;
   if (seconds < 60) return t('{n} s', { n: Math.max(0, Math.floor(seconds)) });
   if (seconds < 3600) return t('{n} min', { n: Math.floor(seconds / 60) });
   return t('{n} h', { n: Math.floor(seconds / 3600) });
@@ -52,7 +52,7 @@ export function stepOf({ status, pipeline, progress = {}, page_count: pages, err
 /** The remaining time; empty once a step takes longer than the previous steps predict. */
 export function forecast({ ends_at: end, ends_within: within, progress }) {
   if (end === undefined) return '';
-  const left = (time) => Math.max(0, time - now()) / 1000;
+  const left = (time) => Math.max(0, time - shownNow()) / 1000;
   const seconds = left(end);
   if (seconds < 3 && progress?.percent < 75) return '';
   return within ? remaining(seconds, left(within.earliest), left(within.latest)) : remaining(seconds);
@@ -61,7 +61,7 @@ export function forecast({ ends_at: end, ends_within: within, progress }) {
 /** @param {import('./jobs.js').Job} job a job that has started, and maybe finished */
 export function spentOn(job) {
   if (isFinished(job) && job.elapsed_seconds !== undefined) return duration(job.elapsed_seconds);
-  const end = isFinished(job) ? Date.parse(job.completed_at) : now();
+  const end = isFinished(job) ? Date.parse(job.completed_at) : shownNow();
   const seconds = (end - Date.parse(job.started_at)) / 1000;
   if (Number.isNaN(seconds)) return '';
   return isFinished(job) ? duration(seconds) : stopwatch(seconds);

@@ -21,7 +21,9 @@ import { now } from './clock.js';
  * @property {string} [created_at]
  * @property {string} [started_at]
  * @property {string} [completed_at]
- * @property {string} [heard_at] the time of its newest progress; of a stalled job, the last before the silence
+ * @property {number} [lease_seconds]
+ * @property {string} [silent_since] of a stalled job, the time of the last event
+ * @property {string} [heard_at] the time of its newest progress; added by the page
  * @property {number} [changed] the position of its newest change in the order of all changes; added by the page
  * @property {number} [ends_at] forecast, milliseconds since the epoch by the server's clock; added by the page
  * @property {{earliest: number, latest: number}} [ends_within] its interval of 80 %, in the same unit; added by the page
@@ -74,17 +76,22 @@ export const needsLook = (job) => job.status === 'failed' || isLate(job);
 
 const offsetOf = (cursor) => Number(cursor?.slice(cursor.lastIndexOf('-') + 1)) || 0;
 
+/** A job stalls one lease after its last event. */
+function silentSince({ lease_seconds: lease, heard_at: heard }, stalledAt) {
+  return lease ? new Date(stalledAt - lease * 1000).toISOString() : heard;
+}
+
 /** The changes of each message type: `(job, data, time)` → the changed fields. */
 const CHANGES = {
   progress(job, data, time) {
     if (isFinished(job)) return {};
     const { eta_seconds: seconds, eta, ...progress } = data;
-    const heard_at = progress.stalled ? job.heard_at : time;
     const from = Date.parse(time); // the message may be old
     const ends_at = from + seconds * 1000;
-    if (Number.isNaN(ends_at)) return { progress, heard_at, ends_at: undefined, ends_within: undefined };
-    const ends_within = eta && { earliest: from + eta.low * 1000, latest: from + eta.high * 1000 };
-    return { progress, heard_at, ends_at, ends_within };
+    const known = !Number.isNaN(ends_at);
+    const ends_within = known && eta ? { earliest: from + eta.low * 1000, latest: from + eta.high * 1000 } : undefined;
+    const times = progress.stalled ? { silent_since: silentSince(job, from) } : { heard_at: time };
+    return { progress, ...times, ends_at: known ? ends_at : undefined, ends_within };
   },
   status_change(job, { new_status: status }, time, cursor) {
     if (isFinished(job)) return {};
@@ -114,6 +121,8 @@ export class Jobs {
   /** @type {Map<string, Job>} */
   #jobs = new Map();
   #onChange;
+  /** The number of finished jobs. */
+  finished = 0;
 
   /**
    * @param {(before?: Job, after?: Job, told?: boolean) => void} onChange receives a job before and after each change:
@@ -155,13 +164,17 @@ export class Jobs {
 
   clear() {
     this.#jobs.clear();
+    this.finished = 0;
     this.#onChange();
   }
 
   /** @param {string} id @param {boolean} [told] whether the job was deleted, and not only dropped from the page */
   remove(id, told = false) {
     const job = this.#jobs.get(id);
-    if (this.#jobs.delete(id)) this.#onChange(job, undefined, told);
+    if (!job) return;
+    this.#jobs.delete(id);
+    this.finished -= Number(isFinished(job));
+    this.#onChange(job, undefined, told);
   }
 
   /**
@@ -187,6 +200,7 @@ export class Jobs {
   #set(job, told) {
     const before = this.#jobs.get(job.id);
     this.#jobs.set(job.id, job);
+    this.finished += Number(isFinished(job)) - Number(Boolean(before && isFinished(before)));
     this.#onChange(before, job, told);
   }
 }

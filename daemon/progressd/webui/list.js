@@ -120,6 +120,9 @@ export class List {
     const { lines } = this.#view;
     const shown = lines.filter(({ level }) => !level).slice(0, MAX_CARDS);
     this.#cards.show(shown.map((line) => this.#cardEntryOf(line)).filter(Boolean));
+    for (const card of this.#roots.cards.querySelectorAll('[data-job-id]')) {
+      card.toggleAttribute('data-pending', Boolean(this.#extras.marksOf(card.dataset.jobId)?.pending));
+    }
     const hidden = lines.length - shown.length;
     this.#roots.rest.hidden = hidden <= 0;
     this.#roots.rest.querySelector('span').textContent = t('{n} more job | {n} more jobs', { n: hidden });

@@ -3,13 +3,23 @@
 import { currentKey, useKey } from './access.js';
 import { cancelBatch, cancelJob, deleteJob, health, retryJob, signedDownloadUrl } from './api.js';
 import { Batches } from './batches.js';
+import { Selection, withAll } from './bulk.js';
+import { Cancelling } from './cancelling.js';
+import { stopClocks } from './clock.js';
+import { isConfirmed } from './confirm.js';
 import { Feed } from './feed.js';
+import { moment } from './format.js';
 import { Gate, mayWrite } from './gate.js';
 import { Intake } from './intake.js';
 import { nameOf } from './job-text.js';
-import { isFinished, isOpenEnded, Jobs } from './jobs.js';
+import { isFinished, Jobs } from './jobs.js';
 import { List } from './list.js';
+import { isFiltered } from './query.js';
+import { choose, setting } from './settings.js';
+import { showSignals } from './signals.js';
+import { ended, isStarred, star, startedHere } from './stars.js';
 import { loadLanguage, t, translate } from './text.js';
+import { Toasts } from './toasts.js';
 import { Toolbar } from './toolbar.js';
 import { Uploads } from './uploads.js';
 import { View } from './view.js';
@@ -21,32 +31,34 @@ for (const template of document.querySelectorAll('template')) translate(template
 /** A hidden page gets no frames, but its title changes too. */
 const HIDDEN_MS = 1000;
 
-const TITLE = document.title;
+/** A shorter loss of the connection needs no banner. */
+const AWAY_MS = 5000;
+
+/** The finished jobs in memory, beside those that the user has scrolled to. */
+const FINISHED_KEPT = 300;
+
+/** Ends within this time are announced in one sentence. */
+const ANNOUNCE_MS = 1000;
+
 const CONNECTIONS = { live: t('Live'), polling: t('Polling'), reconnecting: t('Reconnecting…') };
 
 const byId = (id) => document.getElementById(id);
 
 let frame = 0;
 let timer = 0;
+let isAway = false;
+let awayTimer = 0;
+let failures = 0; // since the user last looked at the page
+let announced = [];
+
 function redrawSoon() {
   if (document.hidden) timer ||= setTimeout(redraw, HIDDEN_MS);
   else frame ||= requestAnimationFrame(redraw);
 }
-document.addEventListener('visibilitychange', redrawSoon);
-
-/** Screen readers announce only the end of a job. */
-function announce(entry) {
-  const name = nameOf(entry);
-  byId('announcements').textContent = {
-    completed: t('{name} is done.', { name }),
-    failed: t('{name} failed.', { name }),
-    cancelled: t('{name} was cancelled.', { name }),
-  }[entry.status];
-}
 
 const jobs = new Jobs((before, after, told) => {
   view.changed(before, after, told);
-  if (told && before && after && !isFinished(before) && isFinished(after)) announce(after);
+  if (told && before && after && !isFinished(before) && isFinished(after)) hasEnded(after);
   redrawSoon();
 });
 const uploads = new Uploads({
@@ -54,11 +66,15 @@ const uploads = new Uploads({
     view.invalidate();
     redrawSoon();
   },
-  onArrived: (message) => jobs.apply(message),
+  onArrived(message) {
+    startedHere(message.job_id);
+    jobs.apply(message);
+  },
   onFailed: announce,
 });
 const view = new View(jobs, uploads);
 const batches = new Batches(redrawSoon);
+const toasts = new Toasts(byId('toasts'));
 const feed = new Feed(jobs, {
   onConnection: showConnection,
   onNotice: showNotice,
@@ -71,29 +87,80 @@ const feed = new Feed(jobs, {
     if (type === 'status_change') view.changedElsewhere(data);
   },
 });
+
+const cancelOne = async ({ batch, id }, isLeaving) => {
+  if (batch) await cancelBatch(id, isLeaving);
+  else jobs.put(await cancelJob(id, isLeaving));
+};
+const retryOne = async ({ id }) => {
+  const { job_id } = await retryJob(id);
+  startedHere(job_id);
+  feed.want(job_id);
+};
+const deleteOne = async ({ id }) => {
+  await deleteJob(id).catch((error) => { if (error.status !== 404) throw error; });
+  jobs.remove(id, true);
+};
+const SENTENCES = {
+  cancel: (n, reason) => t('{n} job was not cancelled: {reason} | {n} jobs were not cancelled: {reason}', { n, reason }),
+  retry: (n, reason) => t('{n} job was not retried: {reason} | {n} jobs were not retried: {reason}', { n, reason }),
+  delete: (n, reason) => t('{n} job was not deleted: {reason} | {n} jobs were not deleted: {reason}', { n, reason }),
+};
+
+/** Does something with several jobs, and reports failures in one sentence. */
+async function withEach(name, entries, action) {
+  const errors = await withAll(entries, action);
+  if (errors.length) toasts.say(SENTENCES[name](errors.length, errors[0].message));
+}
+
+const cancelling = new Cancelling({
+  offerUndo: (sentence, onUndo) => toasts.offerUndo(sentence, onUndo),
+  onChange: redrawSoon,
+  onCancel: (entries, isLeaving) => withEach('cancel', entries, (entry) => cancelOne(entry, isLeaving)),
+});
+
+/** The actions of cards and rows, by their buttons' `data-action`. */
 const actions = {
-  async cancel({ upload, batch, id }) {
-    if (upload) uploads.remove(id);
-    else if (batch) await cancelBatch(id);
-    else jobs.put(await cancelJob(id));
+  async cancel(entry, button) {
+    if (entry.upload) uploads.remove(entry.id);
+    else if (setting('cancel') !== 'ask') cancelling.add([entry]);
+    else if (isConfirmed(button, t('Really cancel?'))) await cancelOne(entry);
   },
-  async retry({ upload, id }) {
-    if (upload) uploads.retry(id);
-    else feed.want((await retryJob(id)).job_id);
+  async retry(entry) {
+    if (entry.upload) uploads.retry(entry.id);
+    else await retryOne(entry);
   },
   dismiss: ({ id }) => uploads.remove(id),
-  async delete({ id }) {
-    await deleteJob(id).catch((error) => { if (error.status !== 404) throw error; });
-    jobs.remove(id, true);
-  },
-  async cancelAll({ id }) {
-    await cancelBatch(id);
-  },
+  delete: deleteOne,
+  cancelAll: cancelOne,
 };
+
+/** Does what a button of a row says. */
+async function act(name, entry, button) {
+  if (name === 'star') {
+    star(entry.id);
+    redrawSoon();
+  } else if (name !== 'delete' || isConfirmed(button, t('Really delete?'))) {
+    await Promise.resolve(actions[name](entry, button)).catch((error) => toasts.say(`${nameOf(entry)}: ${error.message}`));
+  }
+}
+
+const selection = new Selection(byId('bulk'), {
+  jobs,
+  lines: () => view.lines,
+  onChange: redrawSoon,
+  actions: {
+    cancel: async (chosen) => cancelling.add(chosen),
+    retry: (chosen) => withEach('retry', chosen, retryOne),
+    delete: (chosen) => withEach('delete', chosen, deleteOne),
+  },
+});
+
+const marksOf = (id) => ({ selected: selection.has(id), pending: cancelling.has(id), starred: isStarred(id) });
 const list = new List({ rows: byId('rows'), cards: byId('jobs'), rest: byId('rest') }, { jobs, uploads, view, batches }, {
-  act: (name, entry) => actions[name]?.(entry),
-  select() {},
-  marksOf: () => undefined,
+  act,
+  marksOf,
+  select: (id, how) => selection.select(id, how),
   unfold(id, open) {
     view.unfold(id, open);
     redrawSoon();
@@ -122,6 +189,7 @@ const gate = new Gate(byId('gate'), {
   onLocked() {
     feed.stop();
     jobs.clear();
+    comeBack();
     byId('main').hidden = true;
     byId('connection').hidden = true;
     showWho(null);
@@ -156,7 +224,7 @@ async function download(event) {
     signed.download = '';
     signed.click();
   } catch (error) {
-    list.complain(jobId, error.message);
+    if (!list.complain(jobId, error.message)) toasts.say(error.message);
   }
 }
 
@@ -166,41 +234,120 @@ function redraw() {
   frame = timer = 0;
   const isNew = view.refresh();
   const { due } = view;
-  if (due < Infinity) timer = setTimeout(redrawSoon, due);
+  if (due < Infinity) timer = setTimeout(redraw, due);
+  if (isNew) dropFinished();
   list.show(isNew, view.misses ? feed.missing : 0);
   toolbar.showCounts(view.counts);
-  const isEmpty = !view.lines.length && !feed.loading;
-  byId('empty').hidden = !isEmpty;
-  document.title = titleOf();
+  selection.show();
+  showEmpty(!view.lines.length && !feed.loading);
+  byId('cut').hidden = !feed.isCut || !view.misses;
+  showSignals(jobs.all(), { failures, isAway });
 }
 
-function titleOf() {
-  let [running, measured, sum] = [0, 0, 0];
-  for (const job of jobs.all()) {
-    if (job.status !== 'processing') continue;
-    running += 1;
-    if (isOpenEnded(job)) continue;
-    measured += 1;
-    sum += job.progress?.percent ?? 0;
-  }
-  if (!running) return TITLE;
-  if (!measured) return t('{n} job running – progressd | {n} jobs running – progressd', { n: running });
-  const percent = Math.floor(sum / measured);
-  return t('{percent}% – progressd | {percent}% of {n} jobs – progressd', { n: measured, percent });
+/** Keeps the memory bounded: drops finished jobs that the list does not show, or only at its end. */
+function dropFinished() {
+  const limit = FINISHED_KEPT + feed.loadedFinished;
+  if (jobs.finished <= 2 * limit) return;
+  const shown = view.lines.flatMap(({ id, members }) => members ?? [id]);
+  const kept = new Set(shown.filter((id) => isFinished(jobs.get(id) ?? {})).slice(0, limit));
+  const dropped = [...jobs.all()].filter((job) => isFinished(job) && !kept.has(job.id));
+  for (const { id } of dropped) jobs.remove(id);
+  feed.restartPages();
 }
 
-/** @param {import('./feed.js').Connection} connection */
-function showConnection(connection) {
+function showEmpty(isEmpty) {
+  const empty = byId('empty');
+  const { tab } = toolbar.query;
+  const isFound = isFiltered(toolbar.query);
+  empty.hidden = !isEmpty;
+  if (!isEmpty) return;
+  const titles = {
+    running: t('No job is running'),
+    waiting: t('No job is waiting'),
+    attention: t('Nothing needs a look'),
+    done: t('No job has finished yet'),
+    all: t('No jobs yet'),
+  };
+  const hints = {
+    running: t('Running jobs appear here by themselves.'),
+    waiting: t('Jobs that wait for their turn appear here.'),
+    attention: t('Failed jobs appear here, and jobs that are silent or slower than usual.'),
+    done: t('Completed, failed and cancelled jobs appear here.'),
+    all: t('Jobs of all programs appear here by themselves.'),
+  };
+  setText(empty.querySelector('.empty-title'), isFound ? t('No job matches') : titles[tab]);
+  setText(empty.querySelector('[data-part=hint]'), isFound ? t('Other words or fewer filters may find it.') : hints[tab]);
+  empty.querySelector('button').hidden = !isFound;
+}
+
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function hasEnded(job) {
+  if (document.hidden && job.status === 'failed') failures += 1;
+  ended(job);
+  announce(job);
+}
+
+/** Screen readers announce only the end of a job, and many ends in one sentence. */
+function announce(entry) {
+  if (!announced.length) setTimeout(announceEnds, ANNOUNCE_MS);
+  announced.push(entry);
+}
+
+function announceEnds() {
+  const [{ status }] = announced;
+  const name = nameOf(announced[0]);
+  const n = announced.length;
+  const failed = announced.filter((entry) => entry.status === 'failed').length;
+  const sentences = {
+    completed: t('{name} is done.', { name }),
+    failed: t('{name} failed.', { name }),
+    cancelled: t('{name} was cancelled.', { name }),
+  };
+  byId('announcements').textContent = n === 1 ? sentences[status] : t('{n} jobs have ended, {failed} failed.', { n, failed });
+  announced = [];
+}
+
+/** @param {import('./feed.js').Connection} connection @param {number} heardAt by the local clock */
+function showConnection(connection, heardAt) {
   const indicator = byId('connection');
   indicator.dataset.connection = connection;
   indicator.textContent = CONNECTIONS[connection];
   if (connection === 'reconnecting') {
-    jobs.dropForecasts();
+    if (!awayTimer) awayTimer = setTimeout(() => goAway(heardAt), AWAY_MS);
   } else {
+    comeBack();
     list.clearNotes(); // the server is back, so failed actions can be retried
     showHealth();
     if (currentKey() !== null) gate.enter(); // the key's rights may have changed
   }
+}
+
+/** What the page shows is from the moment at which the connection was lost: its clocks stop there. */
+function goAway(heardAt) {
+  isAway = true;
+  list.tick();
+  stopClocks(heardAt);
+  const time = moment(heardAt);
+  byId('away').textContent = t('No connection since {time}. What you see is from then.', { time });
+  byId('away').hidden = false;
+  document.body.toggleAttribute('data-away', true);
+  redrawSoon();
+}
+
+function comeBack() {
+  clearTimeout(awayTimer);
+  awayTimer = 0;
+  if (!isAway) return;
+  isAway = false;
+  stopClocks(null);
+  byId('away').hidden = true;
+  document.body.toggleAttribute('data-away', false);
+  jobs.dropForecasts();
+  list.tick();
+  redrawSoon();
 }
 
 /** @param {string | null} sentence */
@@ -220,10 +367,53 @@ async function showHealth() {
   }
 }
 
+function setUpSettings(form) {
+  form.elements.view.value = setting('view') ?? '';
+  form.elements.cancel.checked = setting('cancel') === 'ask';
+  form.addEventListener('change', () => {
+    choose('view', form.elements.view.value || null);
+    choose('cancel', form.elements.cancel.checked ? 'ask' : null);
+    view.invalidate();
+    redrawSoon();
+  });
+  byId('rest').querySelector('button').addEventListener('click', () => {
+    form.elements.view.value = 'rows';
+    form.dispatchEvent(new Event('change'));
+    window.scrollTo(0, 0);
+  });
+}
+
+async function pressed(event) {
+  const { key, target } = event;
+  const isTyping = target.matches('input:not([type=checkbox], [type=radio]), select, textarea');
+  if (event.ctrlKey || event.altKey || event.metaKey || target.closest('dialog') || byId('main').hidden) return;
+  if (key === 'Escape' && selection.size) {
+    selection.clear();
+  } else if (key === 'ArrowDown' && (target === byId('search') || target === document.body) && list.rows) {
+    event.preventDefault();
+    list.rows.focus();
+  } else if (key === '/' && !isTyping) {
+    event.preventDefault();
+    toolbar.focusSearch();
+  } else if (key === '?' && !isTyping) {
+    event.preventDefault();
+    (await import('./help.js')).showHelp(byId('keys'));
+  }
+}
+
 const entered = gate.enter();
 const intake = new Intake(byId('upload'), (...chosen) => uploads.add(...chosen), entered);
 entered.then(() => uploads.restore());
+setUpSettings(byId('settings'));
 window.addEventListener('beforeunload', (event) => { if (uploads.busy) event.preventDefault(); });
-setInterval(() => document.hidden || list.tick(), 1000);
+setInterval(() => document.hidden || isAway || list.tick(), 1000);
+document.addEventListener('keydown', pressed);
+document.addEventListener('visibilitychange', () => {
+  if (!document.hidden) failures = 0;
+  redrawSoon();
+});
+document.querySelector('.filters').addEventListener('toggle', ({ target }) => target.open && toolbar.offer(jobs.all()));
+byId('empty').querySelector('button').addEventListener('click', () => toolbar.clear());
+byId('keys-button').addEventListener('click', async () => (await import('./help.js')).showHelp(byId('keys')));
 byId('work').addEventListener('click', download);
 byId('sign-out').addEventListener('click', signOut);

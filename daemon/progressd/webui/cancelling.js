@@ -1,0 +1,55 @@
+/** Jobs are cancelled after a few seconds in which the user can undo it, or at once when the page is left. */
+
+import { nameOf } from './job-text.js';
+import { t } from './text.js';
+
+const UNDO_MS = 5000;
+
+export class Cancelling {
+  /** @type {Map<string, {entries: object[], timer: number, close: () => void}>} */
+  #pending = new Map();
+  #listener;
+
+  /**
+   * @param {object} listener
+   * @param {(sentence: string, onUndo: () => void) => () => void} listener.offerUndo
+   * @param {(entries: object[], isLeaving: boolean) => void} listener.onCancel
+   * @param {() => void} listener.onChange
+   */
+  constructor(listener) {
+    this.#listener = listener;
+    window.addEventListener('pagehide', () => {
+      for (const group of new Set(this.#pending.values())) this.#end(group, true);
+    });
+  }
+
+  /** @param {string} id @returns {boolean} whether the job or batch is about to be cancelled */
+  has(id) {
+    return this.#pending.has(id);
+  }
+
+  /** @param {object[]} entries jobs or batches */
+  add(entries) {
+    const group = { entries };
+    const values = { n: entries.length, name: entries[0].batch ? t('the batch') : nameOf(entries[0]) };
+    const sentence = entries.length === 1
+      ? t('{name} will be cancelled.', values)
+      : t('{n} job will be cancelled. | {n} jobs will be cancelled.', values);
+    group.close = this.#listener.offerUndo(sentence, () => this.#forget(group));
+    group.timer = setTimeout(() => this.#end(group, false), UNDO_MS);
+    for (const { id } of entries) this.#pending.set(id, group);
+    this.#listener.onChange();
+  }
+
+  #end(group, isLeaving) {
+    this.#forget(group);
+    this.#listener.onCancel(group.entries, isLeaving);
+  }
+
+  #forget(group) {
+    clearTimeout(group.timer);
+    group.close();
+    for (const { id } of group.entries) this.#pending.delete(id);
+    this.#listener.onChange();
+  }
+}

@@ -1,0 +1,210 @@
+"""The list of the page as rows: tabs, search, filters, keyboard, selection, and its URL."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Request, expect
+from support.serving import ServedDaemon, served_daemon
+
+from .conftest import opened_page
+
+RUNNING = 120
+
+
+def job_id(number: int) -> str:
+    return f"00000000-0000-4000-8000-{number:012d}"
+
+
+def report(daemon: ServedDaemon, *events: dict[str, object]) -> None:
+    lines = "\n".join(json.dumps(event) for event in events)
+    kind = {"Content-Type": "application/x-ndjson"}
+    assert daemon.request("POST", "/api/events", content=lines.encode(), headers=kind).status_code == 200
+
+
+def created(number: int, name: str, **more: object) -> dict[str, object]:
+    return {"type": "job_created", "job_id": job_id(number), "data": {"kind": "backup", "name": name, **more}}
+
+
+def event(kind: str, number: int, **data: object) -> dict[str, object]:
+    return {"type": kind, "job_id": job_id(number), "data": data}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
+    """A daemon with 120 running jobs, a waiting, a failed and a completed one."""
+    with served_daemon(tmp_path_factory.mktemp("list") / "state") as daemon:
+        for number in range(RUNNING):
+            labels = {"host": f"worker-{number % 3}", "team": "scan" if number % 2 else "web"}
+            report(
+                daemon,
+                created(number, f"Copy {number:03}", labels=labels),
+                event("progress", number, current_step=number % 100, total_steps=100, step_name="Copying"),
+            )
+        report(daemon, created(500, "Wait for it"))
+        report(daemon, created(501, "Broken mirror"), event("error", 501, message="The disk is full."))
+        report(daemon, created(502, "Good export"), event("progress", 502, percent=3), event("completed", 502))
+        yield daemon
+
+
+@pytest.fixture
+def page(browser: Browser, served: ServedDaemon) -> Iterator[Page]:
+    with opened_page(browser, served.url) as page:
+        expect(page.locator("[data-connection=live]")).to_be_visible()
+        expect(rows(page).first).to_be_visible()
+        yield page
+
+
+def rows(page: Page) -> Locator:
+    return page.locator("[role=row][data-id]")
+
+
+def row(page: Page, name: str) -> Locator:
+    return rows(page).filter(has=page.get_by_role("link", name=name, exact=True))
+
+
+def tab(page: Page, name: str) -> Locator:
+    return page.get_by_role("navigation").get_by_role("link", name=name)
+
+
+def expect_rows(page: Page, number: int) -> None:
+    """Expect this number of lines, of which only some are in the document."""
+    expect(page.get_by_role("treegrid")).to_have_attribute("aria-rowcount", str(number + 1))
+
+
+def test_tabs_search_and_filters_are_in_the_url(page: Page) -> None:
+    expect_rows(page, RUNNING + 3)
+    tab(page, "Waiting").click()
+    expect(page).to_have_url(re.compile(r"\?tab=waiting$"))
+    expect_rows(page, 1)
+    expect(tab(page, "Waiting")).to_have_attribute("aria-current", "page")
+    tab(page, "Needs a look").click()
+    expect(row(page, "Broken mirror")).to_contain_text("The disk is full.")
+    expect_rows(page, 1)
+    tab(page, "Running").click()
+    page.get_by_role("searchbox").fill("copy 01")
+    expect_rows(page, 10)
+    expect(page).to_have_url(re.compile(r"\?q=copy\+01&tab=running$"))
+    page.reload()
+    expect_rows(page, 10)
+    expect(page.get_by_role("searchbox")).to_have_value("copy 01")
+    page.go_back()
+    expect_rows(page, RUNNING)
+    page.go_back()
+    expect_rows(page, 1)
+    page.go_forward()
+    page.get_by_text("Filter", exact=True).click()
+    page.get_by_label("Host").fill("worker-1")
+    page.get_by_label("Label").fill("team=scan")
+    page.get_by_label("Label").press("Enter")
+    expect_rows(page, RUNNING // 6)
+    page.get_by_role("button", name="Remove the filter Host: worker-1").click()
+    expect_rows(page, RUNNING // 2)
+    page.get_by_role("searchbox").fill("nothing of the kind")
+    expect(page.get_by_text("No job matches")).to_be_visible()
+    page.get_by_role("button", name="Remove words and filters").click()
+    expect_rows(page, RUNNING)
+
+
+def test_only_visible_rows_exist_and_keys_reach_all(page: Page) -> None:
+    expect_rows(page, RUNNING + 3)
+    assert rows(page).count() < 60
+    page.keyboard.press("ArrowDown")
+    expect(rows(page).first).to_be_focused()
+    page.keyboard.press("End")
+    expect(page.locator(":focus")).to_have_attribute("aria-rowindex", str(RUNNING + 4))
+    expect(row(page, "Broken mirror")).to_be_in_viewport()
+    for key, index in (("ArrowUp", RUNNING + 3), ("Home", 2), ("ArrowDown", 3)):
+        page.keyboard.press(key)
+        expect(page.locator(":focus")).to_have_attribute("aria-rowindex", str(index))
+    focused = page.locator(":focus")
+    name = focused.get_by_role("link").first.text_content()
+    page.mouse.wheel(0, 3000)
+    expect(row(page, "Copy 060")).to_be_in_viewport()
+    expect(focused.get_by_role("link").first).to_have_text(name or "")  # it keeps the focus outside of the window
+    page.keyboard.press("PageDown")
+    expect(page.locator(":focus")).to_be_in_viewport()
+    assert page.locator("[role=row][tabindex='0']").count() == 1
+    link = page.locator(":focus").get_by_role("link").first
+    assert re.fullmatch(r"jobs/[0-9a-f-]{36}", link.get_attribute("href") or "")
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("Open the job")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_changes_reach_the_rows_and_the_numbers(page: Page, served: ServedDaemon) -> None:
+    page.get_by_role("searchbox").fill("copy 119")
+    expect_rows(page, 1)
+    report(served, event("progress", 119, current_step=77, total_steps=100, step_name="Nearly"))
+    copy = row(page, "Copy 119")
+    expect(copy).to_contain_text("77%")
+    expect(copy.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "77")
+    report(served, created(600, "Copy 1199 is new"))
+    expect_rows(page, 2)
+    tab(page, "Running").click()
+    expect_rows(page, 1)
+    report(served, event("progress", 600, current_step=1, total_steps=2))
+    expect_rows(page, 2)
+    report(served, event("completed", 600))
+    expect_rows(page, 1)
+    tab(page, "Done").click()
+    done = row(page, "Copy 1199 is new")
+    done.get_by_role("button", name="Delete").click()
+    done.get_by_role("button", name="Really delete?").click()
+    expect(page.get_by_text("No job matches")).to_be_visible()
+
+
+def test_a_cancellation_can_be_undone(page: Page, served: ServedDaemon) -> None:
+    asked = list[str]()
+
+    def note(request: Request) -> None:
+        if request.method == "DELETE":
+            asked.append(request.url)
+
+    page.on("request", note)
+    page.get_by_role("searchbox").fill("copy 00")
+    expect_rows(page, 10)
+    row(page, "Copy 005").get_by_role("button", name="Cancel").click()
+    expect(row(page, "Copy 005")).to_contain_text("Cancelling…")
+    page.get_by_role("button", name="Undo").click()
+    expect(row(page, "Copy 005")).to_contain_text("Running")
+    row(page, "Copy 009").get_by_role("checkbox").click()
+    row(page, "Copy 007").get_by_role("checkbox").click(modifiers=["Shift"])
+    bar = page.get_by_role("toolbar")
+    expect(bar).to_contain_text("3 jobs selected")
+    expect(bar.get_by_role("button", name="Retry")).to_be_disabled()
+    bar.get_by_role("button", name="Cancel").click()
+    expect(bar).to_be_hidden()
+    assert asked == []
+    page.goto("about:blank")  # cancels them at once
+    for number in (7, 8, 9):
+        assert served.ended(job_id(number))["status"] == "cancelled"
+    assert served.job(job_id(5))["status"] == "processing"
+
+
+def test_several_jobs_are_deleted_and_failures_are_one_sentence(page: Page, served: ServedDaemon) -> None:
+    for number in (701, 702, 703):
+        report(served, created(number, f"Old {number}"), event("error", number, message="No."))
+    page.get_by_role("searchbox").fill("old 70")
+    expect_rows(page, 3)
+    rows(page).first.focus()
+    page.keyboard.press("Control+a")
+    bar = page.get_by_role("toolbar")
+    expect(bar).to_contain_text("3 jobs selected")
+    page.keyboard.press("Escape")
+    expect(bar).to_be_hidden()
+    page.keyboard.press("Space")
+    page.keyboard.press("Shift+ArrowDown")
+    expect(bar).to_contain_text("2 jobs selected")
+    page.route(re.compile("purge=true"), lambda route: route.fulfill(status=409, json={"error": "It is in use."}))
+    for name in ("Delete", "Really delete?"):
+        bar.get_by_role("button", name=name).click()
+    expect(page.get_by_text("2 jobs were not deleted: It is in use.")).to_be_visible()
+    page.unroute_all()
+    page.keyboard.press("Control+a")
+    expect_rows(page, 3)
