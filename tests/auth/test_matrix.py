@@ -25,6 +25,8 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/"): ("", ""),
     ("GET", "/static/<path:filename>"): ("", ""),
     ("GET", "/jobs/<job_id>"): ("", ""),
+    ("GET", "/batches/<batch_id>"): ("", ""),
+    ("GET", "/stats"): ("", ""),
     ("GET", "/api/health"): ("", ""),
     ("GET", "/api/health/live"): ("", ""),
     ("GET", "/api/health/ready"): ("", ""),

@@ -36,6 +36,18 @@ async def job(job_id: str) -> Response:
     return await current_app.send_static_file("job.html")
 
 
+@blueprint.get("/batches/<batch_id>")
+async def batch(batch_id: str) -> Response:
+    """Return the page of one batch. Its script says whether the batch exists."""
+    return await current_app.send_static_file("batch.html")
+
+
+@blueprint.get("/stats")
+async def stats() -> Response:
+    """Return the page with the statistics."""
+    return await current_app.send_static_file("stats.html")
+
+
 def prefers_page(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Return whether a person opened this path in a browser.
 

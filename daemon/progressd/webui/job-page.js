@@ -1,82 +1,48 @@
-/** Assembles the page of one job: the gate, the model, the views, and the buttons. */
+/** Assembles the page of one job: the frame, the model, the views, and the buttons. */
 
-import { currentKey, useKey } from './access.js';
+import { currentKey } from './access.js';
 import { isConfirmed } from './confirm.js';
 import { byId, setText } from './dom.js';
-import { Gate, mayWrite } from './gate.js';
+import { attempt, Frame } from './frame.js';
 import { isFinished, isOpenEnded, JobModel } from './job-model.js';
 import { isElsewhere, nameOf, showFigures, showJob } from './job-view.js';
 import { jobPath, pass, request, token } from './pass.js';
 import './progressd-log.js';
 import { setUpSharing } from './share.js';
-import { language, loadLanguage, t, translate } from './text.js';
+import { t } from './text.js';
 import { isMoving, showTimeline } from './timeline.js';
 
-await loadLanguage();
-document.documentElement.lang = language;
-translate(document);
-
-/** After this time without a connection, the page says that what it shows is old. */
-const LOST_MS = 5000;
+const LINES_OF_ERROR = 10;
 
 const id = decodeURIComponent(location.pathname.split('/').pop()).toLowerCase();
-const LINES_OF_ERROR = 10;
-const CONNECTIONS = { live: 'Live', polling: 'Polling', reconnecting: 'Reconnecting…' };
 
-let who = null;
-let lostAt = null;
-let stated = null; // the server's notice about itself
+const frame = new Frame({
+  onOpened: () => model.start(),
+  onLocked() {
+    model.clear();
+    byId('log').close();
+  },
+  onLost: () => model.job && showTitle(model.job),
+});
 
 const model = new JobModel(id, {
   onChange: show,
   onFinished: announce,
   onPreview() {},
   onAbsent: showAbsence,
-  onNotice(notice) {
-    stated = typeof notice === 'object' && notice ? sentenceOf(notice) : notice;
-    showNotice();
-  },
-  onConnection: showConnection,
+  onNotice: (notice) => frame.state(notice),
+  onConnection: (connection) => frame.connect(connection),
 });
-
-const gate = new Gate(byId('gate'), {
-  onOpened(found) {
-    const first = who === null || byId('main').hidden;
-    who = found ?? {};
-    showWho();
-    if (first) begin();
-  },
-  onLocked() {
-    model.clear();
-    byId('log').close();
-    byId('main').hidden = byId('nothing').hidden = byId('connection').hidden = true;
-    who = null;
-    showWho();
-  },
-});
-
-function begin() {
-  model.start();
-}
-
-function showWho() {
-  byId('who').hidden = currentKey() === null || Boolean(token);
-  setText(byId('who-name'), who?.key_name ?? '');
-  document.body.toggleAttribute('data-looks-only', Boolean(token) || !mayWrite(who));
-}
 
 /** @param {import('./job-model.js').Job} job */
 function show(job) {
-  const isFirst = byId('main').hidden;
-  byId('gate').hidden = byId('nothing').hidden = true;
-  byId('main').hidden = false;
+  const isFirst = frame.show();
   showJob(job);
   showTimeline(job);
   showActions(job);
   showTitle(job);
   showErrorOutput();
-  byId('way').hidden = Boolean(token);
-  byId('way-batch').hidden = !job.batch_id || Boolean(token);
+  byId('way-batch').hidden = !job.batch_id;
   if (job.batch_id) byId('batch-link').href = `batches/${job.batch_id}`;
   if (isFirst) openLog(job);
 }
@@ -90,21 +56,23 @@ function showTitle(job) {
     cancelled: 'Cancelled: {name}',
     processing: isOpenEnded(job) ? '{name}' : '{percent}% {name}',
   };
-  document.title = `${lostAt ? '⚠ ' : ''}${t(titles[job.status] ?? '{name}', values)} – progressd`;
+  document.title = `${frame.isLost ? '⚠ ' : ''}${t(titles[job.status] ?? '{name}', values)} – progressd`;
 }
 
 function openLog(job) {
-  byId('log-part').hidden = false;
   const log = byId('log');
+  byId('log-part').hidden = log.hidden = false;
+  byId('log-hidden').hidden = true;
   log.heading = nameOf(job);
-  log.addEventListener('refused', () => {
-    log.hidden = true;
-    byId('log-hidden').hidden = false;
-    setText(byId('log-hidden'), t('This link does not show the log.'));
-  });
-  log.addEventListener('lines', showErrorOutput);
   log.open({ url: document.baseURI, job: id, ...pass() });
 }
+
+byId('log').addEventListener('lines', showErrorOutput);
+byId('log').addEventListener('refused', () => {
+  byId('log').hidden = true;
+  byId('log-hidden').hidden = false;
+  setText(byId('log-hidden'), token ? t('This link does not show the log.') : t('The log is not available.'));
+});
 
 /** The last lines of the error output say more than the sentence of the error. */
 function showErrorOutput() {
@@ -120,16 +88,13 @@ function announce(job) {
   setText(byId('announcements'), t(sentences[job.status], { name }));
 }
 
-/* Buttons */
-
 function showActions(job) {
   const finished = isFinished(job);
   const retryable = (job.status === 'failed' || job.status === 'cancelled') && Boolean(job.pipeline);
   const shown = { cancel: !finished, retry: retryable, delete: finished, share: !token };
   const focused = document.activeElement;
   for (const button of byId('actions').querySelectorAll('button')) {
-    const { action } = button.dataset;
-    button.hidden = !shown[action];
+    button.hidden = !shown[button.dataset.action];
     if (!button.hasAttribute('data-asking')) button.ariaLabel = button.textContent.trim();
   }
   showDownload(job);
@@ -149,8 +114,7 @@ function showDownload({ status, output_path: output }) {
   setText(link, elsewhere ? t('Open the result') : t('Download'));
 }
 
-const isOpenToAll = () => !who?.authenticated && who?.auth_required === false;
-const share = setUpSharing({ page: `jobs/${id}`, tokens: jobPath(id, '/token') }, isOpenToAll);
+const share = setUpSharing({ page: `jobs/${id}`, tokens: jobPath(id, '/token') }, () => frame.isOpenToAll);
 
 const actions = {
   share: async () => share(),
@@ -166,20 +130,19 @@ const actions = {
   },
 };
 
-byId('actions').addEventListener('click', async ({ target }) => {
+byId('actions').addEventListener('click', ({ target }) => {
   const button = target.closest('button');
   const act = actions[button?.dataset.action];
-  if (!act || button.ariaBusy === 'true') return;
-  if (button.dataset.question && !isConfirmed(button, button.dataset.question)) return;
-  await attempt(button, act);
+  if (!act || (button.dataset.question && !isConfirmed(button, button.dataset.question))) return;
+  attempt(button, act);
 });
 
 /** A link cannot carry the key, so the browser opens a link with a short-lived token. */
-byId('download').addEventListener('click', async (event) => {
+byId('download').addEventListener('click', (event) => {
   const link = event.currentTarget;
   if (!link.hasAttribute('download') || token || currentKey() === null) return;
   event.preventDefault();
-  await attempt(link, async () => {
+  attempt(link, async () => {
     const made = await request(jobPath(id, '/token'), 'POST');
     const signed = document.createElement('a');
     signed.href = `${jobPath(id, '/download')}?token=${encodeURIComponent(made.token)}`;
@@ -187,55 +150,6 @@ byId('download').addEventListener('click', async (event) => {
     signed.click();
   });
 });
-
-async function attempt(button, act) {
-  button.ariaBusy = 'true';
-  note('');
-  try {
-    await act();
-  } catch (error) {
-    note(error.message);
-  } finally {
-    button.ariaBusy = null;
-  }
-}
-
-function note(sentence) {
-  setText(byId('note'), sentence);
-  byId('note').hidden = !sentence;
-}
-
-/* The connection and the server */
-
-function showConnection(connection) {
-  const indicator = byId('connection');
-  indicator.hidden = connection === 'ended';
-  indicator.dataset.connection = connection;
-  setText(indicator, CONNECTIONS[connection] ? t(CONNECTIONS[connection]) : '');
-  if (connection !== 'reconnecting') lostAt = null;
-  else lostAt ??= model.job ? Date.now() : null;
-  if (connection === 'live') note('');
-  showNotice();
-}
-
-function showNotice() {
-  const since = lostAt !== null && Date.now() - lostAt >= LOST_MS ? new Date(lostAt) : null;
-  const time = since && new Intl.DateTimeFormat(language, { timeStyle: 'short' }).format(since);
-  const sentence = since ? t('No connection since {time}. What you see is from then.', { time }) : stated;
-  setText(byId('notice'), sentence ?? '');
-  byId('notice').hidden = !sentence;
-  document.body.toggleAttribute('data-lost', Boolean(since));
-  if (model.job) showTitle(model.job);
-}
-
-function sentenceOf({ type, error, countdown_secs: seconds }) {
-  if (type === 'server_shutdown') {
-    return seconds
-      ? t('The server stops within {n} s. This page reconnects by itself when the server is back.', { n: seconds })
-      : t('The server stops now. This page reconnects by itself when the server is back.');
-  }
-  return error ? t('The server cannot save changes at the moment: {error}.', { error }) : null;
-}
 
 /** @param {import('./job-model.js').Absence} why */
 function showAbsence(why, sentence = '') {
@@ -247,33 +161,13 @@ function showAbsence(why, sentence = '') {
   };
   const [title, text] = absences[why];
   byId('log').close();
-  byId('main').hidden = true;
-  byId('nothing').hidden = false;
-  setText(byId('nothing-title'), t(title));
-  setText(byId('nothing-text'), text ? t(text) : sentence);
-  if (why === 'expired') {
-    byId('nothing-link').href = `jobs/${id}`;
-    setText(byId('nothing-link'), t('Open it with a key'));
-  }
-  document.title = `${t(title)} – progressd`;
-  setText(byId('announcements'), t(title));
+  frame.absent(t(title), text ? t(text) : sentence, why === 'expired');
 }
 
-byId('sign-out').addEventListener('click', () => {
-  useKey(null);
-  location.reload();
-});
-window.addEventListener('hashchange', () => location.reload());
 setInterval(() => {
-  if (document.hidden || !model.job) return;
-  if (lostAt !== null) showNotice();
-  else if (!isFinished(model.job)) showFigures(model.job);
+  if (document.hidden || !model.job || isFinished(model.job) || frame.isLost) return;
+  showFigures(model.job);
   if (isMoving(model.job)) showTimeline(model.job);
 }, 1000);
 
-if (token) {
-  showWho();
-  begin();
-} else {
-  gate.enter();
-}
+frame.enter();

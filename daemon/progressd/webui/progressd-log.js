@@ -202,6 +202,7 @@ export class ProgressdLog extends HTMLElement {
     while (this.#begin && !signal.aborted && this.#query) {
       const before = this.#begin;
       await (this.#loading ? new Promise((resume) => setTimeout(resume, 100)) : this.#loadEarlier());
+      if (this.#match < 0) this.#turn(1);
       if (!this.#loading && this.#begin === before) return;
     }
   }
@@ -538,7 +539,7 @@ export class ProgressdLog extends HTMLElement {
     const total = this.#matches.length;
     const n = (value) => new Intl.NumberFormat(language).format(value);
     let text = '';
-    if (this.#query) text = total ? t('{n} of {total}', { n: n(Math.max(0, this.#match) + 1), total: n(total) }) : t('Nothing found');
+    if (this.#query) text = total ? t('{n} of {total}', { n: n(this.#match + 1), total: n(total) }) : t('Nothing found');
     setText(matches, text);
     previous.disabled = next.disabled = !total;
   }

@@ -1,0 +1,247 @@
+/** The page of one batch: its progress, its jobs as rows, and what can be done with all of them. */
+
+import { currentKey } from './access.js';
+import { isConfirmed } from './confirm.js';
+import { byId, describe, element, setText } from './dom.js';
+import { duration, moment, remaining } from './format.js';
+import { attempt, Frame } from './frame.js';
+import { pass, request, token } from './pass.js';
+import { setUpSharing } from './share.js';
+import { language, t } from './text.js';
+import { now } from './clock.js';
+import { watch } from './watching.js';
+
+/** The batch and its jobs are requested again at most this often. */
+const REFRESH_MS = 500;
+const POLL_MS = 2000;
+
+const id = decodeURIComponent(location.pathname.split('/').pop()).toLowerCase();
+const path = (rest = '') => `api/batch/${encodeURIComponent(id)}${rest}`;
+
+const STATES = {
+  queued: 'Waiting', processing: 'Running', completed: 'Done', partially_completed: 'Partly done', failed: 'Failed', cancelled: 'Cancelled',
+};
+const ENDS = {
+  completed: '{name} is done.', partially_completed: '{name} is partly done.', failed: '{name} failed.', cancelled: '{name} was cancelled.',
+};
+
+let batch = null;
+let jobs = [];
+let leaving = new AbortController();
+let refreshing = 0;
+let requestedAt = -Infinity;
+
+const frame = new Frame({ onOpened: follow, onLocked: () => leaving.abort(), onLost: () => batch && showTitle() });
+
+const number = (value) => new Intl.NumberFormat(language).format(value);
+const percentage = (value) => new Intl.NumberFormat(language, { style: 'percent' }).format(value / 100);
+const isFinished = ({ status }) => status !== 'queued' && status !== 'processing';
+const nameOf = () => batch.name || t('Batch of {n} file | Batch of {n} files', { n: batch.progress.total });
+
+async function follow() {
+  leaving.abort();
+  const { signal } = (leaving = new AbortController());
+  frame.connect('reconnecting');
+  for (let failures = 0; !signal.aborted; failures += 1) {
+    if (await refresh(signal)) failures = 0;
+    if (signal.aborted) return;
+    if (batch && isFinished(batch)) break;
+    try {
+      if (batch) for await (const message of watch(document.baseURI, { batch: id, ...pass(), signal })) receive(message, signal);
+    } catch {
+      // The next request for the batch says why the server refused to continue.
+    }
+    if (signal.aborted) return;
+    await new Promise((resume) => setTimeout(resume, failures ? Math.min(15_000, 1000 * 2 ** failures) : 200));
+  }
+  if (!signal.aborted) frame.connect('ended');
+}
+
+function receive(message, signal) {
+  const { type, data, job_id: job } = message;
+  if (type === 'connection') {
+    frame.connect(data.state);
+    if (data.state !== 'live') setTimeout(() => poll(signal), POLL_MS);
+  } else if (type === 'server_shutdown' || type === 'server_status') {
+    frame.state(message);
+  } else if (type === 'progress') {
+    const known = jobs.find(({ job_id: one }) => one === job);
+    if (!known) return;
+    Object.assign(known, { status: 'processing', progress: { percent: data.percent, step_name: data.step_name } });
+    show();
+  } else {
+    refreshSoon(signal);
+  }
+}
+
+async function poll(signal) {
+  if (signal.aborted || byId('connection').dataset.connection === 'live') return;
+  if (await refresh(signal) && byId('connection').dataset.connection !== 'live') frame.connect('polling');
+  if (!isFinished(batch)) setTimeout(() => poll(signal), POLL_MS);
+}
+
+function refreshSoon(signal) {
+  refreshing ||= setTimeout(() => refresh(signal), Math.max(0, requestedAt + REFRESH_MS - performance.now()));
+}
+
+/** @returns {Promise<boolean>} whether the server sent the batch */
+async function refresh(signal = leaving.signal) {
+  clearTimeout(refreshing);
+  refreshing = 0;
+  requestedAt = performance.now();
+  try {
+    const [next, members] = await Promise.all([request(path()), request(path('/jobs'))]);
+    if (signal.aborted) return false;
+    const before = batch;
+    [batch, jobs] = [next, members.jobs];
+    show();
+    if (before && !isFinished(before) && isFinished(batch)) setText(byId('announcements'), t(ENDS[batch.status], { name: nameOf() }));
+    return true;
+  } catch (error) {
+    if (!signal.aborted) missed(error);
+    return false;
+  }
+}
+
+function missed({ status, message }) {
+  const absences = {
+    400: ['There is no such batch', t('It was deleted, or the address is not complete. Old jobs are deleted after some time.')],
+    401: ['This link no longer works', t('It has expired, or it was withdrawn. Ask for a new one.')],
+    403: ['This batch is not visible to you', message],
+  };
+  const absence = absences[status === 404 ? 400 : status];
+  if (!absence || (status === 401 && !token)) {
+    if (status !== 401) frame.state(message);
+    return;
+  }
+  leaving.abort();
+  frame.connect('ended');
+  frame.absent(batch && status === 404 ? t('This batch was deleted') : t(absence[0]), absence[1], status === 401);
+}
+
+function percentOf() {
+  const { total } = batch.progress;
+  const sum = jobs.reduce((all, job) => all + (isFinished(job) ? 100 : job.progress?.percent ?? 0), 0);
+  return total ? Math.floor(sum / total) : 0;
+}
+
+function show() {
+  frame.show();
+  const percent = percentOf();
+  document.body.dataset.status = batch.status;
+  setText(byId('name'), nameOf());
+  setText(byId('state'), t(STATES[batch.status]));
+  setText(byId('kind'), batch.name ? t('{n} file | {n} files', { n: batch.progress.total }) : '');
+  setText(byId('figure'), percentage(percent));
+  setText(byId('step'), account(batch.progress));
+  const bar = byId('bar');
+  bar.setAttribute('aria-label', t('Progress of {name}', { name: nameOf() }));
+  bar.setAttribute('aria-valuenow', percent);
+  bar.setAttribute('aria-valuetext', `${percentage(percent)}, ${account(batch.progress)}`);
+  byId('fill').style.transform = `scaleX(${percent / 100})`;
+  const { started_at: start, completed_at: end, estimated_completion: expected, priority } = batch;
+  const left = expected && !end ? remaining((Date.parse(expected) - now()) / 1000) : '';
+  describe(byId('figures'), [
+    [t('Remaining'), left],
+    [t('Created'), moment(batch.created_at)],
+    [t('Took'), start && end && duration((Date.parse(end) - Date.parse(start)) / 1000)],
+    [t('Finished'), end && moment(end)],
+    [t('Priority'), priority && priority !== 'normal' && t({ low: 'Low', high: 'High' }[priority] ?? priority)],
+  ], true);
+  showTitle();
+  showMembers();
+  showActions();
+}
+
+function showTitle() {
+  const name = nameOf();
+  const title = isFinished(batch) ? t('{state}: {name}', { state: t(STATES[batch.status]), name })
+    : t('{percent}% {name}', { percent: percentOf(), name });
+  document.title = `${frame.isLost ? '⚠ ' : ''}${title} – progressd`;
+}
+
+function account({ completed, processing, pending, failed, cancelled }) {
+  return [
+    completed && t('{n} done', { n: number(completed) }),
+    processing && t('{n} running', { n: number(processing) }),
+    pending && t('{n} waiting', { n: number(pending) }),
+    failed && t('{n} failed', { n: number(failed) }),
+    cancelled && t('{n} cancelled', { n: number(cancelled) }),
+  ].filter(Boolean).join(', ');
+}
+
+/** Shows a row for each job, in the order of their submission. Each stays the same element. */
+function showMembers() {
+  const list = byId('members');
+  const rows = new Map([...list.children].map((row) => [row.dataset.jobId, row]));
+  const shown = jobs.map((job) => showMember(rows.get(job.job_id) ?? newMember(job), job));
+  if (shown.length !== list.children.length || shown.some((row, place) => list.children[place] !== row)) list.replaceChildren(...shown);
+}
+
+function newMember({ job_id: job, filename }) {
+  const href = `jobs/${job}${token ? `#token=${token}` : ''}`;
+  return element('li', { class: 'member', 'data-job-id': job },
+    element('a', { class: 'member-name', href }, filename || t('Untitled job')),
+    element('span', { class: 'member-step' }),
+    element('span', { class: 'member-bar', 'aria-hidden': 'true' }),
+    element('span', { class: 'member-state' }));
+}
+
+function showMember(row, { status, progress = {} }) {
+  const [, step, bar, state] = row.children;
+  row.dataset.status = status;
+  setText(step, status === 'processing' ? progress.step_name ?? '' : '');
+  bar.style.setProperty('--share', (status === 'completed' ? 100 : progress.percent ?? 0) / 100);
+  setText(state, status === 'processing' ? percentage(progress.percent ?? 0) : t(STATES[status]));
+  return row;
+}
+
+function showActions() {
+  const finished = isFinished(batch);
+  const { failed, cancelled } = batch.progress;
+  const shown = { cancel: !finished, retry: failed > 0 || (batch.status === 'cancelled' && cancelled > 0), share: !token, delete: finished };
+  const focused = document.activeElement;
+  for (const button of byId('actions').querySelectorAll('button')) {
+    button.hidden = !shown[button.dataset.action];
+    if (!button.hasAttribute('data-asking')) button.ariaLabel = button.textContent.trim();
+  }
+  const link = byId('download');
+  link.hidden = !jobs.some(({ download_url: url }) => url?.startsWith('/'));
+  link.href = new URL(path('/download'), document.baseURI) + (token ? `?token=${encodeURIComponent(token)}` : '');
+  if (focused?.hidden && focused.closest('#actions')) byId('name').focus();
+}
+
+const share = setUpSharing({ page: `batches/${id}`, tokens: path('/token') }, () => frame.isOpenToAll);
+
+const actions = {
+  share: async () => share(),
+  cancel: () => request(path(), 'DELETE').then(() => refresh()),
+  async retry() {
+    const { batch_id: next } = await request(path('/retry'), 'POST');
+    location.assign(new URL(`batches/${next}`, document.baseURI));
+  },
+  async delete() {
+    await request(path('?purge=true'), 'DELETE').catch((error) => { if (error.status !== 404) throw error; });
+    leaving.abort();
+    frame.absent(t('This batch was deleted'), t('The files and logs of its jobs were deleted with it.'));
+  },
+};
+
+byId('actions').addEventListener('click', ({ target }) => {
+  const button = target.closest('button');
+  const act = actions[button?.dataset.action];
+  if (!act || (button.dataset.question && !isConfirmed(button, button.dataset.question))) return;
+  attempt(button, act);
+});
+
+/** A link cannot carry the key, so the browser opens a link with a short-lived token. */
+byId('download').addEventListener('click', (event) => {
+  if (token || currentKey() === null) return;
+  event.preventDefault();
+  attempt(event.currentTarget, async () => {
+    const made = await request(path('/token'), 'POST');
+    element('a', { href: `${path('/download')}?token=${encodeURIComponent(made.token)}`, download: '' }).click();
+  });
+});
+
+frame.enter();
