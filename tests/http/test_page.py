@@ -7,6 +7,7 @@ import httpx
 from progressd.http.app import WEBUI
 from support.daemon import RunningDaemon
 from support.http_client import exchange, get
+from support.samples import ID
 
 REFERENCE = re.compile(r"""(?:src|href)="([^"#:]+)"|from '(\./[^']+)'""")
 TYPES = {
@@ -38,8 +39,8 @@ async def test_the_page_is_at_the_root(client: httpx.AsyncClient) -> None:
 
 
 async def test_every_file_of_the_page_exists(client: httpx.AsyncClient) -> None:
-    modules = [f"/static/{path.name}" for path in WEBUI.glob("progressd*.js")]  # loaded when needed
-    seen, waiting = set(), ["/", *modules]
+    modules = [f"/static/{path.name}" for path in WEBUI.glob("progressd*.js")]  # loaded when they are needed
+    seen, waiting = set(), ["/", f"/embed/{ID}", *modules]
     while waiting:
         url = waiting.pop()
         response = await client.get(url)

@@ -18,7 +18,7 @@ from progressd.http.context import json_response
 from progressd.http.job_cache import MIN_GZIP_BYTES
 from progressd.http.openapi import OperationSpec
 from progressd.http.response import FileResponse
-from progressd.http.routes import batch, health, jobs, ping, report, sse, stats, submission, tokens
+from progressd.http.routes import badge, batch, health, jobs, ping, report, sse, stats, submission, tokens
 from progressd.http.routes import log as log_of_job
 from progressd.http.static_files import StaticFiles
 from progressd.net.request import require_known
@@ -66,7 +66,7 @@ def build_app() -> RestApp:
     app = RestApp("progressd", static_folder=str(WEBUI), static_url_path="/static")
     app.config.update(BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)  # timeouts apply to each chunk, not to a whole transfer
     app.url_map.merge_slashes = False  # its redirect would contain the scheme and host behind a proxy
-    for module in (tokens, submission, batch, report, sse, jobs, log_of_job, ping, health, stats, openapi):
+    for module in (badge, tokens, submission, batch, report, sse, jobs, log_of_job, ping, health, stats, openapi):
         app.register_blueprint(module.blueprint)
     app.add_url_rule("/", view_func=_page)
     app.add_url_rule("/ws", view_func=_not_a_websocket, defaults={"path": ""})
