@@ -48,7 +48,7 @@ async def test_the_document_has_every_route(document: dict[str, Any]) -> None:
         f"{method} {re.sub('<.*?>', '{}', rule.rule)}"
         for rule in build_app().url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        if rule.rule.startswith(("/api", "/ping"))
+        if rule.rule.startswith(("/api", "/ping", "/badge"))
     }
     assert routes == operations(document).keys()
 
@@ -101,7 +101,7 @@ async def test_the_document_has_rare_responses(document: dict[str, Any]) -> None
     for name, operation in described.items():
         if not name.startswith("GET ") and not name.endswith("/token"):
             assert "507" in operation["responses"], name
-        assert ({"token": []} in operation.get("security", [])) is name.startswith("GET /api/"), name
+        assert ({"token": []} in operation.get("security", [])) is name.startswith(("GET /api/", "GET /badge/")), name
     assert "404" in described["POST /api/jobs"]["responses"]
     assert document["components"]["securitySchemes"]["token"] == {"type": "apiKey", "in": "query", "name": "token"}
 

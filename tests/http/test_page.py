@@ -7,6 +7,7 @@ import httpx
 from progressd.http.app import WEBUI
 from support.daemon import RunningDaemon
 from support.http_client import exchange, get
+from support.samples import ID
 
 REFERENCE = re.compile(r"""(?:src|href)="([^"#:]+)"|(?:from |import |import\()'(\./[^']+)'""")
 TYPES = {
@@ -39,7 +40,7 @@ async def test_the_page_is_at_the_root(client: httpx.AsyncClient) -> None:
 
 async def test_every_file_of_the_page_exists(client: httpx.AsyncClient) -> None:
     elements = [f"/static/{path.name}" for path in WEBUI.glob("progressd*.js")]  # loaded when needed
-    seen, waiting = set(), ["/", "/jobs/x", *elements]
+    seen, waiting = set(), ["/", "/jobs/x", f"/embed/{ID}", *elements]
     while waiting:
         url = waiting.pop()
         response = await client.get(url)

@@ -76,3 +76,16 @@ def test_a_site_that_is_not_allowed_sees_why(browser: Browser, embedding: Embedd
             status = page.get_by_role("status")
             expect(status).to_contain_text(f"does not show its jobs on pages of {origin}.")
             expect(status).to_contain_text("server.allowed_origins")
+
+
+def test_a_frame_shows_a_job_on_allowed_sites_only(browser: Browser, embedding: Embedding) -> None:
+    embedding.post("/api/jobs", id=OTHER, kind="export", name="Export")
+    frame = f'<iframe title="Job" src="{embedding.daemon.url}/embed/{OTHER}#token={embedding.token(OTHER)}"></iframe>'
+    with opened_page(browser, embedding.show(frame)) as page:
+        job = page.frame_locator("iframe").locator("progressd-job")
+        expect(job).to_contain_text("Export")
+        expect(job).to_have_attribute("data-status", "queued")
+    with site() as (origin, pages), opened_page(browser, "about:blank", "frame-ancestors") as page:
+        pages["/"] = frame
+        with page.expect_event("console", lambda message: "frame-ancestors" in message.text):
+            page.goto(origin)

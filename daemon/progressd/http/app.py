@@ -19,7 +19,20 @@ from progressd.http.job_cache import MIN_GZIP_BYTES
 from progressd.http.openapi import OperationSpec
 from progressd.http.pages import HTML, VARY, error_page, prefers_page
 from progressd.http.response import FileResponse
-from progressd.http.routes import batch, health, jobs, ping, pipelines, report, sse, stats, submission, tokens, uploads
+from progressd.http.routes import (
+    badge,
+    batch,
+    health,
+    jobs,
+    ping,
+    pipelines,
+    report,
+    sse,
+    stats,
+    submission,
+    tokens,
+    uploads,
+)
 from progressd.http.routes import log as log_of_job
 from progressd.http.static_files import StaticFiles
 from progressd.net.request import require_known
@@ -68,6 +81,7 @@ def build_app() -> RestApp:
     app.config.update(BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)  # timeouts apply to each chunk, not to a whole transfer
     app.url_map.merge_slashes = False  # its redirect would contain the scheme and host behind a proxy
     for module in (
+        badge,
         tokens,
         submission,
         uploads,

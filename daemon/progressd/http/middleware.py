@@ -42,12 +42,14 @@ PUBLIC: Final = frozenset(  # in addition to the pages
 )
 HEALTH: Final = "/api/health"  # not counted: probes request it constantly, and expect its 503
 STATIC: Final = "/static/"
-PUBLIC_BELOW: Final = (STATIC, "/api/health/")
+BADGES: Final = "/badge/"
+PUBLIC_BELOW: Final = (STATIC, "/api/health/", "/embed/")
 PINGS: Final = "/ping/"
 UPLOADS: Final = "/api/uploads/"
 PING_KEY: Final = re.compile(r"/ping/([^/]+)/")
 FOR_BOUND_KEYS: Final = (
     PINGS,
+    BADGES,
     "/api/jobs",
     "/api/batch",
     "/api/events",
@@ -58,7 +60,7 @@ FOR_BOUND_KEYS: Final = (
     "/api/token",
     "/ws",
 )
-FOR_TOPIC_TOKENS: Final = ("/api/jobs/", "/api/batch/", "/ws")
+FOR_TOPIC_TOKENS: Final = ("/api/jobs/", "/api/batch/", "/ws", BADGES)
 FOR_ALL_JOBS_TOKENS: Final = (*FOR_TOPIC_TOKENS, "/api/jobs", "/api/events")
 DOWNLOAD: Final = re.compile(r"/api/(jobs|batch)/[^/]+/download")
 NEW_TOKEN: Final = re.compile(r"/api/((jobs|batch)/[^/]+/)?token")  # a POST that needs only the right to read
@@ -205,7 +207,7 @@ class AccessMiddleware:
 
     def _count(self, path: str, client: Client) -> Headers:
         """Count a request. Returns the headers with the client's quota. Raises RateLimited."""
-        if not path.startswith(("/api/", PINGS)) or path.startswith(HEALTH):
+        if not path.startswith(("/api/", PINGS, BADGES)) or path.startswith(HEALTH):
             return ()
         state = self._rate_limits.take(client)
         return () if state is None else _quota(state)

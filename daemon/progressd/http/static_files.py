@@ -32,9 +32,9 @@ TYPES: Final = {
 }
 
 _NAME: Final = re.compile(r"(?:v-([\w-]{1,64})/)?((?:[\w-]+/)?[\w.-]{1,100})", re.ASCII)
-_LINK: Final = re.compile(rb'((?:src|href)=")static/')
-_MODULE: Final = re.compile(rb'<script type="module" src="static/([^"]+)"')
-_IMPORT: Final = re.compile(rb"""^(?:import|export)\s[^;]*?from '\./([^']+)';""", re.MULTILINE)
+_LINK: Final = re.compile(rb'((?:src|href)="(?:\.\./)?)static/')
+_MODULE: Final = re.compile(rb'<script type="module" src="((?:\.\./)?)static/([^"]+)"')
+_IMPORT: Final = re.compile(rb"""^(?:import|export)\s(?:[^;]*?from )?'\./([^']+)';""", re.MULTILINE)
 _HEAD_END: Final = b"</head>"
 
 
@@ -97,10 +97,11 @@ class StaticFiles:
 
     def _page(self, page: bytes) -> bytes:
         """Return a page that names this version of its files, and all modules, so that they are loaded at once."""
-        modules = [name.decode() for name in _MODULE.findall(page)]
+        found = _MODULE.findall(page)
+        up, modules = found[0][0] if found else b"", [name.decode() for _, name in found]
         for name in modules:  # the list grows
             modules += [each for each in _imports(self._contents.get(name, b"")) if each not in modules]
-        links = b"".join(b'<link rel="modulepreload" href="static/%b">\n' % name.encode() for name in modules)
+        links = b"".join(b'<link rel="modulepreload" href="%bstatic/%b">\n' % (up, name.encode()) for name in modules)
         prefix = b"static/v-%b/" % self._version.encode()
         return _LINK.sub(rb"\1" + prefix, page.replace(_HEAD_END, links + _HEAD_END, 1))
 
