@@ -295,7 +295,9 @@ class Rows:
                     row.status = data.status
             case Progress(job_id, data):
                 row = self._row(job_id)
-                if not row.stalled and data.stalled:
+                if not data.stalled:
+                    row.stalled_since = 0.0
+                elif not row.stalled_since:
                     row.stalled_since = _seconds(message.time)
                 if (row.stalled, row.slow) != (data.stalled, getattr(data, "slow", False)):
                     self._stale = True
