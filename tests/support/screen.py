@@ -27,7 +27,7 @@ class Screen:
     """
 
     def __init__(self, terminal: Terminal, rows: int = 40, columns: int = 120) -> None:
-        self._terminal = terminal
+        self.terminal = terminal
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._text = ""
         self._resize(rows, columns)
@@ -39,7 +39,7 @@ class Screen:
     def resize(self, rows: int, columns: int) -> None:
         """Change the size of the window."""
         self._resize(rows, columns)
-        self._terminal.resize(rows, columns)
+        self.terminal.resize(rows, columns)
 
     @property
     def lines(self) -> list[str]:
@@ -65,14 +65,17 @@ class Screen:
 
     def type(self, keys: str) -> None:
         """Type keys."""
-        self._terminal.type(keys.encode())
+        self.terminal.type(keys.encode())
 
     def wait(self, condition: Callable[["Screen"], object]) -> None:
         """Read until the condition holds."""
         while not condition(self):
-            ready = select.select([self._terminal.descriptor], [], [], PATIENCE)[0]
+            ready = select.select([self.terminal.descriptor], [], [], PATIENCE)[0]
             assert ready, f"this does not come:\n{self.text}"
-            self.read()
+            try:
+                self.read()
+            except OSError:
+                raise AssertionError(f"the program has ended:\n{self.text}") from None
 
     def wait_for(self, part: str) -> None:
         """Read until a text is shown."""
@@ -80,8 +83,8 @@ class Screen:
 
     def read(self) -> None:
         """Read what has been written."""
-        data = os.read(self._terminal.descriptor, 65536)
-        self._terminal.shown += data
+        data = os.read(self.terminal.descriptor, 65536)
+        self.terminal.shown += data
         self._feed(data)
 
     def _resize(self, rows: int, columns: int) -> None:
@@ -89,15 +92,15 @@ class Screen:
         self._row = self._column = 0
 
     def _feed(self, data: bytes) -> None:
-        text = self._text + self._decoder.decode(data)
-        while text and not BEGINNING.fullmatch(text):
-            if (sequence := SEQUENCE.match(text)) is not None:
+        text, place = self._text + self._decoder.decode(data), 0
+        while place < len(text) and not BEGINNING.fullmatch(text, place):
+            if (sequence := SEQUENCE.match(text, place)) is not None:
                 self._obey(sequence)
-                text = text[sequence.end() :]
+                place = sequence.end()
             else:
-                self._put(text[0])
-                text = text[1:]
-        self._text = text
+                self._put(text[place])
+                place += 1
+        self._text = text[place:]
 
     def _obey(self, sequence: re.Match[str]) -> None:
         private, parameters, final, title = sequence.groups()
@@ -138,7 +141,7 @@ class Screen:
         elif char == "\n":
             self._row += 1
         elif self._row < len(self._cells):
-            row, width = self._cells[self._row], cell_len(char)
+            row, width = self._cells[self._row], 1 if char.isascii() else cell_len(char)
             assert "7" in self.modes or self._column + width <= len(row), "wider than the terminal"
             for cell in range(self._column, min(self._column + width, len(row))):
                 row[cell] = (char if cell == self._column else "", self._style)

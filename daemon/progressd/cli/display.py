@@ -25,6 +25,7 @@ from progressd.core.messages import (
     JobDeleted,
     JobMessage,
     JobStatus,
+    Message,
     PagePreview,
     ProgressData,
     Resync,
@@ -73,6 +74,9 @@ class Display(ABC):
     def name_job(self, job_id: str, name: str) -> None:  # noqa: B027, lines have no names
         """Note the name of a job."""
 
+    def hide(self, message: Message) -> None:  # noqa: B027, only lines of all jobs need their names
+        """Note a message that is not shown."""
+
     def job_deleted(self, job_id: str) -> None:
         """Report that a job was deleted before its end was shown."""
         self.notice(f"job {text.short(job_id)} was deleted")
@@ -118,19 +122,30 @@ class ChangeDisplay(LineDisplay):
         super().__init__(url, as_json=False)
         self._names = dict[str, str]()  # of unfinished jobs
 
+    def hide(self, message: Message) -> None:
+        self._name(message)
+
     def _print(self, received: Received) -> None:
         message = received.message
-        if message is None or not (change := text.change(message, self._url)):
+        if message is None:
             return
-        job_id = getattr(message, "job_id", "-")
-        if isinstance(message, JobCreated):
-            self._names[job_id] = text.printable(message.data.name or message.data.input_filename or message.data.kind)
-        name = self._names.get(job_id) or text.short(job_id)
-        if isinstance(message, JobDeleted) or (isinstance(message, JobMessage) and ends_job(message)):
-            self._names.pop(job_id, None)
+        name, job_id = self._name(message), getattr(message, "job_id", "-")
+        if not (change := text.change(message, self._url)):
+            return
         when = getattr(message, "time", UNSET)
         time = datetime.now(UTC) if when is UNSET else when
         click.echo(f"{time.astimezone().isoformat(timespec='seconds')}\t{name}\t{change}\t{job_id}")
+
+    def _name(self, message: Message) -> str:
+        """Return the name of the job of a message."""
+        if not isinstance(message, JobMessage | JobDeleted):
+            return "-"
+        if isinstance(message, JobCreated):
+            data = message.data
+            self._names[message.job_id] = text.printable(data.name or data.input_filename or data.kind)
+        if isinstance(message, JobDeleted) or ends_job(message):
+            return self._names.pop(message.job_id, text.short(message.job_id))
+        return self._names.get(message.job_id, text.short(message.job_id))
 
 
 class BarDisplay(Display):

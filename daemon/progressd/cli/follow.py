@@ -67,6 +67,8 @@ async def _follow_all(remote: Remote, wanted: Wanted, display: Display, interval
         async for one in received:
             if wanted(one.message):
                 display.show(one)
+            elif one.message is not None:
+                display.hide(one.message)
     return 0
 
 

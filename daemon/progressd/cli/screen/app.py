@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -26,6 +27,8 @@ from progressd.client.watcher import Disconnected, watch_log, watch_texts
 from progressd.core.messages import Hello, JobStatus, Message, Progress, Resync, ServerShutdown, ServerStatus
 
 FRAME: Final = 0.1  # seconds between two drawings, unless the user types
+LOADING_FRAME: Final = 0.5  # until all unfinished jobs have arrived
+PAUSES: Final = 5.0  # times as long as a drawing takes, at least: thousands of jobs in a new order take a while
 LOG_TAIL: Final = 1000  # lines of the log that an opened job begins with
 DETAILS_DELAY: Final = 1.0  # seconds between two requests for the details of an opened job
 MAX_INTERVAL: Final = 60.0  # seconds
@@ -51,6 +54,7 @@ class App:
         self._remote = remote
         self._finished = Finished(given)
         self._interval = interval
+        self._live = False  # all unfinished jobs have arrived
         self._fetching = False  # a page of finished jobs
         self._rows = Rows(given)
         self._painter = Painter(colors="NO_COLOR" not in os.environ or not os.environ["NO_COLOR"])
@@ -115,7 +119,8 @@ class App:
                 self._finished.restart()
                 self._nursery.start_soon(self._call, self._finished.begin, self._take_finished)
             case Hello():
-                self._show()
+                self._live = True
+                self._show(typed=True)
         opened = self._job.row if self._job else None
         before = opened.data if opened else None
         row = self._rows.take(message)
@@ -162,8 +167,10 @@ class App:
     async def _draw(self, screen: FullScreen) -> None:
         while True:
             self._news, self._typed = trio.Event(), trio.Event()
+            began = time.process_time()
             screen.draw(self._view.lines(*screen.size()))
-            with trio.move_on_after(FRAME):
+            frame = FRAME if self._live else LOADING_FRAME
+            with trio.move_on_after(max(frame, PAUSES * (time.process_time() - began))):
                 await self._typed.wait()
             await self._news.wait()
 

@@ -5,10 +5,6 @@ from typing import Final, NamedTuple
 
 GAP: Final = 2  # cells between two columns
 NAME_WIDTH: Final = 18  # cells that a name keeps, unless the terminal is narrower
-GOOD_NAME: Final = 30  # cells that a name gets before other columns grow
-GOOD_BAR: Final = 16
-GOOD_STEP: Final = 30
-MAX_BAR: Final = 30
 
 # The columns from left to right, each with its smallest width.
 MIN_WIDTHS: Final = {
@@ -22,7 +18,27 @@ MIN_WIDTHS: Final = {
     "host": 8,
     "id": 8,
 }
-BY_PRIORITY: Final = ("percent", "mark", "left", "bar", "step", "rate", "host", "id")
+OPTIONAL: Final = frozenset({"rate", "host"})
+ALL: Final = 1 << 16  # as many cells as there are
+# How the cells are given away: a column is added with its smallest width, or grows to the width that follows.
+STAGES: Final = (
+    ("percent", 0),
+    ("mark", 0),
+    ("left", 0),
+    ("bar", 0),
+    ("step", 0),
+    ("rate", 0),
+    ("name", 30),
+    ("step", 22),
+    ("bar", 10),
+    ("id", 0),
+    ("host", 0),
+    ("step", 30),
+    ("name", 50),
+    ("bar", 24),
+    ("name", ALL),
+    ("step", ALL),
+)
 
 
 class Column(NamedTuple):
@@ -33,9 +49,6 @@ class Column(NamedTuple):
     width: int
 
 
-OPTIONAL: Final = frozenset({"rate", "host"})
-
-
 def layout(width: int, longest_name: int, optional: Collection[str] = OPTIONAL) -> list[Column]:
     """Return the columns that fit into `width` cells, from left to right.
 
@@ -43,31 +56,23 @@ def layout(width: int, longest_name: int, optional: Collection[str] = OPTIONAL) 
     """
     widths = {"name": min(width, max(1, min(longest_name, NAME_WIDTH)))}
     spare = width - widths["name"]
-    for name in BY_PRIORITY:
-        if name in OPTIONAL and name not in optional:
-            continue
-        needed = MIN_WIDTHS[name] + _gap(name)
-        if needed > spare:
-            break
-        widths[name] = MIN_WIDTHS[name]
-        spare -= needed
-    for name, wanted in (
-        ("name", min(longest_name, GOOD_NAME)),
-        ("bar", GOOD_BAR),
-        ("step", GOOD_STEP),
-        ("name", longest_name),
-        ("bar", MAX_BAR),
-        ("step", width),
-    ):
+    full = False  # a column did not fit, so those after it are left out
+    for name, wanted in STAGES:
         if name in widths:
-            more = max(0, min(spare, wanted - widths[name]))
+            more = max(0, min(spare, min(wanted, longest_name if name == "name" else ALL) - widths[name]))
             widths[name] += more
             spare -= more
+        elif not full and (name not in OPTIONAL or name in optional):
+            needed = MIN_WIDTHS[name] + _gap(name)
+            full = needed > spare
+            if not full:
+                widths[name] = MIN_WIDTHS[name]
+                spare -= needed
     columns, start = list[Column](), 0
     for name in MIN_WIDTHS:
         if name in widths:
             columns.append(Column(name, start, widths[name]))
-            start += widths[name] + (1 if name == "mark" else GAP)
+            start += widths[name] + _gap(name)
     return columns
 
 

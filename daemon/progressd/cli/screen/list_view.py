@@ -205,9 +205,10 @@ class ListView:
             if line_width(line) <= width:
                 return line
         tab = self._rows.tab
-        return clip(
-            [Span("‹", "dim"), Span(f" {tab} {self._rows.counts[tab]} ", "reverse bold"), Span("›", "dim")], width
-        )
+        line = [Span("‹", "dim"), Span(f" {tab} {self._rows.counts[tab]} ", "reverse bold"), Span("›", "dim")]
+        if (attention := self._rows.counts[Tab.ATTENTION]) and tab is not Tab.ATTENTION:
+            line.append(Span(f"  ! {attention}", drawing.SILENT))
+        return clip(line, width)
 
     def _foot(self, width: int) -> list[Span]:
         if self._search is not None:

@@ -1,6 +1,7 @@
 """The jobs of the list: their state, filters, tabs and order. No input and output."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -89,7 +90,8 @@ class Row:
     @property
     def needs_look(self) -> bool:
         """Return whether a person should look at the job."""
-        return self.status is JobStatus.FAILED or self.stalled or self.slow
+        status = self.status
+        return status is JobStatus.FAILED or (status is JobStatus.PROCESSING and (self.stalled or self.slow))
 
     def describe(
         self, kind: str, name: str | None, input_filename: str | None, labels: Mapping[str, str], created: datetime
@@ -293,7 +295,9 @@ class Rows:
                     row.status = data.status
             case Progress(job_id, data):
                 row = self._row(job_id)
-                if not row.stalled and data.stalled:
+                if not data.stalled:
+                    row.stalled_since = 0.0
+                elif not row.stalled_since:
                     row.stalled_since = _seconds(message.time)
                 if (row.stalled, row.slow) != (data.stalled, getattr(data, "slow", False)):
                     self._stale = True
@@ -357,13 +361,15 @@ class Rows:
             return
         self._stale = False
         self._forget_oldest()
-        admitted = [row for row in self._rows.values() if self._filter.admits(row)]
-        counts = dict.fromkeys(Tab, 0)
-        for row in admitted:
-            counts[Tab.RUNNING] += row.status is JobStatus.PROCESSING
-            counts[Tab.WAITING] += row.status is JobStatus.QUEUED
-            counts[Tab.DONE] += row.status.finished
-            counts[Tab.ATTENTION] += row.needs_look
+        admits, everything = self._filter.admits, self._filter == Filter()
+        admitted = [row for row in self._rows.values() if everything or admits(row)]
+        statuses = Counter(row.status for row in admitted)
+        counts = {
+            Tab.RUNNING: statuses[JobStatus.PROCESSING],
+            Tab.WAITING: statuses[JobStatus.QUEUED],
+            Tab.ATTENTION: sum(row.needs_look for row in admitted),
+            Tab.DONE: sum(count for status, count in statuses.items() if status.finished),
+        }
         counts[Tab.ALL] = len(admitted)
         self._finished = counts[Tab.DONE]
         if not (self._filter.search or self._filter.statuses):

@@ -3,6 +3,7 @@
 Sequences are those of xterm (https://invisible-island.net/xterm/ctlseqs/ctlseqs.html).
 """
 
+import contextlib
 import os
 import signal
 import termios
@@ -73,9 +74,10 @@ class FullScreen:
         """Give the terminal back as it was."""
         if self._entered:
             self._entered = False
-            self.progress("none")
-            self._write(END + LEAVE)
-            termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._before)
+            with contextlib.suppress(OSError, termios.error):  # the terminal may be closed
+                termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._before)
+                self.progress("none")
+                self._write(END + LEAVE)
 
     def size(self) -> tuple[int, int]:
         """Return columns and lines."""
@@ -114,7 +116,10 @@ class FullScreen:
         """Wait for keys, and return them; none if the terminal is closed."""
         while True:
             await trio.lowlevel.wait_readable(self._keyboard)
-            data = os.read(self._keyboard, 4096)
+            try:
+                data = os.read(self._keyboard, 4096)
+            except OSError:
+                return []
             keys = decoder.feed(data)
             if decoder.incomplete:
                 with trio.move_on_after(ESCAPE_DELAY) as waiting:
