@@ -329,6 +329,20 @@ BUILT_IN_PIPELINES: Final[Mapping[str, Pipeline]] = {
                 "boolean", False, needs="tesseract", description="Recognize the text, so that it can be searched."
             ),
             "advanced": Option("boolean", False, description="More contrast and a cleaner background."),
+            # Without defaults, so that the options of a job are those that older clients know.
+            "rotate": Option(
+                "boolean",
+                description="Turn pages that are upside down or sideways, if Tesseract is sure. Default: true.",
+            ),
+            "language": Option(
+                "string",
+                description="The languages of the text for `ocr`, as Tesseract names them: `jpn+eng`. Default: `eng`.",
+            ),
+            "existing_text": Option(
+                "string",
+                choices=("keep", "redo"),
+                description="`redo`: `ocr` also recognizes scans that have text, and replaces it. Default: `keep`.",
+            ),
         },
     )
 }
