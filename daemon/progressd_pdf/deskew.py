@@ -18,7 +18,7 @@ def skew_angle(page: Image.Image) -> float:
     The skew is the angle at which the sums of neighbouring rows differ most, or of columns for vertical writing
     (Postl's projection profile).
     """
-    ink = _ink(page)
+    ink = ink_of(page)
     candidates = [_search(ink), _search(ink.transpose(Image.Transpose.ROTATE_90))]
     prominence, angle = max(candidates)
     return angle if prominence >= PROMINENCE and abs(angle) >= MIN_ANGLE else 0.0
@@ -79,7 +79,7 @@ def _beyond(edge: Image.Image, size: tuple[int, int]) -> Image.Image:
     return paper.resize(size, Image.Resampling.BILINEAR)
 
 
-def _ink(page: Image.Image) -> Image.Image:
+def ink_of(page: Image.Image) -> Image.Image:
     """Return the ink: details darker than their surroundings, such as text (closing minus page, without borders)."""
     grey = page.convert("L")
     paper = grey.reduce(2)

@@ -30,6 +30,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upscale: bool = True
     ocr: bool = False
     advanced: bool = False
+    language: str = ""
+    rotate: bool = True
     existing_text: Literal["keep", "redo"] = "keep"
 
     def band_stages(self) -> list[str]:

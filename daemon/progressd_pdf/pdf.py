@@ -12,9 +12,7 @@ import io
 import itertools
 import math
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,6 +26,7 @@ try:
     from progressd_pdf.page import Options, PageConversion, Thumbnail
     from progressd_pdf.result import PageEdit, Result
     from progressd_pdf.source import POINTS_PER_INCH, ConversionError, Sheet, Source, SourcePage
+    from progressd_pdf.tesseract import ORIENTATION_DPI, Orientation, Tesseract
 except ModuleNotFoundError as missing:
     if __name__ == "__main__":
         message = f"{missing.name} is not installed: install progressd[pdf]"
@@ -39,6 +38,11 @@ PREVIEW_WIDTH, PREVIEW_HEIGHT = 320, 480  # the maximum size of a preview in pix
 PREVIEW_BYTES = 20_000  # bytes of a preview's JPEG; every watcher receives it: 6 MB for 300 pages
 OCR_DPI = 300  # dots per inch that tesseract was trained with; more takes longer and reads no better
 OCR_PIXELS = 40_000_000  # pixels of a page for tesseract, a newspaper page at 300 dpi; each takes about 10 bytes
+CLOCKWISE = {
+    90: Image.Transpose.ROTATE_270,
+    180: Image.Transpose.ROTATE_180,
+    270: Image.Transpose.ROTATE_90,
+}
 
 
 def emit(kind: str, **data: object) -> None:
@@ -76,41 +80,13 @@ class Steps:
         emit("progress", current_step=self._total, total_steps=self._total, step_name=f"Finished{notice}")
 
 
-class Tesseract:
-    """Run tesseract in a language (`deu+eng` for several), on one page at a time."""
-
-    def __init__(self, language: str) -> None:
-        program = shutil.which("tesseract")
-        if program is None:
-            raise ConversionError("Text recognition (OCR) needs tesseract, which is not installed.")
-        listed = subprocess.run([program, "--list-langs"], capture_output=True, text=True, check=True).stdout.split()
-        missing = ", ".join(name for name in language.split("+") if name not in listed)
-        if missing:
-            raise ConversionError(
-                f"Text recognition (OCR) needs the language {missing} of tesseract, which is not installed."
-            )
-        self._command = [program, "stdin", "stdout", "-l", language]
-
-    def text_layer(self, page: Image.Image, dpi: float) -> bytes:
-        """Return a PDF of one page with the invisible words of the grey `page`."""
-        buffer = io.BytesIO()
-        page.save(buffer, "PPM")
-        command = [*self._command, "--dpi", str(round(dpi)), "-c", "textonly_pdf=1", "pdf"]
-        # One thread: the daemon runs a job per core.
-        environment = os.environ | {"OMP_THREAD_LIMIT": "1"}
-        done = subprocess.run(command, input=buffer.getvalue(), capture_output=True, env=environment, check=False)
-        if done.returncode:
-            errors = done.stderr.decode(errors="replace")
-            raise RuntimeError(f"tesseract failed with exit status {done.returncode}: {errors}")
-        return done.stdout
-
-
 class Conversion:
     """The conversion of one document from `source` to `result`."""
 
     def __init__(self, source: Source, result: Result, options: Options, tesseract: Tesseract | None) -> None:
         self._source, self._result, self._options, self._tesseract = source, result, options, tesseract
         self._steps = Steps(source.sheets, options)
+        self._orientation = Orientation() if options.rotate else None
         self._kept: list[int] = []
 
     def run(self) -> None:
@@ -140,6 +116,8 @@ class Conversion:
         sheet = page.sheet
         self._source.check_size(sheet)
         edit = PageEdit(page.geometry, old_text=self._options.existing_text == "keep" or not self._tesseract)
+        if self._orientation:
+            edit.turn = self._orientation.turn(page.render(sheet.size_at(ocr_dpi(sheet, ORIENTATION_DPI)), None, "L"))
         recognize = self._tesseract and not (page.has_text and edit.old_text)
         work = PageConversion(page, self._options)
         if work.changes:
@@ -153,8 +131,8 @@ class Conversion:
             shown = preview_of(page)
             read = page.render(sheet.size_at(ocr_dpi(sheet, work.dpi)), None, "L") if recognize else None
         if read:
-            edit.text = self._recognize(sheet, read)
-        emit_preview(sheet.number, shown)
+            edit.text = self._recognize(sheet, read, edit.turn)
+        emit_preview(sheet.number, turned(shown, edit.turn))
         return edit
 
     def _draw(self, work: PageConversion, sheet: Sheet, edit: PageEdit, copies: Sequence[Thumbnail]) -> None:
@@ -171,10 +149,10 @@ class Conversion:
             for miniature in copies:
                 miniature.add(band)
 
-    def _recognize(self, sheet: Sheet, picture: Image.Image) -> bytes:
+    def _recognize(self, sheet: Sheet, picture: Image.Image, turn: int = 0) -> bytes:
         assert self._tesseract is not None
         self._steps.begin_on(sheet, None, "Recognising text on")
-        return self._tesseract.text_layer(picture, picture.width * POINTS_PER_INCH / sheet.width)
+        return self._tesseract.text_layer(turned(picture, turn), picture.width * POINTS_PER_INCH / sheet.width)
 
     def _notice(self) -> str:
         """Return what to tell about the pages that were kept, as the end of the last step's name."""
@@ -196,6 +174,11 @@ def ocr_dpi(sheet: Sheet, dpi: float) -> float:
     """Return the resolution at which tesseract reads the page, which has `dpi`."""
     area = sheet.width * sheet.height / POINTS_PER_INCH**2
     return min(dpi, OCR_DPI, math.sqrt(OCR_PIXELS / area))
+
+
+def turned(picture: Image.Image, turn: int) -> Image.Image:
+    """Return a picture turned clockwise by 0, 90, 180 or 270 degrees."""
+    return picture.transpose(CLOCKWISE[turn]) if turn else picture
 
 
 def emit_preview(number: int, picture: Image.Image) -> None:
@@ -221,7 +204,7 @@ def convert(arguments: argparse.Namespace) -> None:
         options = msgspec.json.decode(arguments.options, type=Options)
     except msgspec.DecodeError as error:
         raise ConversionError(f"The options are not valid: {error}.") from None
-    tesseract = Tesseract(arguments.ocr_language) if options.ocr else None
+    tesseract = Tesseract(options.language or arguments.ocr_language) if options.ocr else None
     source = Source(arguments.input, options.dpi)
     with Result(arguments.input, arguments.output) as result:
         if result.page_count != len(source.sheets):

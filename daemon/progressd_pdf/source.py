@@ -27,6 +27,7 @@ REOPEN_PAGES = 32
 # Objects on a page that are examined, which takes 0.1 s. Scans have a few dozen, and invisible words
 MAX_OBJECTS = 20_000
 WHOLE_PAGE = 0.95  # the fraction of the page from which a picture hides what was drawn before
+SMALL_PICTURE = 0.005  # the fraction of the page below which a picture does not show how the page was scanned
 INVISIBLE = (pdfium_raw.FPDF_TEXTRENDERMODE_INVISIBLE, pdfium_raw.FPDF_TEXTRENDERMODE_CLIP)
 MAX_DEPTH = 5  # levels of nested forms that are examined; scans have one or two
 # Pixels of a picture, by compressions that pdfium decodes row by row or as bits, within 200 MB
@@ -269,7 +270,8 @@ def _content_of(page: pdfium.PdfPage, number: int) -> Content:
             if width * height > 0:
                 facts = item.get_metadata()
                 dpi = max(facts.width / width, facts.height / height) * POINTS_PER_INCH
-                scans.append(Scan(dpi, facts.bits_per_pixel == 1))
+                if width * height >= SMALL_PICTURE * area:
+                    scans.append(Scan(dpi, facts.bits_per_pixel == 1))
                 covered += width * height
                 if width * height >= WHOLE_PAGE * area and not pdfium_raw.FPDFPageObj_HasTransparency(item):
                     drawn_on = False
@@ -277,7 +279,9 @@ def _content_of(page: pdfium.PdfPage, number: int) -> Content:
             has_text = has_text or item.type == pdfium_raw.FPDF_PAGEOBJ_TEXT
             drawn_on = drawn_on or not _is_invisible(item)
     if drawn_on or covered * 2 < area:
-        return Content(None, has_text, not (scans or drawn_on))
+        return Content(None, has_text, not (covered or drawn_on))
+    if not scans:
+        return Content(None, has_text, is_blank=False)
     scan = Scan(max(scan.dpi for scan in scans), all(scan.bilevel for scan in scans))
     return Content(scan, has_text, is_blank=False)
 

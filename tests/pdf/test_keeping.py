@@ -1,5 +1,6 @@
 """Pages that were not scanned stay as they are, and all that belongs to a page stays with it."""
 
+import ctypes
 import io
 import json
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import pikepdf
 import pypdfium2 as pdfium
 import pytest
 from pikepdf import Array, Dictionary, Name, Pdf, String
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageStat
 from progressd_pdf.deskew import skew_angle
 from progressd_pdf.pdf import main
 
@@ -30,22 +31,22 @@ def scanned(mode: str = "L", angle: float = SKEW) -> Image.Image:
     return page.rotate(angle, Image.Resampling.BICUBIC, fillcolor="white")
 
 
-def add_scan(pdf: Pdf, picture: Image.Image, words: bytes = b"", **entries: object) -> pikepdf.Page:
+def add_scan(pdf: Pdf, picture: Image.Image, words: bytes = b"", size: tuple[float, float] = SIZE) -> pikepdf.Page:
     """Add a page with a picture, and `words` in its content."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=90)
     image = pdf.make_stream(buffer.getvalue(), Type=Name.XObject, Subtype=Name.Image, Filter=Name.DCTDecode)
     image.Width, image.Height, image.BitsPerComponent = *picture.size, 8
     image.ColorSpace = Name.DeviceGray if picture.mode == "L" else Name.DeviceRGB
-    content = b"q %d 0 0 %d 0 0 cm /Im0 Do Q\n" % SIZE + words
-    return add_page(pdf, content, XObject=Dictionary(Im0=image), **entries)
+    content = b"q %d 0 0 %d 0 0 cm /Im0 Do Q\n" % size + words
+    return add_page(pdf, content, XObject=Dictionary(Im0=image), MediaBox=[0, 0, *size])
 
 
 def add_page(pdf: Pdf, content: bytes, XObject: object = None, **entries: object) -> pikepdf.Page:  # noqa: N803
     """Add a page with a font, /F0."""
     font = Dictionary(Type=Name.Font, Subtype=Name.Type1, BaseFont=Name.Helvetica)
     resources = Dictionary(Font=Dictionary(F0=font), XObject=XObject or Dictionary())
-    page = Dictionary(Type=Name.Page, MediaBox=[0, 0, *SIZE], Resources=resources, **entries)
+    page = Dictionary(Type=Name.Page, **({"MediaBox": [0, 0, *SIZE]} | entries), Resources=resources)
     page.Contents = pdf.make_stream(content)
     pdf.pages.append(pikepdf.Page(pdf.make_indirect(page)))
     return pdf.pages[-1]
@@ -203,3 +204,65 @@ def test_a_document_without_scans_is_copied(tmp_path: Path) -> None:
     names = steps(convert(source, output, advanced=True, ocr=True))
     assert names[-1] == "Finished: nothing to improve, so the document was not changed"
     assert output.read_bytes() == source.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write scans that are upright, upside down and sideways. The last one is crooked too."""
+    path = tmp_path_factory.mktemp("turned") / "turned.pdf"
+    with pikepdf.new() as pdf:
+        for turn in (0, 180, 90):
+            picture = scanned(angle=SKEW if turn == 90 else 0).rotate(turn, expand=True)
+            page = add_scan(pdf, picture, size=SIZE if turn != 90 else SIZE[::-1])
+            page.obj.Annots = Array([link(pdf, [10, 10, 50, 50], "https://example.org/")])
+        pdf.save(path)
+    return path
+
+
+def test_turned_scans_become_upright(turned: Path) -> None:
+    output = turned.with_name("upright.pdf")
+    convert(turned, output, dpi=DPI, ocr=True)
+    with pikepdf.open(output) as pdf:
+        assert [page.rotation for page in pdf.pages] == [0, 180, 90]
+    with closing(pdfium.PdfDocument(output)) as document:
+        for page in document:
+            found = page.get_textpage()
+            assert found.get_text_bounded().split()[:4] == ["The", "quick", "brown", "fox"]
+            picture = page.render(scale=1).to_pil().convert("L")
+            boxes = [found.get_charbox(number) for number in range(8)]
+            assert min(ink(picture, page, box) for box in boxes) > ink(picture, page, (5, 5, 20, 20)) + 20
+
+
+def ink(picture: Image.Image, page: Any, box: tuple[float, float, float, float]) -> float:
+    """Return the mean darkness of a box of the page, given in its own units."""
+    left, bottom, right, top = box
+    corners = [page_to_device(page, x, y) for x, y in ((left, bottom), (right, top))]
+    (x0, x1), (y0, y1) = (sorted(values) for values in zip(*corners, strict=True))
+    return 255 - ImageStat.Stat(picture.crop((x0, y0, x1 + 1, y1 + 1))).mean[0]
+
+
+def page_to_device(page: Any, x: float, y: float) -> tuple[int, int]:
+    width, height = map(round, page.get_size())
+    across, down = ctypes.c_int(), ctypes.c_int()
+    pdfium.raw.FPDF_PageToDevice(page, 0, 0, width, height, 0, x, y, across, down)
+    return across.value, down.value
+
+
+def test_pages_are_not_turned_without_rotate(turned: Path) -> None:
+    output = turned.with_name("turned-still.pdf")
+    convert(turned, output, dpi=DPI, rotate=False, deskew=False)
+    assert output.read_bytes() == turned.read_bytes()
+
+
+@pytest.mark.parametrize(("choice", "words"), [("keep", "recognised"), ("redo", "The quick brown fox jumps")])
+def test_ocr_keeps_or_redoes_invisible_text(choice: str, words: str, tmp_path: Path) -> None:
+    source, output = tmp_path / "read.pdf", tmp_path / "out.pdf"
+    with pikepdf.new() as pdf:
+        add_scan(pdf, scanned(angle=0), text(60, 200, "recognised", mode=3))
+        pdf.save(source)
+    convert(source, output, dpi=DPI, ocr=True, existing_text=choice)
+    with closing(pdfium.PdfDocument(output)) as document:
+        assert document[0].get_textpage().get_text_bounded().splitlines()[0].strip() == words
+    with pikepdf.open(source) as before, pikepdf.open(output) as after:  # the picture was not compressed again
+        one, other = (pdf.pages[0].obj.Resources.XObject.Im0.read_raw_bytes() for pdf in (before, after))
+        assert one == other

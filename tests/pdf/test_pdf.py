@@ -398,11 +398,15 @@ def test_an_invalid_option_is_an_error(options: dict[str, object], named: str, o
 
 
 def test_missing_ocr_is_an_error(output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = convert(SCAN, output, "--ocr-language", "eng+tlh", ocr=True).error
-    assert missing == "Text recognition (OCR) needs the language tlh of tesseract, which is not installed."
+    for missing in (
+        convert(SCAN, output, "--ocr-language", "eng+tlh_vert", ocr=True),
+        convert(SCAN, output, language="eng+tlh_vert", ocr=True),
+    ):
+        head, tail = "Text recognition (OCR) needs the language tlh_vert of tesseract, which is not installed. ", "eng"
+        assert missing.error.startswith(f"{head}Installed: {tail}")
+        assert missing.error.endswith(". On Debian: sudo apt install tesseract-ocr-tlh-vert")
     monkeypatch.setenv("PATH", str(tmp_path))
-    missing = convert(SCAN, output, ocr=True).error
-    assert missing == "Text recognition (OCR) needs tesseract, which is not installed."
+    assert convert(SCAN, output, ocr=True).error == "Text recognition (OCR) needs tesseract, which is not installed."
 
 
 def test_a_missing_directory_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -347,6 +347,23 @@ BUILT_IN_PIPELINES: Final[Mapping[str, Pipeline]] = {
             "advanced": Option(
                 "boolean", False, title="Advanced", description="More contrast and a cleaner background."
             ),
+            # Without defaults, so that the options of a job are those that older clients know.
+            "rotate": Option(
+                "boolean",
+                title="Turn pages",
+                description="Turn pages that are upside down or sideways, if Tesseract is sure. Default: true.",
+            ),
+            "language": Option(
+                "string",
+                title="Language",
+                description="The languages of the text for `ocr`, as Tesseract names them: `jpn+eng`. Default: `eng`.",
+            ),
+            "existing_text": Option(
+                "string",
+                choices=("keep", "redo"),
+                title="Text of scans",
+                description="`redo`: `ocr` also recognizes scans that have text, and replaces it. Default: `keep`.",
+            ),
         },
     )
 }

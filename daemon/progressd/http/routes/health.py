@@ -58,7 +58,9 @@ async def health() -> Response:
             version=__version__,
             tools={program: shutil.which(program) is not None for program in sorted(needs)},
             pipelines={
-                name: PipelineDefaults({key: option.default for key, option in pipeline.options.items()})
+                name: PipelineDefaults(
+                    {key: option.default for key, option in pipeline.options.items() if option.default is not None}
+                )
                 for name, pipeline in pipelines.items()
             },
             error=UNSET if trouble is None else str(trouble),
