@@ -120,7 +120,7 @@ SCENARIOS: Final = {
         Scenario(
             "pages",
             "100 open pages (`/ws/jobs?interval=1`), 10,000 running jobs; 1,000 of them move each second",
-            {"jobs": 1000, "watchers": 100, "rate": 1000, "idle_jobs": 9000},
+            {"jobs": 1000, "watchers": 100, "rate": 1000, "idle_jobs": 9000, "warmup_ms": 4000},
             figures=("server_busy", "deliveries_s", "event_us", "p50_ms", "p99_ms", "max_ms", "growth_mib"),
             ratio="server_busy",
             servers=("progressd",),

@@ -273,3 +273,51 @@ async def test_messages_for_many_watchers_share_a_send(
             await settled()
         nursery.cancel_scope.cancel()
     assert all([len(batch.items) for batch in outbox.batches] == batches for outbox in crowd)
+
+
+# Watchers with an interval
+
+
+async def test_watchers_with_the_same_interval_share_each_send(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    broadcaster = Broadcaster(nursery=nursery)
+    outboxes = [Collected() for _ in range(3)]
+    for outbox in outboxes:
+        subscription = broadcaster.join(ALL_JOBS, outbox, interval=1.0)
+        assert [await subscription.next_replay() for _ in range(2)][-1] is None
+    for step in range(100):
+        for number in range(1, 11):
+            await broadcaster.broadcast(moved(step, job_id(number)))
+        await trio.sleep(0.05)
+    await trio.sleep(2)
+    first = outboxes[0]
+    assert len(first.items) == 60  # 10 jobs, in 5 s and at the end
+    assert len(first.batches) == 6
+    for outbox in outboxes[1:]:
+        assert all(one is other for one, other in zip(first.batches, outbox.batches, strict=True))
+
+
+async def test_changes_do_not_wait_for_the_interval(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    broadcaster, outbox = Broadcaster(nursery=nursery), Collected()
+    subscription = broadcaster.join(ALL_JOBS, outbox, interval=60.0)
+    assert [await subscription.next_replay() for _ in range(2)][-1] is None
+    for message in (started(), moved(1), moved(2), *succeeded()):
+        await broadcaster.broadcast(message)
+    await settled()
+    assert outbox.messages == [started(), moved(2), *succeeded()]
+
+
+async def test_an_interval_costs_nothing_once_its_watchers_have_left(nursery: trio.Nursery) -> None:
+    broadcaster = Broadcaster(nursery=nursery)
+    before = tasks()
+    joined = [broadcaster.join(ALL_JOBS, Collected(), interval=interval) for interval in (0.0, 1.0, 1.0, 2.0)]
+    await settled()
+    assert tasks() == before + 3  # one per topic, and one per interval
+    for subscription in joined:
+        subscription.leave()
+    await settled()
+    assert tasks() == before
+    assert broadcaster.watched == 0

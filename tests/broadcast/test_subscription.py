@@ -110,9 +110,11 @@ class World:
         self.commit(*messages)
         await self.publish()
 
-    def join(self, topic: str = TOPIC, after: int | None = None) -> tuple[Subscription, Collected]:
+    def join(
+        self, topic: str = TOPIC, after: int | None = None, interval: float = 0.0
+    ) -> tuple[Subscription, Collected]:
         outbox = Collected()
-        return self.broadcaster.join(topic, outbox, after), outbox
+        return self.broadcaster.join(topic, outbox, after, interval=interval), outbox
 
 
 # One step at a time
@@ -224,6 +226,27 @@ async def test_a_slow_replay_of_all_jobs_holds_few_messages(nursery: trio.Nurser
     assert not outbox.endings
 
 
+async def test_held_progress_in_a_snapshot_does_not_come_again(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = World(nursery)
+    world.log.let_all_through()
+    early, got_early = world.join(ALL_JOBS, interval=10.0)
+    await read_past(early, got_early)
+    await world.tell(started(), moved(1))
+    await trio.sleep(1)
+    await world.tell(moved(2))
+    await settled()
+    late, got_late = world.join(ALL_JOBS, interval=10.0)
+    await read_past(late, got_late)
+    await world.tell(started(job_id(2)))
+    await trio.sleep(20)
+    await world.tell(moved(3))
+    await trio.sleep(20)
+    assert got_early.offsets == [1, 2, 4, 3, 5]
+    assert got_late.offsets == [1, 3, 4, 5]
+
+
 async def test_a_failed_replay_can_be_retried(nursery: trio.Nursery) -> None:
     world = World(nursery)
     world.log.let_all_through()
@@ -321,7 +344,10 @@ class Watcher:
         subscription.leave()
 
 
-async def play(todo: list[Step], limit: int, page_size: int) -> tuple[list[Envelope], list[Watcher]]:
+async def play(
+    todo: list[Step], limit: int, page_size: int, interval: float = 0.0
+) -> tuple[list[Envelope], list[Watcher]]:
+    """Play a story. `interval`: that of all watchers; it passes in two of the steps Settle."""
     watchers: list[Watcher] = []
     async with trio.open_nursery() as nursery:
         world = World(nursery, limit, page_size)
@@ -341,22 +367,27 @@ async def play(todo: list[Step], limit: int, page_size: int) -> tuple[list[Envel
                     topic = job_topic(job_id(job)) if job else ALL_JOBS
                     top = world.broadcaster.offset
                     after = None if back is None else max(0, top - back)
-                    subscription, outbox = world.join(topic, after)
+                    subscription, outbox = world.join(topic, after, interval)
                     watchers.append(Watcher(topic, after, top, outbox))
                     nursery.start_soon(watchers[-1].run, subscription, world.broadcaster)
                 case LetThrough(which):
                     world.log.let_through(which)
                 case Settle():
                     await settled()
+                    if interval:
+                        await trio.sleep(interval / 2)
         await world.publish()
         world.log.let_all_through()
         await settled()
+        if interval:
+            await trio.sleep(3 * interval)
         nursery.cancel_scope.cancel()
     return world.log.kept, watchers
 
 
-def run(todo: list[Step], limit: int, page_size: int) -> tuple[list[Envelope], list[Watcher]]:
-    return trio.run(partial(play, todo, limit, page_size), clock=trio.testing.MockClock(autojump_threshold=0))
+def run(todo: list[Step], limit: int, page_size: int, interval: float = 0.0) -> tuple[list[Envelope], list[Watcher]]:
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    return trio.run(partial(play, todo, limit, page_size, interval), clock=clock)
 
 
 def owed(watcher: Watcher, log: list[Envelope]) -> list[Envelope]:
@@ -382,6 +413,22 @@ def test_nothing_is_missing_and_nothing_comes_twice(todo: list[Step], page_size:
                 assert item.offset in got
         over = watcher.topic != ALL_JOBS and any(topic_of(i) == watcher.topic and ends_job(i.message) for i in log)
         assert watcher.outbox.endings == ([JOB_FINISHED] if over else [])
+
+
+@given(steps, st.integers(1, 4))
+def test_nothing_is_missing_with_an_interval(todo: list[Step], page_size: int) -> None:
+    log, watchers = run(todo, 10**6, page_size, interval=1.0)
+    for watcher in watchers:
+        got, heard = watcher.outbox.offsets, owed(watcher, log)
+        assert len(got) == len(set(got))
+        assert set(got) <= {item.offset for item in heard}
+        changes = [item.offset for item in heard if not is_progress(item)]
+        assert [offset for offset in got if offset in changes] == changes
+        newest = {topic_of(item): item.offset for item in heard if is_progress(item)}
+        assert set(got) >= set(newest.values())
+        for topic in newest:
+            mine = [item.offset for item in watcher.outbox.items if topic_of(item) == topic]
+            assert mine == sorted(mine)
 
 
 @given(steps, st.integers(1, 4), st.sampled_from([1, 200, 400]))

@@ -5,14 +5,16 @@ only the publisher. The fan-out never awaits a watcher, so a slow watcher delays
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
+from functools import partial
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
-from progressd.broadcast.envelope import Channel, DeliveryCounters, Envelope, FrameBatch, NoticeEnvelope
+from progressd.broadcast.envelope import MAX_TAKE, Channel, DeliveryCounters, Envelope, FrameBatch, NoticeEnvelope
+from progressd.broadcast.filters import Delivery, ProgressThrottle, batch_of
 from progressd.broadcast.multiplex import Session, SessionHub
 from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, FanOut, Outbox
 from progressd.broadcast.subscription import PARTS_PER_PASS, EmptyHistory, History, Replay, Subscription
@@ -24,18 +26,20 @@ from progressd.system.event_loop_limiter import EventLoopLimiter
 
 FANOUT_THRESHOLD: Final = 100  # from this number of watchers on, the passes of a topic are FANOUT_INTERVAL apart
 FANOUT_INTERVAL: Final = 0.008  # seconds, half the duration of a frame on a screen
+TICKS: Final = 0.1  # of an interval: with an interval, progress of all jobs is sent together this often
+MAX_TICK: Final = 0.1  # seconds
+
+Spawn: TypeAlias = Callable[[Callable[[], Awaitable[None]]], object]
 
 
-class Topic:
-    """The watchers of one topic, and the channel that feeds them."""
+class Audience:
+    """Watchers that receive the same messages of a topic, encoded and joined once."""
 
-    def __init__(self, name: str, traffic: DeliveryCounters) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._traffic = traffic
         self.subscriptions: dict[Subscription, None] = {}  # oldest first
         self._catching_up: dict[Subscription, None] = {}  # subscriptions that have not joined the fan-out yet
         self._fan_out = FanOut()
-        self.channel: Channel[Envelope] = Channel()
         self._alive = trio.CancelScope()
 
     def join(self, subscription: Subscription) -> None:
@@ -48,6 +52,91 @@ class Topic:
         self._catching_up.pop(subscription, None)
         self._fan_out.remove(subscription.outbox)
 
+    def stop(self) -> None:
+        """Stop after the last watcher has left."""
+        self._alive.cancel()
+
+    def _deliver(self, batch: FrameBatch[Envelope]) -> None:
+        self._fan_out.put(batch)
+        for subscription in tuple(self._catching_up):
+            if subscription.deliver(batch) and self._all_newer(subscription.top):
+                del self._catching_up[subscription]
+                subscription.outbox.follow(self._fan_out)
+        if self.name != ALL_JOBS and any(ended_topic(item.message) == self.name for item in batch.items):
+            for subscription in tuple(self.subscriptions):
+                subscription.finish()
+
+    def _all_newer(self, offset: int) -> bool:
+        """Return whether all further messages are newer than an offset, once one of them is."""
+        return True
+
+
+class IntervalAudience(Audience):
+    """The watchers of a topic that want at most one progress per job in an interval.
+
+    For all jobs, progress is held until the next tick, so that the progress of many jobs shares a send.
+    """
+
+    def __init__(self, name: str, interval: float) -> None:
+        super().__init__(name)
+        tick = min(interval * TICKS, MAX_TICK) if name == ALL_JOBS else 0.0
+        self._throttle = ProgressThrottle(interval, tick)
+        self._until_due = trio.CancelScope()
+
+    def put(self, batch: FrameBatch[Envelope]) -> None:
+        """Deliver the messages that may be sent now, and hold back the rest."""
+        self._pass_on(self._throttle.take(batch.items, trio.current_time()))
+        self._until_due.deadline = min(self._until_due.deadline, self._throttle.next_due)
+
+    async def release(self) -> None:
+        """Deliver held messages when they are due."""
+        with self._alive:
+            while True:
+                with trio.CancelScope(deadline=self._throttle.next_due) as self._until_due:
+                    await trio.sleep_forever()
+                self._pass_on(self._throttle.release(trio.current_time(), MAX_TAKE))
+
+    def _pass_on(self, out: Sequence[Delivery]) -> None:
+        if out:
+            self._deliver(batch_of(out))
+
+    def _all_newer(self, offset: int) -> bool:
+        return self._throttle.resume_offset(offset) == offset
+
+
+class Topic(Audience):
+    """The watchers of one topic, and the channel that feeds them."""
+
+    def __init__(self, name: str, traffic: DeliveryCounters) -> None:
+        super().__init__(name)
+        self._traffic = traffic
+        self._by_interval: dict[float, IntervalAudience] = {}
+        self.channel: Channel[Envelope] = Channel()
+
+    @property
+    def watchers(self) -> int:
+        """Return the number of watchers, with and without an interval."""
+        return len(self.subscriptions) + sum(len(one.subscriptions) for one in self._by_interval.values())
+
+    def audience(self, interval: float, spawn: Spawn) -> Audience:
+        """Return the watchers with this interval; 0 for none."""
+        if not interval:
+            return self
+        audience = self._by_interval.get(interval)
+        if audience is None:
+            audience = self._by_interval[interval] = IntervalAudience(self.name, interval)
+            self._fan_out.add(audience)
+            spawn(audience.release)
+        return audience
+
+    def drop_empty_audiences(self) -> None:
+        """Release the audiences without watchers."""
+        for interval, audience in tuple(self._by_interval.items()):
+            if not audience.subscriptions:
+                del self._by_interval[interval]
+                self._fan_out.remove(audience)
+                audience.stop()
+
     async def fan_out(self) -> None:
         """Deliver queued messages to every watcher, each batch encoded and joined once."""
         with self._alive, closing(self.channel):
@@ -58,23 +147,10 @@ class Topic:
                     # A send of five messages costs as much as a send of one. So consecutive passes to many watchers
                     # have a minimum interval: with 300 messages a second, two or three share a send.
                     next_pass = trio.current_time() + FANOUT_INTERVAL
+                watchers = self.watchers
+                self._traffic.messages += watchers * len(batch.items)
+                self._traffic.bytes += watchers * len(batch.frames)
                 self._deliver(batch)
-
-    def _deliver(self, batch: FrameBatch[Envelope]) -> None:
-        self._fan_out.put(batch)
-        self._traffic.messages += len(self.subscriptions) * len(batch.items)
-        self._traffic.bytes += len(self.subscriptions) * len(batch.frames)
-        for subscription in tuple(self._catching_up):
-            if subscription.deliver(batch):
-                del self._catching_up[subscription]
-                subscription.outbox.follow(self._fan_out)
-        if self.name != ALL_JOBS and any(ended_topic(item.message) == self.name for item in batch.items):
-            for subscription in tuple(self.subscriptions):
-                subscription.finish()
-
-    def stop(self) -> None:
-        """Stop the fan-out after the last watcher has left."""
-        self._alive.cancel()
 
 
 class ReaderOutbox:
@@ -243,14 +319,22 @@ class Broadcaster:
         filtered: Outbox,
         after: int | None = None,
         on_live: Callable[[int], None] | None = None,
+        interval: float = 0.0,
     ) -> Reader:
         """Watch a topic through an existing outbox; `filtered`: the same outbox behind its filters."""
-        return Reader(outbox, self.join(topic, filtered, after, on_live))
+        return Reader(outbox, self.join(topic, filtered, after, on_live, interval))
 
     def join(
-        self, name: str, outbox: Outbox, after: int | None = None, on_live: Callable[[int], None] | None = None
+        self,
+        name: str,
+        outbox: Outbox,
+        after: int | None = None,
+        on_live: Callable[[int], None] | None = None,
+        interval: float = 0.0,
     ) -> Subscription:
         """Register an outbox for a topic. From now on no message is missed. See Subscription for the next steps.
+
+        `interval`: seconds in which at most one live progress of a job is delivered, the newest.
 
         `on_live` is called after the replay and before newer messages, with the offset from which the watcher can
         resume. It is not called for a topic that has ended.
@@ -259,17 +343,18 @@ class Broadcaster:
         if topic is None:
             topic = self._topics[name] = Topic(name, self.traffic)
             self._spawn(topic.fan_out)
+        audience = topic.audience(interval, self._spawn)
         subscription = Subscription(
             name,
             outbox,
             lambda top: Replay(self._history, name, after, top, self._replays),
             lambda: self.offset,
             self._limit,
-            self._leave,
+            partial(self._leave, topic, audience),
             on_live,
             replays_all=self._has_history and name == ALL_JOBS,
         )
-        topic.join(subscription)
+        audience.join(subscription)
         return subscription
 
     def open_session(self, outbox: Outbox) -> Session:
@@ -279,10 +364,10 @@ class Broadcaster:
             self._spawn(self._sessions.fan_out)
         return Session(outbox, self._sessions, self._history, lambda: self.offset, self._limit, self._replays)
 
-    def _leave(self, subscription: Subscription) -> None:
-        topic = self._topics.get(subscription.topic)
-        if topic is not None and subscription in topic.subscriptions:
-            topic.leave(subscription)
-            if not topic.subscriptions:
+    def _leave(self, topic: Topic, audience: Audience, subscription: Subscription) -> None:
+        if subscription in audience.subscriptions:
+            audience.leave(subscription)
+            topic.drop_empty_audiences()
+            if not topic.watchers:
                 del self._topics[topic.name]
                 topic.stop()

@@ -1,11 +1,11 @@
-"""Filters for one watcher: by what it may see, by message type, and by the interval between progress messages.
+"""Filters: by what a watcher may see, by message type, and by the interval between progress messages.
 
 The last two never hold back a status change, nor the last progress before the end of a job.
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
@@ -29,6 +29,7 @@ from progressd.core.messages import (
 )
 
 ALWAYS: Final = (StatusChange, Completed, Error, BatchCompleted)
+ROUNDING: Final = 1e-6  # of a tick: a time this much after a tick counts as that tick
 
 
 class FilteredOutbox:
@@ -65,17 +66,12 @@ def of_types(types: Collection[str], item: Envelope) -> bool:
 def filtered_outbox(
     outbox: Outbox,
     types: Collection[str] | None,
-    interval: float,
     may_see: Callable[[Envelope], bool] | None,
-    start: Callable[[Callable[[], Awaitable[None]]], None],
 ) -> Outbox:
     """Return the outbox behind its filters.
 
-    `may_see`: returns whether the watcher may see a message; None if it may see all. `start` runs a task while the
-    watcher is connected.
+    `may_see`: returns whether the watcher may see a message; None if it may see all.
     """
-    if interval:
-        outbox = ThrottledOutbox(outbox, interval, start)
     if types is not None:
         outbox = FilteredOutbox(outbox, partial(of_types, types))
     if may_see is not None:
@@ -96,8 +92,10 @@ class ProgressThrottle:
     A message that is replayed on a socket of many topics is sent at once, and replaces the held one.
     """
 
-    def __init__(self, interval: float) -> None:
+    def __init__(self, interval: float, tick: float = 0.0) -> None:
+        """`tick`: progress is held for up to this time, so that it is sent together."""
         self._interval = interval
+        self._tick = tick
         self._allowed: dict[str, float] = {}  # time by job from which its next progress may be sent
         self._kept: OrderedDict[str, Envelope] = OrderedDict()  # newest held progress by job, in the order of offsets
         self._due: list[tuple[float, str]] = []  # heap of times and jobs; some messages have already been sent
@@ -133,6 +131,8 @@ class ProgressThrottle:
                 continue
             if isinstance(message, Progress):
                 self._note(item)
+                if self._tick and message.job_id not in self._kept:
+                    self._allowed[message.job_id] = self._next_tick(message.job_id, now)
                 self._keep(message.job_id, item)
                 if now >= self._allowed.get(message.job_id, -math.inf):
                     out.append(self._deliver(message.job_id, now))
@@ -146,18 +146,23 @@ class ProgressThrottle:
             out.append(Delivery(item, self.resume_offset(item.offset)))
         return out
 
-    def release(self, now: float) -> list[Delivery]:
-        """Return the held messages that are due, in order."""
-        due = set[tuple[int, str]]()
-        while self.next_due <= now and self._due:
-            job_id = heappop(self._due)[1]
-            due.add((self._kept[job_id].offset, job_id))
-        return [self._deliver(job_id, now) for _, job_id in sorted(due)]
+    def release(self, now: float, limit: float = math.inf) -> list[Delivery]:
+        """Return the held messages that are due, in order, but at most `limit`."""
+        due = dict[tuple[int, str], float]()
+        while len(due) < limit and self.next_due <= now and self._due:
+            at, job_id = heappop(self._due)
+            due[self._kept[job_id].offset, job_id] = at if self._tick else now
+        return [self._deliver(job_id, due[offset, job_id]) for offset, job_id in sorted(due)]
 
     def _note(self, item: Envelope) -> None:
         """Record the newest offset, unless the message has no cursor: an undecided change may still precede it."""
         if item.message.cursor is not UNSET:
             self._newest = item.offset
+
+    def _next_tick(self, job_id: str, now: float) -> float:
+        """Return the first tick after `now` at which a progress of the job may be sent."""
+        allowed = math.ceil(self._allowed.get(job_id, now) / self._tick - ROUNDING)
+        return max(allowed, math.floor(now / self._tick) + 1) * self._tick
 
     def _keep(self, job_id: str, item: Envelope) -> None:
         if job_id not in self._kept and job_id in self._allowed:
@@ -211,7 +216,12 @@ class ThrottledOutbox:
 
     def _pass_on(self, out: list[Delivery]) -> None:
         if out:
-            self._outbox.put(FrameBatch([_with_cursor(item, offset) for item, offset in out]))
+            self._outbox.put(batch_of(out))
+
+
+def batch_of(out: Iterable[Delivery]) -> FrameBatch[Envelope]:
+    """Return the messages, each with the cursor from which a client resumes after it."""
+    return FrameBatch([_with_cursor(item, offset) for item, offset in out])
 
 
 def _with_cursor(item: Envelope, offset: int) -> Envelope:
@@ -220,4 +230,4 @@ def _with_cursor(item: Envelope, offset: int) -> Envelope:
     if offset == item.offset or cursor is UNSET:
         return item
     message = replace(item.message, cursor=str(Cursor.parse(cursor)._replace(offset=offset)))
-    return Envelope(offset, message, item.labels)
+    return Envelope(item.offset, message, item.labels)

@@ -125,6 +125,13 @@ class Outbox(Protocol):
         """Return the offset from which a client resumes after messages up to `offset`; smaller if any are held back."""
 
 
+class Receiver(Protocol):
+    """What a fan-out sends to."""
+
+    def put(self, batch: FrameBatch[Envelope]) -> None:
+        """Send or keep the messages, in order. Never blocks, never raises."""
+
+
 class FanOut:
     """The outboxes that receive every batch of a topic, in order.
 
@@ -136,13 +143,13 @@ class FanOut:
 
     def __init__(self) -> None:
         self._direct: dict[SocketOutbox, Send] = {}
-        self._others: dict[Outbox, None] = {}
+        self._others: dict[Receiver, None] = {}
 
-    def add(self, outbox: Outbox) -> None:
+    def add(self, outbox: Receiver) -> None:
         """Send all further batches to an outbox."""
         self._others[outbox] = None
 
-    def remove(self, outbox: Outbox) -> None:
+    def remove(self, outbox: Receiver) -> None:
         """Send nothing more to an outbox."""
         self._others.pop(outbox, None)
         self._direct.pop(outbox, None)  # type: ignore[call-overload]

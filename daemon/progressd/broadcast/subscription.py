@@ -219,6 +219,11 @@ class Subscription:
             replay.extend(self._top)
         return await self.next_replay()
 
+    @property
+    def top(self) -> int:
+        """Return the offset up to which the replay contains all messages."""
+        return self._top
+
     def finish(self) -> None:
         """End the stream after the last message of the topic."""
         self._over = True
@@ -226,7 +231,7 @@ class Subscription:
             self._end()
 
     def deliver(self, batch: FrameBatch[Envelope]) -> bool:
-        """Accept live messages, in order. Return whether further messages may be put directly into the outbox."""
+        """Accept live messages. Return whether the replay is complete, and one of the messages is newer."""
         newer = [item for item in batch.items if item.offset > self._top]
         if self._replay is not None:
             if self._holding:
@@ -234,7 +239,7 @@ class Subscription:
             return False
         if newer:
             self.outbox.put(batch if len(newer) == len(batch.items) else FrameBatch(newer))
-        return bool(newer)  # offsets are ascending, so further messages need no check
+        return bool(newer)
 
     def leave(self) -> None:
         """Receive no further messages."""

@@ -12,7 +12,7 @@ from wsproto.utilities import LocalProtocolError
 from progressd.auth.api_keys import Scope
 from progressd.auth.authenticator import ANONYMOUS, Authenticator, Client, Identity, admit, require
 from progressd.auth.limits import ConnectionLimiter, RateLimiter, client_address
-from progressd.broadcast.filters import filtered_outbox
+from progressd.broadcast.filters import ThrottledOutbox, filtered_outbox
 from progressd.broadcast.outbox import MemoryBudget, Outbox
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
@@ -179,8 +179,10 @@ class WebSocketServer:
             websocket.send(Resync())
         entry = websocket.connection.log_entry
         entry.topics = topic
-        outbox = _filtered_outbox(websocket, view, request)
-        subscription = broadcaster.join(topic, outbox, after, lambda upto: websocket.send(Hello(history.cursor(upto))))
+        outbox = filtered_outbox(websocket.outbox, request.types, view.message_filter)
+        subscription = broadcaster.join(
+            topic, outbox, after, lambda upto: websocket.send(Hello(history.cursor(upto))), request.interval
+        )
         try:
             websocket.nursery.start_soon(websocket.replay, subscription)
             await websocket.serve()
@@ -191,7 +193,11 @@ class WebSocketServer:
     async def _serve_session(
         self, websocket: WebSocket, identity: Identity, view: ClientView, request: StreamRequest
     ) -> None:
-        session = self._engine.broadcaster.open_session(_filtered_outbox(websocket, view, request))
+        outbox: Outbox = websocket.outbox
+        if request.interval:
+            outbox = ThrottledOutbox(outbox, request.interval, websocket.nursery.start_soon)
+        outbox = filtered_outbox(outbox, request.types, view.message_filter)
+        session = self._engine.broadcaster.open_session(outbox)
         try:
             messages, received = trio.open_memory_channel[str | bytes](1)
             logs = None if not identity.logs else LogSubscriptions(websocket, self._engine.logs)
@@ -202,12 +208,6 @@ class WebSocketServer:
             entry = websocket.connection.log_entry
             entry.outcome, entry.topics = websocket.outcome, f"{len(session.topics)} topics"
             session.leave()
-
-
-def _filtered_outbox(websocket: WebSocket, view: ClientView, request: StreamRequest) -> Outbox:
-    """Return the outbox behind filters that drop unwanted and hidden messages."""
-    start = websocket.nursery.start_soon
-    return filtered_outbox(websocket.outbox, request.types, request.interval, view.message_filter, start)
 
 
 def _parameters(target: str) -> dict[str, str]:

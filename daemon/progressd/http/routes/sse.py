@@ -4,8 +4,7 @@ Like WebSockets, both read an outbox of the broadcaster. They do so in the task 
 """
 
 import random
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Final
 
@@ -84,26 +83,23 @@ class SSEResponse(ResponseBody):
         self._context = context
         self._wanted = wanted
         self._after = after
-        self._stack = AsyncExitStack()
-        self._tasks: trio.Nursery | None = None
+        self._stack = ExitStack()
         self._begun = False
         self._reader: Reader
 
     async def __aenter__(self) -> "SSEResponse":
         wanted, app, client = self._wanted, self._context.app, self._context.client
-        if wanted.interval:
-            self._tasks = await self._stack.enter_async_context(trio.open_nursery())
         outbox = ReaderOutbox(app.settings.limits.send_buffer_bytes)
         self._stack.enter_context(app.streams.opened(outbox, client))
-        start = self._tasks.start_soon if self._tasks else _never
         history = app.engine.history  # `self` in the lambda below would be a reference cycle
-        filtered = filtered_outbox(outbox, wanted.types, wanted.interval, self._context.view.message_filter, start)
+        filtered = filtered_outbox(outbox, wanted.types, self._context.view.message_filter)
         reader = app.engine.broadcaster.read(
             str(wanted.topic),
             outbox,
             filtered,
             self._after,
             lambda upto: outbox.say(Hello(history.cursor(upto))),
+            wanted.interval,
         )
         self._reader = self._stack.enter_context(reader)
         return self
@@ -111,9 +107,7 @@ class SSEResponse(ResponseBody):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._tasks is not None:
-            self._tasks.cancel_scope.cancel()
-        await self._stack.__aexit__(kind, error, traceback)
+        self._stack.__exit__(kind, error, traceback)
 
     def __aiter__(self) -> "SSEResponse":
         return self
@@ -139,10 +133,6 @@ class SSEResponse(ResponseBody):
 def retry_event() -> bytes:
     """Return the beginning of a stream: when a client reconnects after it."""
     return b"retry: %d\n\n" % random.randint(*RETRY)  # noqa: S311, not a secret
-
-
-def _never(task: Callable[[], Awaitable[None]]) -> None:
-    raise AssertionError("no task is needed without an interval")
 
 
 async def changed_job(context: RequestContext, job: Job, since: str, seconds: float) -> Job:
