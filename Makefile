@@ -18,6 +18,7 @@ help:
 	@echo 'make tools    run rsync, tar, ffmpeg and other tools with and without progressd; write the table in docs/commands.md'
 	@echo 'make check    check format, lint, types and layers'
 	@echo 'make bench    measure against other servers (ARGS="--help")'
+	@echo 'make bench-page  measure the page over 10,000 running jobs in Chromium (ARGS="--help")'
 	@echo 'make eta      measure the estimates of the remaining time with recorded runs (ARGS="--write")'
 	@echo 'make format   format the code'
 	@echo 'make clean    remove what these made, except the jobs in progressd-data'

@@ -57,7 +57,8 @@ export class List {
 
   /** Shows the current state. @param {boolean} isNew whether the lines of the view are new @param {number} missing */
   show(isNew, missing) {
-    const mode = this.#modeOf(this.#view.lines.length + missing);
+    // A search that finds little does not turn rows into cards.
+    const mode = this.#modeOf(Math.max(this.#view.lines.length + missing, this.#jobs.size));
     const changed = mode !== this.#mode;
     this.#mode = mode;
     this.#view.cards = mode === 'cards';

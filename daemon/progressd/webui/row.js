@@ -15,6 +15,8 @@ const ICONS = {
   toggle: 'M6 4l4 4-4 4',
 };
 
+const PARTS = ['pick', 'name', 'kind', 'state', 'bar', 'percent', 'step', 'rate', 'left', 'spent', 'host', 'actions'];
+
 const template = document.createElement('template');
 template.innerHTML = `<div class="row" role="row">
 <span class="row-pick" role="gridcell"><input type="checkbox"></span>
@@ -50,20 +52,30 @@ export class Row {
   #buttons = '';
   #isTabbable = false;
 
-  /** @param {string} id @param {boolean} isBatch */
-  constructor(id, isBatch) {
-    this.id = id;
+  constructor() {
     this.element = template.content.firstElementChild.cloneNode(true);
-    this.element.dataset.id = id;
     this.element.tabIndex = -1;
-    for (const part of ['pick', 'name', 'kind', 'state', 'bar', 'percent', 'step', 'rate', 'left', 'spent', 'host', 'actions']) {
-      this.#parts[part] = this.element.querySelector(`.row-${part}`);
-    }
+    for (const part of PARTS) this.#parts[part] = this.element.querySelector(`.row-${part}`);
     const { name, bar, pick } = this.#parts;
     Object.assign(this.#parts, { box: pick.firstChild, link: name.querySelector('a'), track: bar.firstChild });
     Object.assign(this.#parts, { fill: this.#parts.track.firstChild, toggle: name.firstChild });
-    this.#parts.toggle.hidden = !isBatch;
-    if (isBatch) this.#parts.toggle.append(icon('toggle'));
+    this.#parts.toggle.append(icon('toggle'));
+  }
+
+  /** @returns {number} of its line */
+  get index() {
+    return this.#index;
+  }
+
+  /** Makes this the row of another line. Its bar does not move there, but starts there. */
+  become({ id, members }) {
+    this.id = id;
+    this.element.dataset.id = id;
+    this.#parts.toggle.hidden = !members;
+    const fill = this.#parts.fill.cloneNode();
+    this.#parts.fill.replaceWith(fill);
+    this.#parts.fill = fill;
+    this.#entry = null;
   }
 
   /** @param {number} index of the line @param {number} height of a row, px */
@@ -111,16 +123,19 @@ export class Row {
     const { box, link, toggle } = this.#parts;
     const name = batch ? this.#entry.name : nameOf(this.#entry);
     element.dataset.status = status;
-    if (!upload && !batch) element.dataset.jobId = id;
+    if (upload || batch) delete element.dataset.jobId;
+    else element.dataset.jobId = id;
     element.toggleAttribute('data-late', isLate(this.#entry));
     element.toggleAttribute('data-pending', Boolean(pending));
     element.toggleAttribute('data-selected', Boolean(selected));
     element.setAttribute('aria-selected', Boolean(selected));
     element.setAttribute('aria-level', this.#line.level ?? 1);
     if (batch) element.setAttribute('aria-expanded', Boolean(this.#line.open));
+    else element.removeAttribute('aria-expanded');
     set(link, name);
     link.title = name;
-    if (!upload) link.setAttribute('href', batch ? `batches/${id}` : `jobs/${id}`);
+    if (upload) link.removeAttribute('href');
+    else link.setAttribute('href', batch ? `batches/${id}` : `jobs/${id}`);
     set(this.#parts.kind, batch ? this.#entry.about : kind && kind !== name ? kind : '');
     set(this.#parts.host, labels?.host ?? '');
     this.#parts.host.title = labels?.host ?? '';
@@ -162,7 +177,7 @@ export class Row {
   }
 
   #showActions({ starred, pending }) {
-    const { upload, batch, status } = this.#entry;
+    const { upload, batch } = this.#entry;
     const over = isFinished(this.#entry);
     const result = upload || batch ? null : resultOf(this.#entry);
     const actions = {
@@ -173,29 +188,34 @@ export class Row {
       cancel: !pending && (batch ? this.#entry.isRunning : !over) && t('Cancel'),
       star: !upload && !batch && (starred ? t('Unstar') : t('Star')),
     };
-    const key = Object.values(actions).join('|');
-    if (key === this.#buttons) return;
-    this.#buttons = key;
-    const focused = this.#parts.actions.contains(document.activeElement);
     const name = this.#parts.link.textContent;
-    const made = Object.entries(actions).filter(([, title]) => title).map(([action, title]) => {
-      const element = document.createElement(action === 'download' ? 'a' : 'button');
-      element.className = 'icon';
-      element.dataset.action = action;
-      element.title = title;
-      element.setAttribute('aria-label', t('{action}: {name}', { action: title, name }));
-      element.append(icon(action === 'dismiss' ? 'delete' : action));
-      if (action === 'star') element.setAttribute('aria-pressed', Boolean(starred));
-      if (action !== 'download') element.type = 'button';
-      else linkTo(element, result);
-      return element;
-    });
-    this.#parts.actions.replaceChildren(...made);
-    this.#setTabIndex();
-    if (focused) this.element.focus({ preventScroll: true });
-    this.element.dataset.status = status;
+    const key = [...Object.values(actions), result?.href].join('|');
+    if (key !== this.#buttons) {
+      this.#buttons = key;
+      const focused = this.#parts.actions.contains(document.activeElement);
+      const shown = Object.entries(actions).filter(([, title]) => title);
+      this.#parts.actions.replaceChildren(...shown.map(([action, title]) => newButton(action, title, result)));
+      this.#setTabIndex();
+      if (focused) this.element.focus({ preventScroll: true });
+    }
+    for (const button of this.#parts.actions.children) {
+      button.setAttribute('aria-label', t('{action}: {name}', { action: button.title, name }));
+      if (button.dataset.action === 'star') button.setAttribute('aria-pressed', Boolean(starred));
+    }
   }
 }
+
+function newButton(action, title, result) {
+  const element = document.createElement(action === 'download' ? 'a' : 'button');
+  element.className = 'icon';
+  element.dataset.action = action;
+  element.title = title;
+  element.append(icon(action === 'dismiss' ? 'delete' : action));
+  if (action === 'download') linkTo(element, result);
+  else element.type = 'button';
+  return element;
+}
+
 
 function linkTo(link, { href, elsewhere }) {
   link.href = href;

@@ -6,6 +6,9 @@ import { t } from './text.js';
 /** Rows above and below the window that exist too. */
 const SPARE = 6;
 
+/** After this time without scrolling, the order of the rows in the document is right again, for screen readers. */
+const SETTLE_MS = 200;
+
 export class Rows {
   #root;
   #body;
@@ -20,6 +23,7 @@ export class Rows {
   #missing = 0;
   #height = 40;
   #frame = 0;
+  #settling = 0;
 
   /**
    * @param {HTMLElement} root
@@ -70,7 +74,9 @@ export class Rows {
     }
     this.#restore(anchor);
     this.#render();
-    if (focused && !focused.element.isConnected) this.#rows.get(this.#active)?.element.focus({ preventScroll: true });
+    if (focused && this.#focusedRow()?.id !== this.#active) {
+      this.#rows.get(this.#active)?.element.focus({ preventScroll: true });
+    }
   }
 
   /** Shows the changes of the visible rows in the next frame. */
@@ -97,17 +103,20 @@ export class Rows {
     this.#body.style.height = `${(this.#lines.length + this.#missing) * this.#height}px`;
   }
 
-  /** The first visible line and its place in the window. The list does not jump when lines above it come or go. */
+  /** The line that does not move when others come or go: the one with the focus, or the first visible one. */
   #anchor() {
     const top = this.#top();
-    const index = Math.ceil((this.#edge() - top) / this.#height);
-    if (index <= 0 || !this.#lines[index]) return null;
-    return { id: this.#lines[index].id, place: top + index * this.#height };
+    const edge = this.#edge();
+    const placeOf = (index) => top + index * this.#height;
+    const focused = this.#at.get(this.#focusedRow()?.id);
+    const isSeen = focused !== undefined && placeOf(focused) >= edge && placeOf(focused) < innerHeight;
+    const index = isSeen ? focused : Math.ceil((edge - top) / this.#height);
+    return (isSeen || index > 0) && this.#lines[index] ? { id: this.#lines[index].id, place: placeOf(index) } : null;
   }
 
   #restore(anchor) {
-    const index = anchor && this.#at.get(anchor.id);
-    if (!index) return;
+    const index = this.#at.get(anchor?.id);
+    if (index === undefined) return;
     const moved = this.#top() + index * this.#height - anchor.place;
     if (Math.abs(moved) >= 1) window.scrollBy({ top: moved, behavior: 'instant' });
   }
@@ -138,38 +147,50 @@ export class Rows {
     for (let index = first; index < last; index += 1) wanted.add(this.#lines[index].id);
     const held = this.#focusedRow()?.id; // a row keeps the focus outside of the window too
     if (held !== undefined && this.#at.has(held)) wanted.add(held);
+    const free = [];
     for (const [id, row] of this.#rows) {
       if (wanted.has(id)) continue;
-      row.element.remove();
       this.#rows.delete(id);
+      free.push(row);
     }
-    const tabbable = wanted.has(this.#active) ? this.#active : this.#lines[Math.max(first, 0)]?.id;
-    const indexes = [...wanted].map((id) => this.#at.get(id)).sort((a, b) => a - b);
-    let place = this.#body.firstElementChild;
-    for (const index of indexes) {
+    const tabbable = wanted.has(this.#active) ? this.#active : this.#lines[first]?.id;
+    for (const id of wanted) {
+      const index = this.#at.get(id);
       const line = this.#lines[index];
-      const row = this.#rowOf(line);
-      if (row.element === place) place = place.nextElementSibling;
-      else this.#insert(row.element, place);
+      const row = this.#rowOf(line, free);
       row.place(index, this.#height);
-      row.show(this.#source.entryOf(line), line, this.#source.marksOf(line.id));
-      row.tabbable = line.id === tabbable;
+      row.show(this.#source.entryOf(line), line, this.#source.marksOf(id));
+      row.tabbable = id === tabbable;
     }
+    for (const row of free) row.element.remove();
   }
 
-  #insert(element, place) {
-    if (element.isConnected && this.#body.moveBefore) this.#body.moveBefore(element, place);
-    else if (!element.contains(document.activeElement)) this.#body.insertBefore(element, place);
-    else {
-      const focused = document.activeElement;
-      this.#body.insertBefore(element, place);
-      focused.focus({ preventScroll: true });
+  /** @param {Row[]} free rows that are no longer visible: moving one is cheaper than a new one */
+  #rowOf(line, free) {
+    const known = this.#rows.get(line.id);
+    if (known) return known;
+    let row = free.pop();
+    if (!row) {
+      row = new Row();
+      this.#body.append(row.element);
     }
+    row.become(line);
+    this.#rows.set(line.id, row);
+    clearTimeout(this.#settling);
+    this.#settling = setTimeout(() => this.#settle(), SETTLE_MS);
+    return row;
   }
 
-  #rowOf({ id, members }) {
-    if (!this.#rows.has(id)) this.#rows.set(id, new Row(id, Boolean(members)));
-    return this.#rows.get(id);
+  /** Puts the rows in order around the one with the focus. Until then, only their places on the screen are in order. */
+  #settle() {
+    const rows = [...this.#rows.values()].sort((a, b) => a.index - b.index);
+    if (rows.every(({ element }, at) => element === this.#body.children[at])) return;
+    const focused = this.#focusedRow();
+    for (const row of rows) {
+      if (row === focused) continue; // a moved element would lose the focus, or scroll the page
+      if (focused && row.index < focused.index) focused.element.before(row.element);
+      else this.#body.append(row.element);
+    }
   }
 
   #focusedRow() {
