@@ -40,6 +40,7 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/api/stats"): ("read", "numbers"),
     ("GET", "/api/stats/jobs"): ("read", "numbers"),
     ("GET", "/api/stats/system"): ("read", "numbers"),
+    ("GET", "/api/stats/history"): ("read", "all"),
     ("GET", "/api/metrics"): ("read", "all"),
     ("GET", "/api/jobs/<job_id>"): ("read", "job"),
     ("GET", "/api/jobs/<job_id>/download"): ("read", "job"),

@@ -20,7 +20,7 @@ async def test_the_page_is_at_the_root(client: httpx.AsyncClient) -> None:
 
 
 async def test_every_file_of_the_page_exists(client: httpx.AsyncClient) -> None:
-    seen, waiting = set(), ["/", "/jobs/x"]
+    seen, waiting = set(), ["/", "/jobs/x", "/batches/x", "/stats"]
     while waiting:
         url = waiting.pop()
         response = await client.get(url)

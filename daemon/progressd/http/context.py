@@ -21,6 +21,7 @@ from progressd.files.job_files import JobFiles
 from progressd.http.body import BodyChunks
 from progressd.http.job_cache import JobResponseCache
 from progressd.http.metrics import MetricsCollector
+from progressd.http.stats_history import StatsHistory
 from progressd.http.streams import HTTPStreams
 from progressd.net.request import BasePath
 from progressd.producers.ndjson import MAX_ANSWERS
@@ -109,6 +110,7 @@ class AppContext:
     files: JobFiles
     streams: HTTPStreams
     metrics: MetricsCollector
+    stats_history: StatsHistory
     answers: JobResponseCache
     queue_estimates: QueueEstimates
     base: BasePath
