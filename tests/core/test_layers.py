@@ -43,6 +43,7 @@ CORE_MAY_IMPORT = {
     "datetime",
     "difflib",
     "enum",
+    "functools",
     "hashlib",
     "heapq",
     "math",

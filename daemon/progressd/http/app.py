@@ -20,7 +20,7 @@ from progressd.http.job_cache import MIN_GZIP_BYTES
 from progressd.http.openapi import OperationSpec
 from progressd.http.pages import HTML, VARY, error_page, prefers_page
 from progressd.http.response import FileBody, FileResponse
-from progressd.http.routes import batch, health, jobs, ping, report, sse, stats, submission, tokens
+from progressd.http.routes import batch, health, jobs, ping, previews, report, sse, stats, submission, tokens
 from progressd.http.routes import log as log_of_job
 from progressd.net.request import require_known
 from progressd.system.transient_errors import is_transient
@@ -60,7 +60,21 @@ def build_app() -> RestApp:
     app.config.update(BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)  # timeouts apply to each chunk, not to a whole transfer
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = 0  # revalidate, so that an upgrade never mixes old and new modules
     app.url_map.merge_slashes = False  # its redirect would contain the scheme and host behind a proxy
-    for module in (tokens, submission, batch, report, sse, jobs, log_of_job, ping, health, stats, openapi, pages):
+    for module in (
+        tokens,
+        submission,
+        batch,
+        report,
+        sse,
+        jobs,
+        previews,
+        log_of_job,
+        ping,
+        health,
+        stats,
+        openapi,
+        pages,
+    ):
         app.register_blueprint(module.blueprint)
     app.add_url_rule("/ws", view_func=_not_a_websocket, defaults={"path": ""})
     app.add_url_rule("/ws/<path:path>", view_func=_not_a_websocket)
