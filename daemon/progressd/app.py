@@ -39,6 +39,7 @@ from progressd.http.job_cache import JobResponseCache
 from progressd.http.metrics import MetricsCollector
 from progressd.http.middleware import AccessMiddleware
 from progressd.http.server.hypercorn import HTTPServer
+from progressd.http.stats_history import StatsHistory
 from progressd.http.streams import HTTPStreams
 from progressd.lifecycle import Announcer, ShutdownDeadline, ignore_alone, signals_received
 from progressd.net.bind import Sockets, open_sockets
@@ -192,6 +193,7 @@ class Daemon:
             uploaded_jobs=self.uploaded_jobs,
             streams=self.streams,
             metrics=metrics,
+            stats_history=StatsHistory(metrics),
             answers=JobResponseCache(self.store.id, self.base, self.forecasts.usual_steps),
             queue_estimates=self.queue_estimates,
             base=self.base,
@@ -211,6 +213,7 @@ class Daemon:
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.files.logs.run)
         self.tasks.start_soon(self.services.metrics.run)
+        self.tasks.start_soon(self.services.stats_history.run)
         self.tasks.start_soon(self.websockets.heartbeat.run)
         self.tasks.start_soon(self.authenticator.run)
         self.tasks.start_soon(self.uploaded_jobs.run)

@@ -54,6 +54,14 @@ async def side(tmp_path: Path) -> AsyncIterator[Side]:
         yield Side(daemon, client)
 
 
+async def test_a_token_lives_longer_on_request_up_to_the_limit(side: Side) -> None:
+    for lifetime, expected in [("3600", 1 / 24), ("1e9", 7)]:
+        body = (await side.client.post(f"/api/jobs/{MINE}/token?lifetime={lifetime}")).json()
+        left = datetime.fromisoformat(body["expires_at"]) - datetime.now(UTC)
+        assert left / timedelta(days=1) == pytest.approx(expected, abs=0.01)
+    assert (await side.client.post(f"/api/jobs/{MINE}/token?lifetime=0")).status_code == 400
+
+
 async def test_a_token_lasts_15_minutes_for_one_job(side: Side) -> None:
     body = (await side.client.post(f"/api/jobs/{MINE}/token")).json()
     assert body["topic"] == f"job:{MINE}"

@@ -1,10 +1,24 @@
 import math
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.core.eta import JUMP, PARTS, STEADY, Estimator, Expected, Run, expected, shape_of, words_of
+from progressd.core.eta import (
+    JUMP,
+    PARTS,
+    STEADY,
+    Estimator,
+    Expected,
+    Run,
+    RunStep,
+    expected,
+    shape_of,
+    step_hash,
+    usual_steps,
+    words_of,
+)
 from progressd.core.messages import Eta
 
 QUICK = tuple(math.sqrt(number / PARTS) for number in range(PARTS + 1))
@@ -248,3 +262,25 @@ def test_words_are_hashes() -> None:
     assert words[0] == words_of("tar", {})[0]
     assert len(set(words)) == 3
     assert "hunter2" not in str(words)
+
+
+def stepped(*steps: tuple[str, float, float], seconds: float = 10, size: int = 100, words: str = "tar a") -> Run:
+    found = tuple(RunStep(step_hash(name, None), after, lasts) for name, after, lasts in steps)
+    return Run(tuple(words.split()), seconds, size, STRAIGHT, found)
+
+
+def test_usual_steps_are_medians_of_similar_runs() -> None:
+    earlier = [
+        stepped(("page 1 of 2", 0, 4), ("rare", 4, 1), ("write", 5, 1)),
+        stepped(("page 7 of 9", 0, 6), ("write", 6, 3)),
+        stepped(("page 1 of 1", 0, 5), ("write", 4, 2)),
+        stepped(("other", 0, 1), words="rsync b"),
+    ]
+    found = usual_steps(earlier, ("tar", "a"), 100)
+    assert [(step.name, step.after, step.seconds, count) for step, count in found] == [
+        (step_hash("page 3 of 4", None), 0, 5, 3),
+        (step_hash("write", None), 5, 2, 3),
+    ]
+    assert step_hash("write", "phase") != step_hash("write", None)
+    assert usual_steps([run(5)], ("tar", "a"), 100) == []
+    assert msgspec.convert(msgspec.to_builtins(earlier[0])[:4], Run).steps == ()  # of an earlier version

@@ -263,8 +263,12 @@ async def test_only_a_key_reads_a_log(tmp_path: Path) -> None:
         assert (await client.get(LOG, headers=keys.bearer(writer))).status_code == 403
         assert (await client.get(LOG, headers=keys.bearer(bound))).status_code == 404
         made = (await client.post(f"/api/jobs/{ID}/token", headers=keys.bearer(reader))).json()["token"]
-        for end in ("", "/events"):
+        for end in ("", "/events", "/lines"):
             assert (await client.get(f"{LOG}{end}?token={made}")).status_code == 403
+        shown = (await client.post(f"/api/jobs/{ID}/token?log=true", headers=keys.bearer(reader))).json()["token"]
+        assert (await client.get(f"{LOG}?token={shown}")).text == "secret\n"
+        async with daemon.watch(f"/ws/jobs/{ID}/log?token={shown}") as watcher:
+            assert lines_of([await watcher.receive()]) == ["secret"]
         assert (await daemon.rejected(f"/ws/jobs/{ID}/log?token={made}")).status_code == 403
         async with daemon.watch(f"/ws?token={made}") as watcher:
             await watcher.websocket.send_message(json.dumps({"type": "subscribe", "topics": [f"log:{ID}"]}))
@@ -292,3 +296,45 @@ async def test_the_stream_of_an_empty_log_begins(daemon: RunningDaemon, client: 
     with trio.fail_after(PATIENCE):
         async with client.stream("GET", f"{LOG}/events") as response:
             assert response.status_code == 200
+
+
+async def paged(client: httpx.AsyncClient, limit: int) -> tuple[list[str], int]:
+    """Return all lines of the log, read backwards, and the missing bytes."""
+    found, before, missed = list[str](), "", 0
+    while True:
+        page = (await client.get(f"{LOG}/lines?limit={limit}{before}")).json()
+        lines = [line["text"] for part in page["parts"] for line in part["lines"]]
+        found = [*lines, *found]
+        missed += sum(part.get("missed", 0) for part in page["parts"])
+        if page["begin"] == 0:
+            return found, missed
+        before = f"&before={page['begin']}"
+
+
+async def test_a_viewer_reads_a_log_backwards(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID))
+    empty = (await client.get(f"{LOG}/lines")).json()
+    assert empty == {"begin": 0, "end": 0, "parts": []}
+    texts_ = ["\n".join(f"{number}.{line}" for line in range(number % 4 + 1)) for number in range(12)]
+    await daemon.report(*[written(text, stream="stderr" if "3" in text else "stdout") for text in texts_])
+    lines = "\n".join(texts_).split("\n")
+    for limit in (1, 2, 7, 100):
+        assert await paged(client, limit) == (lines, 0)
+    newest = (await client.get(f"{LOG}/lines?limit=2")).json()
+    assert [line["text"] for part in newest["parts"] for line in part["lines"]] == lines[-2:]
+    await daemon.report(written("later"))
+    async with daemon.watch(f"/ws/jobs/{ID}/log?offset={newest['end']}") as watcher:
+        assert lines_of([await watcher.receive()]) == ["later"]
+
+
+async def test_a_gap_is_counted_once_backwards(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        daemon.daemon.files.logs.max_bytes = 40_000
+        await daemon.report(registered(ID))
+        for number in range(40):
+            await daemon.report(written("\n".join(f"{number:03}-{line:02} {'x' * 40}" for line in range(50))))
+        lines, missed = await paged(client, 60)
+        assert lines == sorted(lines)
+        assert (lines[0][:6], lines[-1][:6]) == ("000-00", "039-49")
+        assert await paged(client, 20_000) == (lines, missed)
+        assert f"[progressd: {missed} bytes of the log are missing here]" in await texts(client)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import httpx
 from progressd.http.app import WEBUI
-from support.daemon import RunningDaemon
-from support.http_client import exchange, get
+from support.daemon import RunningDaemon, running_daemon
+from support.http_client import client_of, exchange, get
 from support.samples import ID
 
 REFERENCE = re.compile(r"""(?:src|href)="([^"#:]+)"|(?:from |import |import\()'(\./[^']+)'""")
@@ -40,7 +40,7 @@ async def test_the_page_is_at_the_root(client: httpx.AsyncClient) -> None:
 
 async def test_every_file_of_the_page_exists(client: httpx.AsyncClient) -> None:
     elements = [f"/static/{path.name}" for path in WEBUI.glob("progressd*.js")]  # loaded when needed
-    seen, waiting = set(), ["/", "/jobs/x", f"/embed/{ID}", *elements]
+    seen, waiting = set(), ["/", "/jobs/x", "/batches/x", "/stats", f"/embed/{ID}", *elements]
     while waiting:
         url = waiting.pop()
         response = await client.get(url)
@@ -102,3 +102,35 @@ async def test_invalid_paths_are_rejected(daemon: RunningDaemon) -> None:
     answer = await exchange(daemon, get("//etc/passwd", "Connection: close"))
     assert answer.startswith(b"HTTP/1.1 400 "), answer[:200]
     assert b'{"error":"' in answer
+
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "Sec-Fetch-Mode": "navigate"}
+
+
+async def test_a_person_receives_errors_as_pages_and_a_program_as_json(client: httpx.AsyncClient) -> None:
+    for path, up in [
+        ("/no", "./"),
+        ("/no/such/page", "../../"),
+        (f"/api/jobs/{ID}", "../../"),
+        ("/jobs/a/b", "../../"),
+    ]:
+        page = await client.get(path, headers=BROWSER)
+        assert (page.status_code, page.headers["Content-Type"]) == (404, "text/html; charset=utf-8"), path
+        assert f'<base href="{up}">' in page.text
+        assert "accept" in page.headers["Vary"].lower()
+        assert (await client.head(path, headers=BROWSER)).content == b""
+        json = await client.get(path)
+        assert (json.status_code, json.headers["Content-Type"]) == (404, "application/json")
+    assert "&lt;script&gt;" in (await client.get("/<script>", headers=BROWSER)).text
+    program = {"Accept": "text/html, image/gif, */*; q=.2"}  # some programs send this
+    assert (await client.get("/api/no", headers=program)).json()
+    assert (await client.post("/no", headers=BROWSER)).json()
+
+
+async def test_a_page_needs_no_key_and_an_error_is_a_page(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
+        for path in ("/", f"/jobs/{ID}", f"/batches/{ID}", "/stats"):
+            assert (await client.get(path)).status_code == 200
+        link = await client.get(f"/api/jobs/{ID}/download?token=x", headers=BROWSER)
+        assert (link.status_code, link.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert "Invalid token." in link.text

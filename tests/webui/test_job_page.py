@@ -23,6 +23,11 @@ required = true
 [pipelines.failing]
 command = ["sh", "-c", "echo one; echo 'page 3 is empty' >&2; exit 3"]
 """
+# A picture of 3 × 4 pixels.
+JPEG = (
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAFA3PEY8MlBGQUZaVVBfeMiCeG5uePWvuZHI//////////////////////////////////////////"
+    "//////////wAALCAAEAAMBAREA/8QAFAABAAAAAAAAAAAAAAAAAAAAA//EABQQAQAAAAAAAAAAAAAAAAAAAAD/2gAIAQEAAD8Ad//Z"
+)
 EXPECTED = ("status of 401", "status of 404", "WebSocket")
 
 
@@ -84,12 +89,17 @@ def test_a_job_is_shown_live_until_its_end(page: Page, daemon: Keyed) -> None:
     expect(page.locator("#details")).to_contain_text("lto=true")
     daemon.report(id_, "log", text="\x1b[31mred\x1b[0m line")
     expect(page.locator("progressd-log").get_by_text("red", exact=True)).to_have_class("f1")
+    daemon.report(id_, "page_preview", page_number=7, preview_base64=JPEG, stage="Linked", width=3, height=4)
+    expect(page.get_by_role("img", name="Page 7 · Linked")).to_have_js_property("naturalWidth", 3)
     daemon.report(id_, "progress", **progress(2, "Link"))
     expect(page).to_have_title("50% Nightly build – progressd")
     expect(page.locator(".lane-name")).to_have_text(["Compile", "Link"])
     sockets[0].close(code=1001)  # the page reconnects
     daemon.report(id_, "progress", **progress(3, "Link"))
     expect(page.locator("#figure")).to_have_text("75%")
+    page.reload()
+    expect(page.get_by_role("img", name="Page 7 · Linked")).to_have_js_property("naturalWidth", 3)
+    expect(page.locator("[data-connection=live]")).to_be_visible()
     daemon.report(id_, "completed", output_path="https://example.org/build.tar.gz")
     expect(page.locator("#state")).to_have_text("Done")
     expect(page.locator("#announcements")).to_have_text("Nightly build is done.")

@@ -26,6 +26,7 @@ from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import Completed, JobCreated, StatusChange
 from progressd.engine.commit_log import CommitLog
 from progressd.engine.leases import LeaseTimer
+from progressd.engine.previews import Previews
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.transaction import MAX_MESSAGES, Transaction
 from progressd.files.job_logs import JobLogs, record_of
@@ -171,7 +172,9 @@ class Follower:
         leases: LeaseTimer,
         forecasts: Forecasts,
         counters: Counters,
+        previews: Previews,
     ) -> None:
+        self._previews = previews
         self._registry = registry
         self._batches = batches
         self._broadcaster = broadcaster
@@ -194,6 +197,8 @@ class Follower:
                 self._leases.begin(leased, trio.current_time())
         for batch in transaction.batches.values():
             self._batches.keep(batch)
+        if transaction.previews:
+            self._previews.keep(transaction.previews)
         for envelope in transaction.published:
             await self._broadcaster.publish(envelope)
         for number, change in enumerate(transaction.changes, 1):
@@ -204,6 +209,7 @@ class Follower:
     async def delete(self, job: Job, deletion: Deletion) -> None:
         """Forget a job, and notify its watchers."""
         self._registry.forget([job.id], deletion.offset)
+        self._previews.forget(job.id)
         await self._broadcaster.publish(Envelope(deletion.offset, deletion.message, job.labels))
         log.info("job deleted", job_id=job.id)
 
@@ -226,6 +232,7 @@ class Ingest(EventSink):
         self.store_id = store.id
         self.limiter = EventLoopLimiter(PASS_BYTES)
         self.counters = Counters()
+        self.previews = Previews()
         self.health = commit_log.health
         self._store = store
         self._registry = registry
@@ -236,7 +243,9 @@ class Ingest(EventSink):
         self._leases = LeaseTimer(registry)
         self._forecasts = forecasts or Forecasts()
         self._now = now
-        self._follower = Follower(registry, batches, broadcaster, self._leases, self._forecasts, self.counters)
+        self._follower = Follower(
+            registry, batches, broadcaster, self._leases, self._forecasts, self.counters, self.previews
+        )
         self._send, self._receive = trio.open_memory_channel[Command](QUEUE_CAPACITY)
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:

@@ -15,7 +15,16 @@ from progressd.core.errors import CorruptRecord, NotFound, ProgressdError
 from progressd.core.eta import Forecasts, KeyedRun
 from progressd.core.events import BatchCancelEvent, Event, RegisterEvent, SubmitEvent, checked_job_id
 from progressd.core.job import Applied, Job, MaySee, apply
-from progressd.core.messages import Cursor, JobDeleted, JobDeletedData, JobStatus, PagePreview, Progress, cursor_text
+from progressd.core.messages import (
+    Cursor,
+    JobDeleted,
+    JobDeletedData,
+    JobStatus,
+    PagePreview,
+    PagePreviewData,
+    Progress,
+    cursor_text,
+)
 from progressd.engine.registry import Batches, Registry, placed_messages
 from progressd.net.request import BasePath
 from progressd.store.base import Change
@@ -56,6 +65,7 @@ class Transaction:
         self.changes: list[Change] = []
         self.batches: dict[str, JobBatch] = {}  # batches whose counts have changed
         self.runs: list[KeyedRun] = []  # of completed jobs
+        self.previews: list[tuple[str, PagePreviewData]] = []  # with the ids of their jobs
 
     def decide(self, event: Event, may_see: MaySee) -> Job | ProgressdError:
         """Return the job after the event, or the error that rejects the event: NotFound for an invisible job.
@@ -124,6 +134,7 @@ class Transaction:
             envelope = Envelope(offset, shown, job.labels)
             self.published.append(envelope)
             if isinstance(placed, PagePreview):  # previews are never stored
+                self.previews.append((job.id, placed.data))
                 continue
             self.messages.setdefault(job.id, []).append(envelope)
             if isinstance(placed, Progress):

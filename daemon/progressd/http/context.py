@@ -22,6 +22,7 @@ from progressd.files.job_files import JobFiles
 from progressd.http.body import BodyChunks
 from progressd.http.job_cache import JobResponseCache
 from progressd.http.metrics import MetricsCollector
+from progressd.http.stats_history import StatsHistory
 from progressd.http.streams import HTTPStreams
 from progressd.net.request import BasePath
 from progressd.producers.ndjson import MAX_ANSWERS
@@ -119,6 +120,7 @@ class AppContext:
     uploaded_jobs: UploadedJobs
     streams: HTTPStreams
     metrics: MetricsCollector
+    stats_history: StatsHistory
     answers: JobResponseCache
     queue_estimates: QueueEstimates
     base: BasePath

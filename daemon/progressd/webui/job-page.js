@@ -5,6 +5,7 @@ import { isConfirmed } from './confirm.js';
 import { byId, setText } from './dom.js';
 import { attempt, Frame } from './frame.js';
 import { isFinished, isOpenEnded, JobModel } from './job-model.js';
+import { JobPreviews } from './job-previews.js';
 import { isElsewhere, nameOf, showFigures, showJob } from './job-view.js';
 import { jobPath, pass, request, token } from './pass.js';
 import './progressd-log.js';
@@ -16,10 +17,13 @@ const LINES_OF_ERROR = 10;
 
 const id = decodeURIComponent(location.pathname.split('/').pop()).toLowerCase();
 
+const previews = new JobPreviews(id);
+
 const frame = new Frame({
   onOpened: () => model.start(),
   onLocked() {
     model.clear();
+    previews.clear();
     byId('log').close();
   },
   onLost: () => model.job && showTitle(model.job),
@@ -28,7 +32,7 @@ const frame = new Frame({
 const model = new JobModel(id, {
   onChange: show,
   onFinished: announce,
-  onPreview() {},
+  onPreview: (preview) => previews.add(preview),
   onAbsent: showAbsence,
   onNotice: (notice) => frame.state(notice),
   onConnection: (connection) => frame.connect(connection),
@@ -44,7 +48,10 @@ function show(job) {
   showErrorOutput();
   byId('way-batch').hidden = !job.batch_id;
   if (job.batch_id) byId('batch-link').href = `batches/${job.batch_id}`;
-  if (isFirst) openLog(job);
+  if (isFirst) {
+    openLog(job);
+    previews.load();
+  }
 }
 
 function showTitle(job) {

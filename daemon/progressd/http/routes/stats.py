@@ -16,6 +16,7 @@ from progressd.core.job import Job
 from progressd.core.messages import JobStatus
 from progressd.http.context import json_response, request_context
 from progressd.http.openapi import described
+from progressd.http.stats_history import INTERVAL, StatsSample
 from progressd.store.base import Filter
 
 MAX_JOBS: Final = 1000  # newest jobs, used for the statistics of a bound key
@@ -70,6 +71,13 @@ class Stats(Struct, frozen=True):
     system: SystemStats
 
 
+class StatsHistoryView(Struct, frozen=True):
+    """The samples of the last hour, the oldest first."""
+
+    interval_seconds: float
+    samples: list[StatsSample]
+
+
 @blueprint.get("/stats")
 @described(Stats)
 async def stats() -> Response:
@@ -91,6 +99,16 @@ async def job_stats() -> Response:
 async def system_stats() -> Response:
     """Return the statistics of the process."""
     return json_response(_system())
+
+
+@blueprint.get("/stats/history")
+@described(StatsHistoryView)
+async def stats_history() -> Response:
+    """Return the last hour, with a sample for every 15 seconds. The last sample is the current one."""
+    context = request_context()
+    if context.client.identity.bound:
+        raise OutOfScope("the statistics cover all jobs, but this key may see only some")
+    return json_response(StatsHistoryView(INTERVAL, context.app.stats_history.samples()))
 
 
 @blueprint.get("/metrics")
