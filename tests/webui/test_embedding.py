@@ -13,6 +13,21 @@ from support.site import site
 from .conftest import opened_page
 
 JOB, OTHER = job_id(81), job_id(82)
+COPY = """
+[pipelines.copy]
+command = ["cp", "{input}", "{output}"]
+"""
+
+# Submit two files with the module, and show their batch.
+SUBMIT = """async ([url, key]) => {
+  const { submit } = await import(`${url}/static/progressd.js`);
+  const files = ['a.pdf', 'b.pdf'].map((name) => new File([`%PDF-1.7 ${name}`], name));
+  const sent = [];
+  const onprogress = ({ loaded, total }) => sent.push(loaded / total);
+  const { batch_id: batch } = await submit(url, files, { pipeline: 'copy', labels: { team: 'a' }, key, onprogress });
+  document.body.append(Object.assign(document.createElement('progressd-batch'), { batch, key }));
+  return [batch, sent.at(-1)];
+}"""
 
 
 class Embedding(NamedTuple):
@@ -45,7 +60,7 @@ def embedding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedding]:
     state_dir = tmp_path_factory.mktemp("embedding") / "state"
     key = keys.add(state_dir / "keys.json", "site", "read", "write")
     with site() as (origin, pages):
-        config = f'[server]\nallowed_origins = ["{origin}"]\n[auth]\nrequired = true\n'
+        config = f'[server]\nallowed_origins = ["{origin}"]\n[auth]\nrequired = true\n{COPY}'
         with served_daemon(state_dir, config=config) as daemon:
             yield Embedding(daemon, key, origin, pages)
 
@@ -89,3 +104,15 @@ def test_a_frame_shows_a_job_on_allowed_sites_only(browser: Browser, embedding: 
         pages["/"] = frame
         with page.expect_event("console", lambda message: "frame-ancestors" in message.text):
             page.goto(origin)
+
+
+def test_a_page_submits_files_and_shows_their_batch(browser: Browser, embedding: Embedding) -> None:
+    with opened_page(browser, embedding.show("")) as page:
+        batch, sent = page.evaluate(SUBMIT, [embedding.daemon.url, embedding.key])
+        assert sent == 1
+        element = page.locator("progressd-batch")
+        expect(element).to_have_attribute("data-status", "completed")
+        expect(element).to_contain_text("2 files")
+        expect(element.get_by_role("progressbar", name="Progress of 2 files")).to_have_attribute("aria-valuenow", "100")
+        expect(element.get_by_role("listitem")).to_have_text(["a.pdfDone", "b.pdfDone"])
+        assert element.get_attribute("batch") == batch

@@ -81,7 +81,7 @@ export class ProgressdElement extends HTMLElement {
   #drawing = 0;
   #overdue = 0;
   #token = null; // a function that the page gave
-  #message = '';
+  #early = [];
 
   /** @param {string[]} own attributes that select what is watched */
   static attributes = (...own) => [...own, ...SHARED];
@@ -89,13 +89,19 @@ export class ProgressdElement extends HTMLElement {
   /** @param {string} html the content, without text @param {CSSStyleSheet[]} sheets */
   constructor(html, ...sheets) {
     super();
+    const given = Object.entries(this); // properties from before this class was loaded
     const root = this.attachShadow({ mode: 'open' });
     root.adoptedStyleSheets = [sheet, ...sheets];
     root.innerHTML = html;
+    for (const [name, value] of given) {
+      delete this[name];
+      this.#early.push([name, value]);
+    }
     this.parts = Object.fromEntries([...root.querySelectorAll('[data-part]')].map((part) => [part.dataset.part, part]));
   }
 
   connectedCallback() {
+    for (const [name, value] of this.#early.splice(0)) this[name] = value;
     this.#restart();
   }
 
@@ -119,12 +125,35 @@ export class ProgressdElement extends HTMLElement {
 
   set token(token) {
     this.#token = typeof token === 'function' ? token : null;
-    if (typeof token === 'string') this.setAttribute('token', token);
-    else this.#restart();
+    if (this.#token) this.#restart();
+    else this.#reflect('token', token);
   }
 
   get key() {
     return this.getAttribute('key') ?? undefined;
+  }
+
+  set key(key) {
+    this.#reflect('key', key);
+  }
+
+  set url(url) {
+    this.#reflect('url', url);
+  }
+
+  /** Properties and attributes are the same, as frameworks expect. */
+  #reflect(name, value) {
+    if (value === undefined || value === null) this.removeAttribute(name);
+    else this.setAttribute(name, value);
+  }
+
+  /** @param {string} name what is watched: its property is the attribute */
+  static reflects(name) {
+    Object.defineProperty(this.prototype, name, {
+      get() { return this.getAttribute(name) ?? undefined; },
+      set(value) { this.#reflect(name, value); },
+    });
+    return this.attributes(name);
   }
 
   /** The site's own address that returns a token, as text or as `{"token": "…"}`. */

@@ -26,7 +26,7 @@ const CONTENT = `
 </div>`;
 
 export class ProgressdJob extends ProgressdElement {
-  static observedAttributes = ProgressdElement.attributes('job');
+  static observedAttributes = this.reflects('job');
 
   #job = null;
   #clock = 0;
@@ -155,7 +155,7 @@ export class ProgressdJob extends ProgressdElement {
   }
 }
 
-function verdictOf(status) {
+export function verdictOf(status) {
   if (status === 'queued') return t('Queued');
   if (status === 'completed') return t('Done');
   if (status === 'failed') return t('Failed');

@@ -38,8 +38,8 @@ UNKNOWN: Final = ("no job", "lightgrey", "#6b7075")
 STALLED: Final = ("orange", "#8a5a00")
 
 # The widths of characters in Verdana, 11 pixels high, in pixels.
-WIDTHS: Final = {**dict.fromkeys("fijlt.,:;'|!()[] -/", 4.6), **dict.fromkeys("mwMWOQ%@", 10.2)}
-WIDTH: Final = 7.2  # of other letters
+WIDTHS: Final = {**dict.fromkeys("fijlt.,:;'|!()[] -/", 4.2), **dict.fromkeys("mwMWOQ%@", 9.8)}
+WIDTH: Final = 6.7  # of other letters
 FULL_WIDTH: Final = 11.0  # of Chinese, Japanese and Korean characters, from `FULL` on
 FULL: Final = "\u2e80"
 PADDING: Final = 6
