@@ -325,25 +325,19 @@ BUILT_IN_PIPELINES: Final[Mapping[str, Pipeline]] = {
     "pdf": Pipeline(
         command=("{python}", "-m", "progressd_pdf.pdf", "{input}", "{output}", "--options", "{options}"),
         title="PDF",
-        description="Clean scans, straighten them and make them searchable.",
+        description="Clean and straighten scans",
         options={
-            "dpi": Option(
-                "integer", 300, minimum=50, maximum=2400, title="Resolution", description="Dots per inch of the result."
-            ),
-            "deskew": Option("boolean", True, title="Deskew", description="Straighten crooked pages."),
-            "upscale": Option(
-                "boolean", True, title="Upscale", description="Resample pages that have fewer dots per inch."
-            ),
+            "dpi": Option("integer", 300, minimum=50, maximum=2400, title="Resolution", description="Dots per inch"),
+            "deskew": Option("boolean", True, title="Deskew", description="Straighten crooked scans"),
+            "upscale": Option("boolean", True, title="Upscale", description="Resample low-resolution pages"),
             "ocr": Option(
                 "boolean",
                 False,
                 needs="tesseract",
                 title="Recognize text",
-                description="Recognize the text, so that it can be searched.",
+                description="Make the result searchable",
             ),
-            "advanced": Option(
-                "boolean", False, title="Advanced", description="More contrast and a cleaner background."
-            ),
+            "advanced": Option("boolean", False, title="Advanced", description="Cleaner background, more contrast"),
         },
     )
 }
