@@ -92,10 +92,13 @@ def test_tuspy_uploads_under_cuts(seed: int, served: ServedDaemon, tmp_path: Pat
     path = tmp_path / "file"
     path.write_bytes(FILE)
     before = served.request("GET", "/api/jobs").json()["total"]
-    with CuttingProxy(served.port) as proxy:
+    with CuttingProxy(served.port) as proxy, path.open("rb") as file:
         client = TusClient(f"{proxy.url}/api/uploads")
         uploader = client.uploader(
-            str(path), chunk_size=1_000_000, metadata={"filename": "a.bin", "pipeline": "copy"}, upload_checksum=True
+            file_stream=file,
+            chunk_size=1_000_000,
+            metadata={"filename": "a.bin", "pipeline": "copy"},
+            upload_checksum=True,
         )
         uploader.set_url(uploader.create_url())
         proxy.cuts = random_cuts(seed, CUTS)
