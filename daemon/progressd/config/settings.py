@@ -328,41 +328,35 @@ BUILT_IN_PIPELINES: Final[Mapping[str, Pipeline]] = {
     "pdf": Pipeline(
         command=("{python}", "-m", "progressd_pdf.pdf", "{input}", "{output}", "--options", "{options}"),
         title="PDF",
-        description="Clean scans, straighten them and make them searchable.",
+        description="Clean and straighten scans",
         options={
-            "dpi": Option(
-                "integer", 300, minimum=50, maximum=2400, title="Resolution", description="Dots per inch of the result."
-            ),
-            "deskew": Option("boolean", True, title="Deskew", description="Straighten crooked pages."),
-            "upscale": Option(
-                "boolean", True, title="Upscale", description="Resample pages that have fewer dots per inch."
-            ),
+            "dpi": Option("integer", 300, minimum=50, maximum=2400, title="Resolution", description="Dots per inch"),
+            "deskew": Option("boolean", True, title="Deskew", description="Straighten crooked scans"),
+            "upscale": Option("boolean", True, title="Upscale", description="Resample low-resolution pages"),
             "ocr": Option(
                 "boolean",
                 False,
                 needs="tesseract",
                 title="Recognize text",
-                description="Recognize the text, so that it can be searched.",
+                description="Make the result searchable",
             ),
-            "advanced": Option(
-                "boolean", False, title="Advanced", description="More contrast and a cleaner background."
-            ),
+            "advanced": Option("boolean", False, title="Advanced", description="Cleaner background, more contrast"),
             # Without defaults, so that the options of a job are those that older clients know.
             "rotate": Option(
                 "boolean",
                 title="Turn pages",
-                description="Turn pages that are upside down or sideways, if Tesseract is sure. Default: true.",
+                description="Turn pages that are upside down or sideways; needs Tesseract; true by default",
             ),
             "language": Option(
                 "string",
                 title="Language",
-                description="The languages of the text for `ocr`, as Tesseract names them: `jpn+eng`. Default: `eng`.",
+                description="Languages of the text, such as jpn+eng; eng by default",
             ),
             "existing_text": Option(
                 "string",
                 choices=("keep", "redo"),
                 title="Text of scans",
-                description="`redo`: `ocr` also recognizes scans that have text, and replaces it. Default: `keep`.",
+                description="Keep the text that scans have, or recognize it again; keep by default",
             ),
         },
     )

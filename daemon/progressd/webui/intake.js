@@ -1,6 +1,7 @@
 /** The intake: a drop zone, and a form for the options that the chosen pipeline of the server has. */
 
 import { listPipelines } from './api.js';
+import { chosenPipeline, rememberPipeline } from './remembered.js';
 import { t } from './text.js';
 
 /** The server was started, or its pipelines were changed, while it could not be reached. */
@@ -37,24 +38,28 @@ export class Intake {
 
   /**
    * @param {HTMLFormElement} form
-   * @param {(files: File[], pipeline: string, options: object) => void} onFiles
+   * @param {(files: File[], pipeline: string, options: object, folder?: string) => void} onFiles
    * @param {Promise<void>} entered files wait until then: whether this page may submit is unknown before
    */
   constructor(form, onFiles, entered) {
     this.#form = form;
     this.#loaded = entered.then(() => this.load());
-    this.#take = async (list) => {
-      const files = [...list];
+    this.#take = async (list, folder) => {
+      let files = [...list];
       await this.#loaded;
       if (!this.#pipeline) await this.load(); // signed in since
       if (!this.#pipeline) return;
       if (form.closest('[hidden]')) return; // hidden without the right to submit, but files can be dropped
-      if (files.length && form.reportValidity()) onFiles(files, this.#pipeline.name, this.#options());
+      if (folder) files = files.filter((one) => this.#accepts(one));
+      if (files.length && form.reportValidity()) onFiles(files, this.#pipeline.name, this.#options(), folder);
     };
     const { file, pipeline } = form.elements;
     form.addEventListener('invalid', () => { this.#details.open = true; }, { capture: true });
     form.addEventListener('submit', (event) => event.preventDefault());
-    pipeline.addEventListener('change', () => this.#show());
+    pipeline.addEventListener('change', () => {
+      rememberPipeline(pipeline.value);
+      this.#show();
+    });
     file.addEventListener('change', () => {
       this.#take(file.files);
       file.value = ''; // so that choosing the same file again is a change
@@ -75,7 +80,7 @@ export class Intake {
     if (JSON.stringify(pipelines) === JSON.stringify(this.#pipelines)) return;
     this.#pipelines = pipelines;
     const { pipeline: select } = this.#form.elements;
-    const chosen = select.value;
+    const chosen = select.value || chosenPipeline();
     select.replaceChildren(...pipelines.map(({ name, title }) => new Option(t(title), name)));
     const wanted = pipelines.find(({ name }) => name === chosen) ?? pipelines.find((one) => one.default) ?? pipelines[0];
     select.value = wanted?.name ?? '';
@@ -87,6 +92,12 @@ export class Intake {
   /** @returns {Pipeline | undefined} */
   get #pipeline() {
     return this.#pipelines.find(({ name }) => name === this.#form.elements.pipeline.value);
+  }
+
+  /** Whether a file of a folder has the name of an accepted one. The server checks the file itself. */
+  #accepts({ name }) {
+    const { extensions } = this.#pipeline;
+    return !name.startsWith('.') && (!extensions.length || extensions.some((one) => name.toLowerCase().endsWith(one)));
   }
 
   get #details() {
@@ -208,8 +219,25 @@ function acceptDrops(root, take) {
   root.addEventListener('dragenter', forFiles(() => hover(1)));
   root.addEventListener('dragleave', forFiles(() => hover(-1)));
   root.addEventListener('dragover', forFiles((event) => { event.dataTransfer.dropEffect = 'copy'; }));
-  root.addEventListener('drop', forFiles((event) => {
+  root.addEventListener('drop', forFiles(async ({ dataTransfer }) => {
     hover(-depth);
-    take(event.dataTransfer.files);
+    const entries = [...dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    const folder = entries.find(({ isDirectory }) => isDirectory);
+    const files = [...dataTransfer.files]; // only now: later, the browser empties it
+    take(folder ? await filesIn(entries) : files, folder?.name);
   }));
+}
+
+/** @param {FileSystemEntry[]} entries @returns {Promise<File[]>} also those of folders in folders */
+async function filesIn(entries) {
+  const found = entries.map((entry) => (entry.isDirectory
+    ? childrenOf(entry.createReader()).then(filesIn)
+    : new Promise((resolve, reject) => { entry.file((file) => resolve([file]), reject); })));
+  return (await Promise.all(found)).flat();
+}
+
+/** The browser returns at most 100 entries at a time. @param {FileSystemDirectoryReader} reader */
+async function childrenOf(reader) {
+  const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
+  return some.length ? [...some, ...await childrenOf(reader)] : [];
 }

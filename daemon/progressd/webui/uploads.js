@@ -81,12 +81,13 @@ export class Uploads {
    * @param {File[]} files chosen together
    * @param {string} pipeline
    * @param {object} options of the pipeline
+   * @param {string} [folder] the name of their folder
    */
-  add(files, pipeline, options) {
+  add(files, pipeline, options, folder = '') {
     const fresh = files.filter((file) => !this.#resume(file));
     for (let at = 0; at < fresh.length; at += FILES_IN_BATCH) {
       const together = fresh.slice(at, at + FILES_IN_BATCH);
-      const metadata = { pipeline, options: JSON.stringify(options), ...batchOf(together) };
+      const metadata = { pipeline, options: JSON.stringify(options), ...batchOf(together, folder) };
       for (const file of together) {
         const { name, size: bytes, lastModified: modified } = file;
         this.#put({ id: newId(), name, size: bytes, modified, metadata, sent: 0 }, file);
@@ -150,7 +151,7 @@ export class Uploads {
       upload: true,
       id,
       status: 'uploading',
-      waiting: Boolean(file),
+      waiting: true,
       paused: !file,
       input_filename: name,
       progress: { step_name, percent: percentOf(record) },
@@ -169,7 +170,7 @@ export class Uploads {
 
   #startNext() {
     const entries = [...this.#entries.values()];
-    const waiting = entries.filter(({ upload, running }) => upload.waiting && !running);
+    const waiting = entries.filter(({ upload, running }) => upload.waiting && !upload.paused && !running);
     const places = AT_A_TIME - entries.filter(({ running }) => running).length;
     for (const entry of waiting.slice(0, Math.max(0, places))) this.#send(entry);
   }
@@ -267,13 +268,9 @@ const percentOf = ({ sent, size: bytes }) => (bytes ? Math.floor((100 * sent) / 
 const newId = () => crypto.getRandomValues(new Uint32Array(4)).join('-');
 
 /** The batch of files that were chosen together: the name is that of their folder or of the first file. */
-function batchOf(files) {
+function batchOf(files, folder) {
   if (files.length === 1) return {};
-  const folders = new Set(files.map(({ webkitRelativePath }) => webkitRelativePath?.split('/')[0] ?? ''));
-  const [folder] = folders;
-  const name = folders.size === 1 && folder
-    ? folder
-    : t('{name} and {n} more | {name} and {n} more', { name: files[0].name, n: files.length - 1 });
+  const name = folder || t('{name} and {n} more', { name: files[0].name, n: files.length - 1 });
   return { batch: newId(), batch_name: name.slice(0, 255) };
 }
 
