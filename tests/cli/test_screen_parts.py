@@ -192,11 +192,11 @@ def test_only_the_jobs_on_the_screen_are_painted() -> None:
     rows = rows_of(*(created(number, f"job {number}") for number in range(10_000)))
     painter = CountingPainter(colors=True)
     view = ListView(rows, painter, "", Actions(*[lambda *_: None] * 6))
-    for key, last in (("G", 9_999), ("pageup", 9_983), ("g", 15)):
+    for key, last in (("G", 9_999), ("pageup", 9_998), ("g", 15)):
         view.key(key)
         painter.spans = 0
         lines = view.lines(100, 20)
-        assert f"job {rows.shown[last].name.removeprefix('job ')} " in lines[-2]
+        assert f"job {last}\x1b" in lines[-2] or f"job {last} " in lines[-2]
         assert painter.spans < 20 * 15
 
 
