@@ -16,7 +16,7 @@ from progressd.client.attach import exit_status, find, opened, unit_of
 from progressd.client.errors import ClientError
 from progressd.system.file_offsets import FileOffsets
 from progressd.system.process_tree import look
-from support.serving import PATIENCE, ServedDaemon
+from support.serving import PATIENCE, ServedDaemon, served_daemon
 from support.terminal import in_terminal
 from support.waiting import until
 
@@ -178,6 +178,24 @@ def test_a_cancelled_job_leaves_the_process_alone(daemon: ServedDaemon) -> None:
         assert attach.stderr is not None
         assert attach.stderr.read() == f"progressd: job {job} was cancelled; sleep ({process.pid}) continues\n"
         assert process.poll() is None
+
+
+def test_the_wait_for_a_dead_daemon_is_announced_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+    with (
+        stuck(["sleep", "1000"]) as process,
+        served_daemon(tmp_path / "state") as daemon,
+        attached(daemon, process.pid) as attach,
+    ):
+        ids(attach, 1)
+        daemon.kill()
+        process.kill()
+        process.wait()
+        waiting = f"sleep ({process.pid}) has ended; waiting up to 60 s for the daemon (Ctrl-C stops the wait)"
+        assert attach.stderr is not None
+        assert f"progressd: {waiting}\n" in iter(attach.stderr.readline, "")
+        attach.send_signal(signal.SIGINT)
+        assert attach.wait(PATIENCE) == 130
+        assert attach.stderr.read().endswith("progressd: the daemon did not receive the end of the job\n")
 
 
 def test_the_jobs_can_be_watched(daemon: ServedDaemon) -> None:

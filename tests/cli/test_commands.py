@@ -114,6 +114,16 @@ def test_another_server_is_an_error(arguments: list[str]) -> None:
     assert result.output.endswith(said)
 
 
+def test_jobs_are_selected_by_the_daemon() -> None:
+    with answering(answer(b'{"jobs":[],"total":0}')) as server:
+        labels = ["--label", "team=scan", "--label", "user=eve", "--host", "db1"]
+        statuses = ["--status", "failed", "--status", "queued"]
+        result = run("jobs", "--url", server.url, *statuses, *labels, "--search", "night backup")
+    assert (result.exit_code, result.output) == (0, "JOB  STATUS  DONE  CREATED  NAME\n")
+    query = "limit=50&status=failed%2Cqueued&label=team%3Dscan&label=user%3Deve&label=host%3Ddb1&q=night+backup"
+    assert server.requests[0].splitlines()[0] == f"GET /api/jobs?{query} HTTP/1.1".encode()
+
+
 def test_an_invalid_url_is_an_error() -> None:
     result = run("jobs", "--url", "localhost:8080")
     assert result.exit_code == 1

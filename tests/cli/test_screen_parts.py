@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -175,6 +176,28 @@ def test_tabs_count_and_sort_stalled_jobs_up() -> None:
     assert [row.id for row in rows.shown] == [job_id(3)]
     rows.take(message("job_deleted", 3, status="failed"))
     assert not rows.shown
+
+
+class CountingPainter(Painter):
+    """Count the spans that are painted."""
+
+    spans = 0
+
+    def paint(self, line: Sequence[Span], base: str = "") -> str:
+        self.spans += len(line)
+        return super().paint(line, base)
+
+
+def test_only_the_jobs_on_the_screen_are_painted() -> None:
+    rows = rows_of(*(created(number, f"job {number}") for number in range(10_000)))
+    painter = CountingPainter(colors=True)
+    view = ListView(rows, painter, "", Actions(*[lambda *_: None] * 6))
+    for key, last in (("G", 9_999), ("pageup", 9_998), ("g", 15)):
+        view.key(key)
+        painter.spans = 0
+        lines = view.lines(100, 20)
+        assert f"job {last}\x1b" in lines[-2] or f"job {last} " in lines[-2]
+        assert painter.spans < 20 * 15
 
 
 def test_the_selection_stays_with_its_job() -> None:

@@ -83,6 +83,29 @@ def labels_option(meaning: str) -> Callable[[Command], Command]:
     return click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, callback=parsed, help=meaning)
 
 
+def selection_options(command: Command) -> Command:
+    """Add the options that select jobs. The command gets them as `statuses`, `kind`, `labels`, `host` and `search`."""
+    statuses = [str(status) for status in JobStatus]
+    words = "Only jobs that contain every word, in the name, kind, file name, labels, error or id."
+    for option in reversed(
+        [
+            click.option(
+                "--status",
+                "statuses",
+                type=click.Choice(statuses),
+                multiple=True,
+                help="Only jobs with this status; repeatable.",
+            ),
+            click.option("--kind", metavar="KIND", default="", help="Only jobs of this kind, such as pdf or rsync."),
+            labels_option("Only jobs with this label; repeatable."),
+            click.option("--host", metavar="HOST", default="", help="Only jobs of this host."),
+            click.option("--search", metavar="WORDS", default="", help=words),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 def lease_option(jobs: str) -> Callable[[Command], Command]:
     """Return `--lease` of a command that reports running processes as `jobs`: the job, or a job."""
     return click.option(

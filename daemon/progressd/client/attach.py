@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from progressd.client.errors import ClientError
 from progressd.client.rest import RestClient
 from progressd.client.run import registration as registering
-from progressd.client.run.reporter import POLL_INTERVAL, JobReporter, event_of, failure_of
+from progressd.client.run.reporter import END_TIMEOUT, POLL_INTERVAL, JobReporter, event_of, failure_of
 from progressd.core.event_limits import MAX_JOB_NAME, MAX_KIND
 from progressd.core.events import ReportedProgress
 from progressd.core.messages import JobStatus
@@ -33,6 +33,7 @@ MAX_DIGITS: Final = 10  # of a process id
 INTERPRETERS: Final = ("python", "sh", "bash", "dash", "perl", "ruby", "node")
 UNITS: Final = (".service", ".scope", ".slice")
 ENDED: Final = "Ended, exit status unknown"
+WAITING: Final = f"waiting up to {END_TIMEOUT:g} s for the daemon (Ctrl-C stops the wait)"
 # ioctl_pidfd(2): PIDFD_GET_INFO, since Linux 6.13, and PIDFD_INFO_EXIT, since 6.15
 PIDFD_INFO: Final = struct.Struct("=Q52xi")  # mask and exit code
 PIDFD_GET_INFO: Final = 0xC000FF0B | PIDFD_INFO.size << 16
@@ -213,12 +214,11 @@ class Attachment:
         return int(self._failed)
 
     async def _receive_signals(self, signals: AsyncIterator[int]) -> None:
-        """End the jobs after the first signal. After the second one, do not wait for an unreachable daemon."""
+        """End the jobs. Stop waiting for an unreachable daemon to receive ends from before the signal."""
         async for number in signals:
             self._signal = self._signal or number
-            if self._detached.is_set():
-                for reporter in self._reporters:
-                    reporter.give_up()
+            for reporter in self._reporters:
+                reporter.give_up()
             self._detached.set()
 
     async def _attach_later(self, names: Sequence[str], attached: Sequence[Process], working: trio.Nursery) -> None:
@@ -288,7 +288,7 @@ class Attachment:
             self._say(f"job {reporter.job_id} was cancelled; {target} continues")
         if reporter.over or self._detached.is_set():
             self._failed = True
-            await reporter.end(event_of("status_change", new_status=JobStatus.CANCELLED))
+            await reporter.end(event_of("status_change", new_status=JobStatus.CANCELLED), WAITING)
             return
         status = exit_status(target)
         with trio.move_on_after(EXIT_WAIT):
@@ -298,7 +298,7 @@ class Attachment:
         self._failed = self._failed or bool(status)
         if status is None:
             await reporter.progress(replace(self._reporters[reporter], step_name=ENDED))
-        await reporter.end(_end_of(target.process.name, status))
+        await reporter.end(_end_of(target.process.name, status), f"{target} has ended; {WAITING}")
 
 
 def _end_of(program: str, status: int | None) -> dict[str, Any]:

@@ -86,10 +86,10 @@ class RestClient:
         """Return a job."""
         return self._call("GET", job_path(job_id))
 
-    def jobs(self, *, limit: int = 50, **filters: str | None) -> list[dict[str, Any]]:
-        """Return the newest jobs. `filters`: status, kind and label (NAME=VALUE); None does not filter."""
-        given = {name: value for name, value in filters.items() if value is not None}
-        query = urlencode({"limit": limit, **given}, errors="replace")
+    def jobs(self, *, limit: int = 50, **filters: str | Sequence[str] | None) -> list[dict[str, Any]]:
+        """Return the newest jobs. `filters`: parameters of GET /api/jobs, such as status; empty ones do not filter."""
+        given = {name: value for name, value in filters.items() if value}
+        query = urlencode({"limit": limit, **given}, doseq=True, errors="replace")
         jobs: list[dict[str, Any]] = self.page(f"/api/jobs?{query}")["jobs"]
         return jobs
 

@@ -1,7 +1,7 @@
 """`progressd jobs` and `progressd jobs export`: list jobs."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from progressd.cli import text
-from progressd.cli.options import label, state_dir, state_dir_options
+from progressd.cli.options import selection_options, state_dir, state_dir_options
 from progressd.cli.remote import Remote, remote_options
 from progressd.core.messages import JobStatus, ProgressData
 
@@ -19,27 +19,42 @@ STATUS, NAME = 1, 4  # indexes in COLUMNS
 
 
 @click.group(invoke_without_command=True)
-@click.option("--status", type=click.Choice([str(status) for status in JobStatus]), help="Only jobs with this status.")
-@click.option("--kind", metavar="KIND", help="Only jobs of this kind, such as pdf or rsync.")
-@click.option("--label", metavar="NAME=VALUE", callback=label, help="Only jobs with this label.")
+@selection_options
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="The maximum number of jobs."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print each job as one line of JSON.")
 @remote_options
 @click.pass_context
-def jobs(ctx: click.Context, /, limit: int, as_json: bool, remote: Remote, **filters: str | None) -> None:
+def jobs(
+    ctx: click.Context,
+    limit: int,
+    as_json: bool,
+    statuses: tuple[str, ...],
+    kind: str,
+    labels: Mapping[str, str],
+    host: str,
+    search: str,
+    remote: Remote,
+) -> None:
     """List jobs, the newest first.
 
     \b
     Examples:
       progressd jobs
       progressd jobs --status failed --limit 10
+      progressd jobs --host db1 --search "nightly backup"
       progressd jobs --json | jq -r .input_filename
       progressd jobs export > jobs.ndjson
     """
     if ctx.invoked_subcommand is not None:
         return
+    filters = {
+        "status": ",".join(statuses),
+        "kind": kind,
+        "label": [f"{name}={value}" for name, value in {**labels, **({"host": host} if host else {})}.items()],
+        "q": search,
+    }
     with remote.client() as client:
         found = client.jobs(limit=limit, **filters)
     if as_json:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import click
 
-from progressd.cli.options import complete_job, labels_option
+from progressd.cli.options import complete_job, selection_options
 from progressd.cli.remote import Remote, remote_options
 from progressd.core.messages import JobStatus
 
@@ -16,22 +16,7 @@ MAX_INTERVAL = 60.0  # seconds, as the daemon permits
 @click.command()
 @click.argument("job_id", metavar="[JOB]", required=False, shell_complete=complete_job)
 @click.option("--json", "as_json", is_flag=True, help="Print each message as it arrives: one line of JSON.")
-@click.option(
-    "--status",
-    "statuses",
-    type=click.Choice([str(status) for status in JobStatus]),
-    multiple=True,
-    help="Only jobs with this status; repeatable.",
-)
-@click.option("--kind", metavar="KIND", default="", help="Only jobs of this kind, such as pdf or rsync.")
-@labels_option("Only jobs with this label; repeatable.")
-@click.option("--host", metavar="HOST", default="", help="Only jobs of this host.")
-@click.option(
-    "--search",
-    metavar="WORDS",
-    default="",
-    help="Only jobs that contain every word, in the name, kind, file name, labels, error or id.",
-)
+@selection_options
 @click.option(
     "--interval",
     type=click.FloatRange(0, MAX_INTERVAL),

@@ -24,13 +24,23 @@ from progressd.cli.screen.terminal import FullScreen
 from progressd.client.errors import ClientError
 from progressd.client.rest import RestClient
 from progressd.client.watcher import Disconnected, watch_log, watch_texts
-from progressd.core.messages import Hello, JobStatus, Message, Progress, Resync, ServerShutdown, ServerStatus
+from progressd.core.messages import (
+    Hello,
+    JobDeleted,
+    JobStatus,
+    Message,
+    Progress,
+    Resync,
+    ServerShutdown,
+    ServerStatus,
+)
 
 FRAME: Final = 0.1  # seconds between two drawings, unless the user types
 LOADING_FRAME: Final = 0.5  # until all unfinished jobs have arrived
 PAUSES: Final = 5.0  # times as long as a drawing takes, at least: thousands of jobs in a new order take a while
 LOG_TAIL: Final = 1000  # lines of the log that an opened job begins with
 DETAILS_DELAY: Final = 1.0  # seconds between two requests for the details of an opened job
+RETRY_DELAY: Final = 5.0  # seconds until finished jobs are requested again after an error
 MAX_INTERVAL: Final = 60.0  # seconds
 JOBS_A_SECOND: Final = 2000  # whose progress may arrive without using much of a processor
 TYPES: Final = ("job_created", "job_deleted", "progress")  # with those that are always sent; no previews of pages
@@ -103,6 +113,7 @@ class App:
             async for one in received:
                 if self._rows.lost_since is not None:
                     self._rows.regained()
+                    self._view.notice = ""
                     self._show()
                     self._details.set()
                 if one.message is not None:
@@ -124,6 +135,10 @@ class App:
         opened = self._job.row if self._job else None
         before = opened.data if opened else None
         row = self._rows.take(message)
+        if self._job is not None and row is not None and row.id == self._job.row.id:
+            self._job.row = opened = row  # another object after a resync
+            if isinstance(message, JobDeleted):
+                self._say("the job was deleted")
         changed = not isinstance(message, Progress) or before is None or job_view.moved(before, message.data)
         if row is not None and row is opened and changed:
             self._details.set()
@@ -236,20 +251,21 @@ class App:
         self._nursery.start_soon(self._call, lambda client: self._finished.search(client, words), self._rows.take_jobs)
 
     def _more(self) -> None:
-        if not (self._fetching or self._finished.complete):
+        if not (self._fetching or self._finished.complete or self._rows.lost_since is not None):
             self._fetching = True
             self._nursery.start_soon(self._fetch_more)
 
     async def _fetch_more(self) -> None:
-        await self._call(self._finished.more, self._take_finished)
+        if not await self._call(self._finished.more, self._take_finished):
+            await trio.sleep(RETRY_DELAY)
         self._fetching = False
 
     def _take_finished(self, jobs: list[dict[str, Any]]) -> None:
         self._rows.take_jobs(jobs)
         self._rows.set_totals(self._finished.totals)
 
-    async def _call(self, call: Callable[[RestClient], Any], take: Callable[[Any], None]) -> None:
-        """Call the daemon in a thread, and take the answer or show the error."""
+    async def _call(self, call: Callable[[RestClient], Any], take: Callable[[Any], None]) -> bool:
+        """Call the daemon in a thread, and take the answer or show the error. Return whether it answered."""
 
         def in_thread() -> Any:
             with self._remote.client() as client:
@@ -259,6 +275,7 @@ class App:
             answer = await trio.to_thread.run_sync(in_thread, abandon_on_cancel=True)
         except ClientError as error:
             self._say(text.printable(error_sentence(error, self._remote)))
-        else:
-            take(answer)
-            self._show()
+            return False
+        take(answer)
+        self._show()
+        return True

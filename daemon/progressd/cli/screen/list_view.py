@@ -148,6 +148,8 @@ class ListView:
         parts = [self._painter.paint([Span(" " * width)], style) + "\r"] if selected else []
         for column in columns:
             cell = self._cell(row, column, now)
+            if selected:
+                cell = [Span(span.text) for span in cell]  # colours would be backgrounds
             parts.append(f"\x1b[{column.start + 1}G" + self._painter.paint(cell, style))
         return "".join(parts)
 
