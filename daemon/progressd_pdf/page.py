@@ -54,6 +54,7 @@ class PageConversion:
 
     A scan below `dpi` is drawn at its own resolution, dot for dot, and then resampled (Lanczos). Without `upscale` it
     keeps its resolution. `changes` is false if the page is good as it is, so its own pictures can stay.
+    `enlarges` is true if the finished page has far more pixels than the scan.
     """
 
     def __init__(self, page: SourcePage, options: Options) -> None:
@@ -74,6 +75,7 @@ class PageConversion:
             upright = straighten(probe, 0, (0, probe.height), probe.size, self.angle)
             self._whitening = Whitening(upright)
         resampled = self.dpi > own_dpi or (self.dpi < own_dpi and not bilevel)
+        self.enlarges = self.dpi >= 1.5 * own_dpi
         self.changes = bool(self.angle) or resampled or (options.advanced and not self._bilevel)
 
     def band(self, index: int, begin: Callable[[str], None]) -> Band:

@@ -87,13 +87,14 @@ class Conversion:
         self._source, self._result, self._options, self._tesseract = source, result, options, tesseract
         self._steps = Steps(source.sheets, options)
         self._orientation = Orientation() if options.rotate else None
-        self._kept: list[int] = []
+        self._kept = self._with_text = self._read_before = 0  # pages
 
     def run(self) -> None:
         """Convert the pages one by one, then write the document."""
         for sheet in self._source.sheets:
             self._steps.begin_on(sheet, 0, "Rendering")  # includes reading the page
             with self._source.page(sheet) as page:
+                self._with_text += page.has_text
                 edit = self._clean(page) if page.scan else self._keep(page)
             self._result.edit(sheet.number - 1, edit)
             self._steps.end_page(sheet)
@@ -104,7 +105,7 @@ class Conversion:
     def _keep(self, page: SourcePage) -> PageEdit:
         """Keep a page that was not scanned. Return its edit, which can only add recognized text."""
         sheet, edit = page.sheet, PageEdit(page.geometry)
-        self._kept.append(sheet.number)
+        self._kept += 1
         self._steps.begin_on(sheet, None, "Keeping")
         if self._tesseract and not page.has_text and not page.is_blank:
             edit.text = self._recognize(sheet, page.render(sheet.size_at(ocr_dpi(sheet, OCR_DPI)), None, "L"))
@@ -119,6 +120,7 @@ class Conversion:
         if self._orientation:
             edit.turn = self._orientation.turn(page.render(sheet.size_at(ocr_dpi(sheet, ORIENTATION_DPI)), None, "L"))
         recognize = self._tesseract and not (page.has_text and edit.old_text)
+        self._read_before += bool(self._tesseract) and not recognize
         work = PageConversion(page, self._options)
         if work.changes:
             width, height = work.size
@@ -145,7 +147,7 @@ class Conversion:
             band = work.band(index, functools.partial(self._steps.begin_on, sheet, index))
             self._steps.begin_on(sheet, index, "Writing")
             lower, upper = (1 - row / height for row in reversed(band.rows))
-            edit.bands.append((self._result.add_picture(band.stored), lower, upper))
+            edit.bands.append((self._result.add_picture(band.stored, work.enlarges), lower, upper))
             for miniature in copies:
                 miniature.add(band)
 
@@ -155,12 +157,20 @@ class Conversion:
         return self._tesseract.text_layer(turned(picture, turn), picture.width * POINTS_PER_INCH / sheet.width)
 
     def _notice(self) -> str:
-        """Return what to tell about the pages that were kept, as the end of the last step's name."""
+        """Return what the user should know about the result, as the end of the last step's name."""
+        pages = len(self._source.sheets)
+        notices = []
         if not self._result.is_changed:
-            return ": nothing to improve, so the document was not changed"
-        if self._kept:
-            return f": {len(self._kept)} of {len(self._source.sheets)} pages were not scanned, and were kept"
-        return ""
+            notices.append(
+                "this PDF already has text, and was not changed" if self._with_text else "nothing to improve"
+            )
+        elif self._kept:
+            notices.append(f"{self._kept} of {pages} pages were not scanned, and were kept")
+        if self._read_before and self._result.is_changed:
+            notices.append(f"{self._read_before} of {pages} scans have text, which was kept")
+        if self._result.is_signed and self._result.is_changed:
+            notices.append("the digital signature is no longer valid")
+        return f": {'; '.join(notices)}" if notices else ""
 
 
 def preview_of(page: SourcePage) -> Image.Image:

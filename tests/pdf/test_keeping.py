@@ -202,7 +202,7 @@ def test_a_document_without_scans_is_copied(tmp_path: Path) -> None:
         add_page(pdf, text(40, 300, "Born digital"))
         pdf.save(source)
     names = steps(convert(source, output, advanced=True, ocr=True))
-    assert names[-1] == "Finished: nothing to improve, so the document was not changed"
+    assert names[-1] == "Finished: this PDF already has text, and was not changed"
     assert output.read_bytes() == source.read_bytes()
 
 
@@ -260,9 +260,26 @@ def test_ocr_keeps_or_redoes_invisible_text(choice: str, words: str, tmp_path: P
     with pikepdf.new() as pdf:
         add_scan(pdf, scanned(angle=0), text(60, 200, "recognised", mode=3))
         pdf.save(source)
-    convert(source, output, dpi=DPI, ocr=True, existing_text=choice)
+    names = steps(convert(source, output, dpi=DPI, ocr=True, existing_text=choice))
+    kept = ": this PDF already has text, and was not changed"
+    assert names[-1] == "Finished" + kept * (choice == "keep")
     with closing(pdfium.PdfDocument(output)) as document:
         assert document[0].get_textpage().get_text_bounded().splitlines()[0].strip() == words
     with pikepdf.open(source) as before, pikepdf.open(output) as after:  # the picture was not compressed again
         one, other = (pdf.pages[0].obj.Resources.XObject.Im0.read_raw_bytes() for pdf in (before, after))
         assert one == other
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_a_signature_stays_valid_or_is_reported(scan: bool, tmp_path: Path) -> None:
+    source, output = tmp_path / "signed.pdf", tmp_path / "out.pdf"
+    with pikepdf.new() as pdf:
+        page = add_scan(pdf, scanned()) if scan else add_page(pdf, text(40, 300, "Contract"))
+        value = Dictionary(Type=Name.Sig, Filter=Name("/Adobe.PPKLite"), Contents=String("x" * 64))
+        field = Dictionary(Type=Name.Annot, Subtype=Name.Widget, FT=Name.Sig, T=String("s"), V=value, Rect=[0, 0, 0, 0])
+        page.obj.Annots = Array([pdf.make_indirect(field)])
+        pdf.Root.AcroForm = Dictionary(Fields=page.obj.Annots)
+        pdf.save(source)
+    last = steps(convert(source, output, dpi=DPI))[-1]
+    assert ("the digital signature is no longer valid" in last) is scan
+    assert (output.read_bytes() == source.read_bytes()) is not scan

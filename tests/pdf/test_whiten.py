@@ -60,3 +60,22 @@ def test_bands_equal_the_whole_page(height: int) -> None:
         joined.paste(whitening.apply(page.crop((0, rows[0], page.width, rows[1])), rows, page.height), (0, first))
     seen = ImageChops.difference(joined, whitened(page))
     assert max(high for _, high in ImageStat.Stat(seen).extrema) <= 4
+
+
+@pytest.mark.parametrize("paper", [(250, 248, 245), (235, 220, 170), (190, 180, 150)])
+def test_colours_stay(paper: tuple[int, int, int]) -> None:
+    """A photo, bars of a chart, a thin stamp and blue ink, on white and on yellow paper."""
+    page = printed(paper)
+    marked = Image.new("L", page.size)
+    photo = Image.merge("RGB", [Image.linear_gradient("L").rotate(angle) for angle in (0, 90, 180)]).resize((240, 160))
+    page.paste(photo, (100, 500))
+    marked.paste(255, (110, 510, 330, 650))
+    for left, colour in ((100, (200, 60, 50)), (180, (60, 110, 190)), (260, (240, 180, 60)), (340, (190, 200, 235))):
+        for picture, fill in ((page, colour), (marked, 255)):
+            ImageDraw.Draw(picture).rectangle((left, 700, left + 40, 850), fill=fill)
+    for left, colour in ((360, (190, 45, 55)), (440, (40, 60, 150))):
+        for picture, fill in ((page, colour), (marked, 255)):
+            ImageDraw.Draw(picture).ellipse((left, 910, left + 70, 980), outline=fill, width=3)
+    after = whitened(page)
+    assert max(ImageStat.Stat(ImageChops.difference(page, after), marked).mean) < 4  # levels of 255; it was 30 to 70
+    assert min(after.getpixel((300, 50))) >= 250
