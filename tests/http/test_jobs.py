@@ -72,14 +72,14 @@ async def test_a_job_has_its_fields_in_each_state(daemon: RunningDaemon, client:
     assert queued["progress"] == {"current_step": 0, "total_steps": 12, "step_name": "", "percent": 0}
     await daemon.report(progress(ID, 5, 12, "AI Upscaling"))
     processing = await job_of(client)
-    assert processing.keys() == queued.keys() | {"started_at", "steps"}
+    assert processing.keys() == queued.keys() | {"started_at", "progress_at", "steps"}
     assert (processing["status"], is_now(processing["started_at"])) == ("processing", True)
     assert processing["progress"].pop("eta_seconds", 0) >= 0
     assert processing["progress"] == {"current_step": 5, "total_steps": 12, "step_name": "AI Upscaling", "percent": 41}
     result = {"output_path": f"/api/jobs/{ID}/download", "page_count": 12, "elapsed_seconds": 45.2}
     await daemon.report(completed(ID, **result))
     done = await job_of(client)
-    assert done.keys() == processing.keys() | {"completed_at", *result}
+    assert done.keys() == processing.keys() - {"progress_at"} | {"completed_at", *result}
     assert {name: done[name] for name in result} == result
     assert (done["status"], done["progress"]["percent"], is_now(done["completed_at"])) == ("completed", 100, True)
 
@@ -107,7 +107,7 @@ async def test_a_silent_job_is_stalled(daemon: RunningDaemon, client: httpx.Asyn
     while "stalled" not in body["progress"]:
         body = await job_of(client)
     assert body["progress"] == {"current_step": 5, "total_steps": 12, "step_name": "", "percent": 41, "stalled": True}
-    assert body["created_at"] <= body["silent_since"]
+    assert body["created_at"] <= body["progress_at"]
     assert body["status"] == "processing"
     await daemon.report(progress(ID, 6, 12))
     assert "stalled" not in (await job_of(client))["progress"]

@@ -1,7 +1,7 @@
 """The JSON of a job for clients, and the media types of bodies. Unknown values are absent, never null."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
@@ -85,7 +85,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     elapsed_seconds: float | UnsetType = UNSET
     attempt: int
     lease_seconds: float | UnsetType = UNSET
-    silent_since: datetime | UnsetType = UNSET  # while `progress` has `stalled`
+    progress_at: datetime | UnsetType = UNSET  # time of `progress`; of an unfinished job
     labels: dict[str, str]
     batch_id: str | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET  # if the job belongs to a batch
@@ -125,7 +125,7 @@ def job_view(
         elapsed_seconds=or_unset(job.elapsed_seconds),
         attempt=job.attempt,
         lease_seconds=or_unset(job.lease_seconds),
-        silent_since=_silent_since(job),
+        progress_at=UNSET if job.status.finished else or_unset(job.progress_at),
         labels=job.labels,
         batch_id=or_unset(job.batch_id),
         priority=UNSET if job.batch_id is None else job.priority,
@@ -148,13 +148,6 @@ def usual_step_view(step: UsualStep) -> UsualStepView:
         seconds=step.seconds,
         runs=step.runs,
     )
-
-
-def _silent_since(job: Job) -> datetime | UnsetType:
-    """Return the time of the last event of a stalled job. The job stalls one lease later."""
-    if not job.progress.stalled or job.progress_at is None or job.lease_seconds is None:
-        return UNSET
-    return job.progress_at - timedelta(seconds=job.lease_seconds)
 
 
 def shown_progress(job: Job) -> ProgressData:

@@ -81,17 +81,21 @@ function silentSince({ lease_seconds: lease, heard_at: heard }, stalledAt) {
   return lease ? new Date(stalledAt - lease * 1000).toISOString() : heard;
 }
 
+/** What the progress of a job says about its future and its silence. The progress may be old. */
+function forecastOf(job, { eta, eta_seconds: seconds = eta?.seconds, stalled }, time) {
+  const from = Date.parse(time);
+  const ends_at = from + seconds * 1000;
+  const known = !Number.isNaN(ends_at);
+  const ends_within = known && eta ? { earliest: from + eta.low * 1000, latest: from + eta.high * 1000 } : undefined;
+  const times = stalled ? { silent_since: silentSince(job, from) } : { heard_at: time };
+  return { ...times, ends_at: known ? ends_at : undefined, ends_within };
+}
+
 /** The changes of each message type: `(job, data, time)` → the changed fields. */
 const CHANGES = {
   progress(job, data, time) {
     if (isFinished(job)) return {};
-    const { eta_seconds: seconds, eta, ...progress } = data;
-    const from = Date.parse(time); // the message may be old
-    const ends_at = from + seconds * 1000;
-    const known = !Number.isNaN(ends_at);
-    const ends_within = known && eta ? { earliest: from + eta.low * 1000, latest: from + eta.high * 1000 } : undefined;
-    const times = progress.stalled ? { silent_since: silentSince(job, from) } : { heard_at: time };
-    return { progress, ...times, ends_at: known ? ends_at : undefined, ends_within };
+    return { progress: data, ...forecastOf(job, data, time) };
   },
   status_change(job, { new_status: status }, time, cursor) {
     if (isFinished(job)) return {};
@@ -150,10 +154,8 @@ export class Jobs {
   put({ options, job_id, attempt, steps, cursor, ...job }) {
     const known = this.#jobs.get(job.id);
     if (known && isFinished(known) && !isFinished(job)) return;
-    const same = known?.progress?.percent === job.progress?.percent;
-    const { previews, heard_at } = known ?? {};
-    const { ends_at, ends_within } = same && known ? known : {};
-    this.#set({ heard_at, ...job, previews, ends_at, ends_within, changed: offsetOf(cursor) }, false);
+    const forecast = isFinished(job) ? {} : forecastOf(job, job.progress, job.progress_at);
+    this.#set({ ...job, ...forecast, previews: known?.previews, changed: offsetOf(cursor) }, false);
   }
 
   /** Discards the forecasts, which may be outdated. The next message with a forecast sets it again. */
