@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from support.serving import ServedDaemon, served_daemon
 
-from .conftest import opened_page
+from .conftest import CARDS, opened_page
 
 # A pipeline that waits before each step, and ends only on a signal.
 HELD = """
@@ -43,7 +43,7 @@ def served(gate: Path) -> Iterator[ServedDaemon]:
 
 @pytest.fixture
 def page(browser: Browser, served: ServedDaemon) -> Iterator[Page]:
-    with opened_page(browser, served.url) as page:
+    with opened_page(browser, served.url, script=CARDS) as page:
         yield page
 
 
@@ -53,7 +53,8 @@ def test_a_running_job_moves_and_is_cancelled(page: Page, gate: Path, scan: Path
     for percent in ("25", "50", "75"):
         expect(running.get_by_role("progressbar")).to_have_attribute("aria-valuenow", percent)
         gate.write_text("go\n")
-    running.locator("[data-action=cancel]").click()
+    for _ in ("ask", "confirm"):
+        running.locator("[data-action=cancel]").click()
     expect(page.locator(".job[data-status=cancelled]")).to_be_visible()
 
 

@@ -52,26 +52,21 @@ export const listPipelines = async () => (await request('api/pipelines')).pipeli
 export const whoAmI = () => request('api/auth/status');
 export const health = () => request('api/health');
 
-let isOld = false;
-
 /**
- * Returns a page of jobs. A server without the newer parameters returns all jobs, newest first.
+ * Returns a page of jobs. A server that does not know an order or a search returns more jobs, which the page filters.
  * @param {URLSearchParams} params
  * @returns {Promise<{jobs: object[], total: number, next?: string, counts?: Record<string, number>}>}
  */
 export async function listJobs(params) {
-  if (!isOld) {
-    try {
-      return await request(`api/jobs?${params}`);
-    } catch (error) {
-      if (error.status !== 400) throw error;
-      isOld = true;
-    }
+  try {
+    return await request(`api/jobs?${params}`);
+  } catch (error) {
+    if (error.status !== 400) throw error;
+    const known = new URLSearchParams(params);
+    for (const name of ['sort', 'q', 'attention']) known.delete(name);
+    if (known.size === params.size) throw error;
+    return await request(`api/jobs?${known}`);
   }
-  const offset = Number(params.get('after') ?? 0);
-  const page = await request(`api/jobs?${new URLSearchParams({ limit: params.get('limit'), offset })}`);
-  const end = offset + page.jobs.length;
-  return { ...page, next: end < page.total && page.jobs.length ? String(end) : undefined };
 }
 
 export const getJob = (id) => request(jobUrl(id));

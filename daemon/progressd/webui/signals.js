@@ -39,7 +39,8 @@ function titleOf(running, measured, percent, failures) {
   }
   if (!running) return 'progressd';
   if (!measured) return t('{n} job running – progressd | {n} jobs running – progressd', { n: running });
-  return t('{percent}% – progressd | {percent}% of {n} jobs – progressd', { n: measured, percent });
+  const values = { n: measured, percent };
+  return measured === 1 ? t('{percent}% – progressd', values) : t('{percent}% of {n} jobs – progressd', values);
 }
 
 /** @param {keyof COLORS} state @param {number | null} share null for the icon at rest */
