@@ -306,7 +306,6 @@ export default {
   '{n} waiting': '待機中 {n} 件',
   '{percent}%': '{percent}%',
   '{percent}% {name}': '{percent}% {name}',
-  '{percent}% – progressd | {percent}% of {n} jobs – progressd': '{percent}% – progressd',
   '{sent} of {size}': '{sent} / {size}',
   '{sent} of {size} uploaded: drop the file again to continue': '{size} のうち {sent} をアップロード済み。続けるには、同じファイルをもう一度ドロップしてください',
   '{size} of the log are missing here': 'ここはログの {size} が欠けています',
