@@ -60,6 +60,11 @@ def test_commands_of_a_client_need_no_server_packages(arguments: list[str], daem
     assert name != "run" or not modules & {"asyncio", "rich", "progressd.config"}
 
 
+def test_the_list_starts_without_a_framework() -> None:
+    modules = loaded("import progressd.cli.screen.app")
+    assert not modules & {*SERVER, "asyncio", "progressd.config", "rich.console", "rich.progress", "rich.text"}
+
+
 def test_a_command_starts_before_the_long_imports(daemon: ServedDaemon) -> None:
     launch = "from progressd.client.run import launch as module\nreal = module.launch\n"
     launch += (

@@ -1,7 +1,6 @@
 """Watch jobs on the command line until they end or a signal arrives."""
 
-import signal
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
@@ -9,9 +8,9 @@ from typing import Any, Final, TypeAlias
 import trio
 
 from progressd.cli.display import Display, display_for
+from progressd.cli.interruption import until_interrupted
 from progressd.cli.remote import Remote
 from progressd.client.errors import APIError, StreamClosed
-from progressd.client.exception_groups import unwrapped
 from progressd.client.watcher import watch_texts
 from progressd.core.close_codes import JOB_DELETED
 from progressd.core.messages import Completed, Error, JobStatus, Message, StatusChange
@@ -42,23 +41,6 @@ def follow_all(remote: Remote, wanted: Wanted, *, as_json: bool, interval: float
     """Show the messages of all jobs, as far as they are wanted, until a signal. Return the exit status."""
     with display_for(remote.url, {}, as_json=as_json, all_jobs=True) as display:
         return trio.run(until_interrupted, partial(_follow_all, remote, wanted, display, interval))
-
-
-async def until_interrupted(run: Callable[[], Awaitable[int]]) -> int:
-    """Return the exit status of `run`, or of a signal that ends it."""
-    status = 0
-    with unwrapped(), trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-
-            async def wait_for_signal() -> None:
-                nonlocal status
-                status = 128 + await anext(signals)
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(wait_for_signal)
-            status = await run()
-            nursery.cancel_scope.cancel()
-    return status
 
 
 async def _follow_all(remote: Remote, wanted: Wanted, display: Display, interval: float) -> int:

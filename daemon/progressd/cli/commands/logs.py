@@ -62,7 +62,7 @@ def _follow(remote: Remote, job_id: str, query: Mapping[str, str], *, times: boo
     """Print a log until the job has finished."""
     import trio
 
-    from progressd.cli.follow import until_interrupted
+    from progressd.cli.interruption import until_interrupted
     from progressd.cli.text import reconnecting
     from progressd.client.watcher import Disconnected, watch_log
     from progressd.core.log_text import LogText

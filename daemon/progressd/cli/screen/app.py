@@ -11,7 +11,7 @@ from typing import Any, Final
 import trio
 
 from progressd.cli import text
-from progressd.cli.follow import until_interrupted
+from progressd.cli.interruption import until_interrupted
 from progressd.cli.remote import Remote, error_sentence
 from progressd.cli.screen import job_view, list_view
 from progressd.cli.screen.cells import Painter

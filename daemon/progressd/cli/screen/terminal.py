@@ -5,6 +5,7 @@ Sequences are those of xterm (https://invisible-island.net/xterm/ctlseqs/ctlseqs
 
 import contextlib
 import os
+import select
 import signal
 import termios
 from collections.abc import Mapping, Sequence
@@ -140,4 +141,7 @@ class FullScreen:
     def _write(self, text: str) -> None:
         data = text.encode("utf-8", "replace")
         while data:
-            data = data[os.write(self._output, data) :]
+            try:
+                data = data[os.write(self._output, data) :]
+            except BlockingIOError:  # another program has made the terminal non-blocking
+                select.select([], [self._output], [])
