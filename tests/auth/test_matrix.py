@@ -70,6 +70,11 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("POST", "/ping/<key>/<slug>/<signal>"): ("write", "seen"),
     ("DELETE", "/api/jobs/<job_id>"): ("write", "job"),
     ("DELETE", "/api/batch/<batch_id>"): ("write", "batch"),
+    ("GET", "/api/batch/<batch_id>/download"): ("read", "batch"),
+    ("POST", "/api/batch/<batch_id>/retry"): ("write", "batch"),
+    ("GET", "/badge/job/<name>"): ("read", "job"),
+    ("GET", "/badge/kind/<path:name>"): ("read", "seen"),
+    ("GET", "/embed/<job_id>"): ("", ""),
     ("GET", "/api/pipelines"): ("read", "numbers"),
     ("POST", "/api/uploads"): ("write", "seen"),
     ("GET", "/api/uploads/<upload_id>"): ("write", "upload"),
@@ -128,7 +133,9 @@ VISITORS: Final = {
 @pytest.fixture
 async def daemon(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
     async with running_daemon(tmp_path, auth={"required": True}) as running:
-        await running.report(registered(JOB, labels=SCAN), registered(OTHER))
+        picture = {"page_number": 1, "preview_base64": "/9g=", "stage": "a", "width": 1, "height": 1}
+        preview = {"type": "page_preview", "job_id": JOB, "data": picture}
+        await running.report(registered(JOB, labels=SCAN), registered(OTHER), preview)
         of_batch = SubmitEvent(job_id(4), Registration(labels=SCAN), "pdf", batch_id=BATCH)
         await running.daemon.ingest.submit_one(of_batch)
         yield running
@@ -191,7 +198,12 @@ async def test_each_visitor_gets_the_allowed_responses(daemon: RunningDaemon) ->
         headers, query = credentials(daemon, name)
         for (method, rule), (scope, about) in ROUTES.items():
             path = rule.replace("<job_id>", JOB).replace("<batch_id>", BATCH).replace("<upload_id>", OTHER)
-            path = path.replace("<path:filename>", "main.js").replace("<path:path>", "jobs")
+            path = path.replace("/<int(signed=True):page_number>", "/1").replace("<path:name>", "job.svg")
+            path = (
+                path.replace("<name>", f"{JOB}.svg")
+                .replace("<path:filename>", "main.js")
+                .replace("<path:path>", "jobs")
+            )
             ping = rule.startswith("/ping")  # with the key in the path, and no other credentials
             key = headers.get("Authorization", "Bearer none").removeprefix("Bearer ")
             path = path.replace("<key>", key).replace("<slug>", "backup").replace("<signal>", "start")
