@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import progressd
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
+from support.scenes import every_state
 from support.serving import ServedDaemon
 
 WEBUI = Path(progressd.__file__).parent / "webui"
@@ -55,3 +56,53 @@ def test_each_text_is_translated(browser: Browser, served: ServedDaemon) -> None
     assert sorted(set(japanese) - english) == []
     for key, text in japanese.items():
         assert set(PLACEHOLDER.findall(key)) == set(PLACEHOLDER.findall(text)), key
+
+
+# Returns each text in brackets. A text that the code does not translate has none.
+PSEUDO = (
+    "export default new Proxy({}, { get: (_, english) => typeof english === 'string' ? `⟦${english}⟧` : undefined });"
+)
+LEFT_OVER = r"""
+(data) => {
+  const found = [];
+  const visit = (root) => {
+    const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT | NodeFilter.SHOW_ELEMENT);
+    while (walker.nextNode()) {
+      const node = walker.currentNode;
+      if (node.shadowRoot) visit(node.shadowRoot);
+      const parent = node.parentElement ?? root.host;
+      if (node.nodeType === Node.ELEMENT_NODE) {
+        for (const name of ['title', 'aria-label', 'placeholder', 'alt']) {
+          if (node.hasAttribute(name)) found.push(node.getAttribute(name));
+        }
+      } else if (!parent.closest('style, script, noscript, template, [lang], pre, code')) {
+        found.push(node.data);
+      }
+    }
+  };
+  visit(document.body);
+  const isText = (text) => /[A-Za-z]{3}/.test(text) && !text.includes('⟦');
+  const isData = (text) => data.some((one) => text.includes(one));
+  return [...new Set(found.map((text) => text.trim()))].filter((text) => isText(text) && !isData(text));
+}
+"""
+NOT_TRANSLATED = ["progressd"]
+
+
+def test_no_text_is_left_in_english(browser: Browser, served: ServedDaemon) -> None:
+    ids = every_state(served)
+    data = [served.job(id_) for id_ in ids.values()]
+    known = [*NOT_TRANSLATED, *ids.values()]
+    for job in data:
+        known += [job["name"], job["kind"], job["progress"]["step_name"], *job["labels"], *job["labels"].values()]
+        known += [task["name"] for task in job["progress"].get("tasks", [])]
+        known += [job[name] for name in ("error", "output_path") if name in job]
+    with browser.new_context(locale="ja-JP") as context:
+        page = context.new_page()
+        page.route("**/languages/ja.js", lambda route: route.fulfill(body=PSEUDO, content_type="text/javascript"))
+        left = {}
+        for path in ["", *(f"jobs/{id_}" for id_ in ids.values()), "stats", "jobs/none"]:
+            page.goto(f"{served.url}/{path}")
+            expect(page.locator("main:visible", has_text="⟦")).to_be_visible()
+            left[path] = page.evaluate(LEFT_OVER, [one for one in known if one])
+        assert {path: texts for path, texts in left.items() if texts} == {}
