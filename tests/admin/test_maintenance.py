@@ -68,6 +68,7 @@ def test_a_good_state_directory_has_no_problems(state: Path) -> None:
 
 LABELS = "index of labels does not match"
 COUNTS = "counts of jobs do not match"
+TEXTS = "the texts for searches do not match the jobs"
 
 
 def damage_index(state: Path) -> None:
@@ -91,11 +92,12 @@ def age(path: Path) -> None:
         (lambda state: change(state, "UPDATE labels SET value = 'adam'"), LABELS),
         (lambda state: change(state, "UPDATE counts SET jobs = jobs + 1 WHERE list = 'all'"), COUNTS),
         (lambda state: change(state, "INSERT INTO counts VALUES ('kind', 'x', 'failed', 7, 1)"), COUNTS),
+        (lambda state: change(state, "UPDATE texts SET text = 'another'"), TEXTS),
         (lambda state: change(state, "UPDATE meta SET value = 4 WHERE key = 'reserved'"), "but 6 is used"),
         (lambda state: age(state / "jobs" / job_id(77)), "belongs to no job"),
         (damage_index, "missing from index jobs_by_progress"),
     ],
-    ids=["labels", "another label", "counts", "a count too many", "offsets", "files", "an index"],
+    ids=["labels", "another label", "counts", "a count too many", "texts", "offsets", "files", "an index"],
 )
 async def test_problems_are_found_and_repaired(state: Path, damage: Callable[[Path], None], said: str) -> None:
     damage(state)

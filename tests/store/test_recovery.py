@@ -148,6 +148,7 @@ async def test_earlier_runs_are_kept_if_their_table_is_unknown(path: Path) -> No
 def test_recovery_knows_the_columns_of_all_tables(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        tables = [name for name in tables if not name.startswith("search_")]  # the parts of the index for searches
         columns = {table: tuple(row[1] for row in db.execute(f"PRAGMA table_info({table})")) for table in tables}
     assert {table: names for table, names in columns.items() if table not in LEFT_OUT} == COLUMNS
 

@@ -67,7 +67,7 @@ class ClientView(EventSink):
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """Return a page of jobs in their current state, newest first, and the total number. See Store."""
         page = await self.page(which, Paging(limit, offset))
-        return page.jobs, page.total
+        return page.jobs, page.numbers.total(which.statuses)
 
     async def page(self, which: Filter, paging: Paging) -> Page:
         """Return a page of jobs in their current state. See Store."""

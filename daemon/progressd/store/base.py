@@ -34,6 +34,9 @@ class Filter(NamedTuple):
     statuses: Collection[JobStatus] | None = None
     kind: str | None = None
     labels: Collection[tuple[str, str]] = ()  # a job must have all of these labels
+    words: Sequence[str] = ()  # the text of a job must contain all of these
+    attention: bool = False  # only failed jobs, and those that are `troubled`
+    troubled: Sequence[int] = ()  # the offsets of unfinished jobs that need attention; the store does not know them
 
 
 EVERY_JOB: Final = Filter()
@@ -44,23 +47,56 @@ class Sort(StrEnum):
 
     NEWEST = "-created"
     OLDEST = "created"
+    UPDATED = "-updated"
+    FINISHED = "-finished"
+    NAME = "name"
+
+
+class Position(NamedTuple):
+    """The position of a job in a list: the offset by which the list is sorted, and the name if it is sorted by name."""
+
+    place: int
+    name: str = ""
 
 
 class Paging(NamedTuple):
-    """A page of a list. It begins after `offset` jobs, or after the job with the position `after`."""
+    """A page of a list. It begins after `offset` jobs, or after the position `after`.
+
+    `counted`: the statuses whose numbers are wanted, too. `limited`: whether a search stops after some time.
+    `unfinished`: the offsets of the newest and the first message of each unfinished job, for the order by update.
+    """
 
     limit: int
     offset: int = 0
     sort: Sort = Sort.NEWEST
-    after: int | None = None
+    after: Position | None = None
+    counted: Collection[JobStatus] = ()
+    limited: bool = False
+    unfinished: Sequence[tuple[int, int]] = ()
+
+
+class Numbers(NamedTuple):
+    """Numbers of jobs by status, and those of `troubled` jobs. `exact`: False if they are lower bounds."""
+
+    by_status: Mapping[JobStatus, int]
+    troubled: Mapping[JobStatus, int]
+    exact: bool
+
+    def total(self, statuses: Collection[JobStatus] | None, *, attention: bool = False) -> int:
+        """Return the number of jobs with one of the statuses, or of those among them that need attention."""
+        wanted = JobStatus if statuses is None else statuses
+        if attention:
+            failed = self.by_status.get(JobStatus.FAILED, 0) if JobStatus.FAILED in wanted else 0
+            return failed + sum(self.troubled.get(status, 0) for status in wanted)
+        return sum(self.by_status.get(status, 0) for status in wanted)
 
 
 class Page(NamedTuple):
-    """A page of jobs, the number of jobs on all pages, and the position after which the next page begins, if any."""
+    """A page of jobs, the numbers of jobs on all pages, and the position after which the next page begins, if any."""
 
     jobs: list[Job]
-    total: int
-    next: int | None
+    numbers: Numbers
+    next: Position | None
 
 
 class Store(Protocol):
@@ -131,7 +167,10 @@ class Store(Protocol):
         """
 
     async def page(self, which: Filter, paging: Paging) -> Page:
-        """Return a page of readable jobs. It may contain fewer than `limit` jobs, as in `list_jobs`."""
+        """Return a page of readable jobs, which may contain fewer than `limit` jobs.
+
+        Raises InvalidInput if there are too many jobs to sort them by name.
+        """
 
     async def counts(self, which: Filter = EVERY_JOB) -> Mapping[JobStatus, int]:
         """Return the number of jobs by status, including zeros."""

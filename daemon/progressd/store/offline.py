@@ -13,7 +13,7 @@ from progressd.core.job import Job
 from progressd.store.base import Change
 from progressd.store.errors import NO_JSON, damaged, file_errors
 from progressd.store.rows import BATCH, CHANGE, JOB, batch_of, change_of, job_of
-from progressd.store.schema import NEW_ID, inspect, migrate, read_meta
+from progressd.store.schema import NEW_ID, REINDEX, inspect, migrate, read_meta
 from progressd.system.fs import new_file, sync
 
 PAGE: Final = 1000  # rows read at once, so that a long read does not block the daemon
@@ -21,8 +21,9 @@ COPY_PAGES: Final = 1000  # pages copied between two checks for a signal
 STEPS: Final = 10_000  # steps of `integrity_check` between two checks for a signal, some milliseconds
 MAX_FINDINGS: Final = 20  # maximum number of reported problems of the file itself
 DERIVED: Final = (
-    ("labels", "labelled", "the index of labels does not match the jobs"),
-    ("counts", "counted", "the counts of jobs do not match the jobs"),
+    ("labels", "labelled", "the index of labels does not match the jobs", ""),
+    ("counts", "counted", "the counts of jobs do not match the jobs", ""),
+    ("texts", "searched", "the texts for searches do not match the jobs", f"; {REINDEX}"),
 )
 ORPHANS: Final = "FROM changes WHERE job_id NOT IN (SELECT id FROM jobs)"
 NEWEST_OFFSET: Final = (
@@ -97,9 +98,9 @@ def problems(db: sqlite3.Connection) -> Iterator[StoreFinding]:
     if damage:
         yield from (StoreFinding(f"the database is damaged: {found}", None) for found in damage)
         return
-    for table, view, sentence in DERIVED:
+    for table, view, sentence, more in DERIVED:
         if _differ(db, table, view):
-            yield StoreFinding(sentence, f"DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {view}")
+            yield StoreFinding(sentence, f"DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {view}{more}")
     [newest] = db.execute(NEWEST_OFFSET).fetchone()
     reserved = read_meta(db).reserved
     if reserved <= newest:
@@ -121,7 +122,7 @@ def _changed_schema(db: sqlite3.Connection) -> list[str]:
         migrate(new, 0)
         if new.execute("PRAGMA user_version").fetchone() != db.execute("PRAGMA user_version").fetchone():
             return []
-        named = "SELECT name, sql FROM sqlite_schema"
+        named = "SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'search!_%' ESCAPE '!'"  # SQLite's own tables
         there = set(db.execute(named))
         return [f"{name} differs from the schema" for name, sql in new.execute(named) if (name, sql) not in there]
 

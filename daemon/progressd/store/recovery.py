@@ -39,9 +39,10 @@ COLUMNS: Final = {
     "runs": ("id", "key", "body"),
     "timelines": ("created_offset", "body"),
 }
-LEFT_OUT: Final = {"meta", "labels", "counts", "deletions"}  # not recovered: the new store has its own rows
+# Not recovered: the new store has its own rows.
+LEFT_OUT: Final = {"meta", "labels", "counts", "deletions", "texts", "search", "unindexed", "removed"}
 FIELDS: Final = 3  # number of fields in a row of jobs, changes, batches or runs
-DERIVED_ROW: Final = re.compile(rb"INSERT OR IGNORE INTO '(?:meta|labels|counts)'")
+DERIVED_ROW: Final = re.compile(rb"INSERT OR IGNORE INTO '(?:meta|labels|counts|texts|search_\w+|unindexed|removed)'")
 ROW: Final = re.compile(rb"INSERT .*? VALUES ?(\(.*\));", re.DOTALL)
 
 # Names of rows, from the indexes of the damaged file and from unreadable rows.

@@ -17,7 +17,10 @@ APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file, for `file`
 NEW_ID: Final = "lower(hex(randomblob(4)))"  # SQL expression for a new store id
 STORE_ID: Final = re.compile("[0-9a-f]{8}")
 MAX_OFFSET: Final = 2**53  # reached after 285 years at a million offsets a second
-TABLES: Final = {"meta", "jobs", "changes", "labels", "counts", "batches", "deletions", "timelines", "runs"}
+TABLES: Final = {
+    *("meta", "jobs", "changes", "labels", "counts", "batches", "deletions", "timelines", "runs"),
+    *("texts", "search", "unindexed", "removed"),
+}
 
 # Triggers maintain the labels and counts of a job; its kind and its labels never change.
 COUNT: Final = """
@@ -40,6 +43,25 @@ REMOVE: Final = (
         AND status = OLD.status AND created_offset = OLD.created_offset;
 """
 )
+
+MAX_SEARCHED_ERROR: Final = 1000  # characters of an error that searches find
+
+# The text of a job for searches, one value a line. The first line is the name that people see.
+TEXT: Final = f"""
+    coalesce({{row}}.body ->> 'name' || char(10), '') || coalesce({{row}}.body ->> 'input_filename' || char(10), '')
+    || {{row}}.kind || char(10)
+    || coalesce((SELECT group_concat(value, char(10)) FROM json_each({{row}}.body, '$.labels')) || char(10), '')
+    || substr({{row}}.id, 1, 8)
+    || coalesce(char(10) || substr({{row}}.body ->> 'error', 1, {MAX_SEARCHED_ERROR}), '')
+"""
+
+# SQL that empties the index for searches. The daemon builds it again.
+REINDEX: Final = """
+    INSERT INTO search (search) VALUES ('delete-all');
+    DELETE FROM removed;
+    INSERT OR IGNORE INTO unindexed
+        SELECT created_offset FROM jobs WHERE status IN ('completed', 'failed', 'cancelled')
+"""
 
 MIGRATIONS: Final = (
     f"""
@@ -133,6 +155,41 @@ MIGRATIONS: Final = (
     """
     CREATE TABLE runs (id INTEGER PRIMARY KEY, key TEXT NOT NULL, body TEXT NOT NULL); -- of completed jobs
     CREATE INDEX runs_by_key ON runs (key);
+    """,
+    f"""
+    CREATE TABLE texts (created_offset INTEGER PRIMARY KEY, text TEXT NOT NULL); -- of jobs, for searches
+    CREATE VIEW searched AS SELECT created_offset, {TEXT.format(row="jobs")} AS text FROM jobs;
+    INSERT INTO texts SELECT * FROM searched;
+
+    -- The index of the texts of finished jobs. Inserting a text takes as long as inserting a job, so it happens later.
+    CREATE VIRTUAL TABLE search USING fts5(text, content='', tokenize='trigram', detail='none', columnsize=0);
+    CREATE TABLE unindexed (created_offset INTEGER PRIMARY KEY); -- finished jobs whose texts are not yet in the index
+    CREATE TABLE removed (created_offset INTEGER PRIMARY KEY, text TEXT NOT NULL); -- deleted, but still in the index
+    INSERT INTO unindexed SELECT created_offset FROM jobs WHERE status IN ('completed', 'failed', 'cancelled');
+
+    DROP TRIGGER job_added;
+    DROP TRIGGER job_moved;
+    DROP TRIGGER job_removed;
+    CREATE TRIGGER job_added AFTER INSERT ON jobs BEGIN
+        {ADD}
+        INSERT INTO texts VALUES (NEW.created_offset, {TEXT.format(row="NEW")});
+        INSERT INTO unindexed SELECT NEW.created_offset WHERE NEW.status NOT IN ('queued', 'processing');
+    END;
+    CREATE TRIGGER job_moved AFTER UPDATE ON jobs WHEN NEW.status <> OLD.status BEGIN
+        {REMOVE} {ADD}
+        UPDATE texts SET text = {TEXT.format(row="NEW")}
+            WHERE created_offset = NEW.created_offset AND NEW.body ->> 'error' IS NOT NULL;
+        INSERT OR IGNORE INTO unindexed SELECT NEW.created_offset WHERE NEW.status NOT IN ('queued', 'processing');
+    END;
+    CREATE TRIGGER job_removed AFTER DELETE ON jobs BEGIN
+        {REMOVE}
+        INSERT INTO removed SELECT created_offset, text FROM texts WHERE created_offset = OLD.created_offset
+            AND OLD.status NOT IN ('queued', 'processing')
+            AND NOT EXISTS (SELECT 1 FROM unindexed WHERE created_offset = OLD.created_offset);
+        DELETE FROM texts WHERE created_offset = OLD.created_offset;
+        DELETE FROM unindexed WHERE created_offset = OLD.created_offset;
+    END;
+    CREATE INDEX jobs_by_finish ON jobs (status, offset) WHERE completed_at IS NOT NULL;
     """,
 )
 

@@ -5,8 +5,9 @@ a FULL commit 213 µs, regardless of the number of changes.
 """
 
 import contextlib
+import math
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -23,11 +24,11 @@ from progressd.core.errors import CorruptRecord, StoreFailed, StoreFull
 from progressd.core.eta import KeyedRun
 from progressd.core.job import Job
 from progressd.core.messages import JobStatus
-from progressd.store import listing
+from progressd.store import search
 from progressd.store.base import EVERY_JOB, Change, Deletion, Filter, Page, Paging
 from progressd.store.connection import BUSY_TIMEOUT, Checkpointer, WALLimits, connected
 from progressd.store.errors import UnreadableRow, damaged, shortage, store_error
-from progressd.store.listing import PAGE_BYTES
+from progressd.store.listing import PAGE_BYTES, SEARCH_SECONDS, Listing
 from progressd.store.rows import (
     AMONG,
     BATCH,
@@ -52,6 +53,9 @@ from progressd.store.schema import read_meta
 from progressd.system.transient_errors import is_transient
 
 DELETE_BATCH: Final = 16  # jobs in a delete transaction
+INDEX_SECONDS: Final = 0.01  # duration of a transaction that updates the index for searches; other writes wait for it
+INDEX_INTERVAL: Final = 1.0  # seconds between two updates of the index for searches
+INDEX_RETRY: Final = 30.0  # seconds after a failure
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -67,6 +71,7 @@ class SQLiteStore:
         *others: sqlite3.Connection,
         delete_seconds: float,
         page_bytes: int,
+        search_seconds: float,
         wal: WALLimits,
     ) -> None:
         self._writer = writer
@@ -79,6 +84,7 @@ class SQLiteStore:
         self._listing = trio.CapacityLimiter(1)  # separate, because lists may be slow
         self._delete_seconds = delete_seconds
         self._page_bytes = page_bytes
+        self._search_seconds = search_seconds
         self.delete_durations = Histogram(
             "progressd_store_delete_duration_seconds",
             "How long a deletion of finished jobs blocked other writes.",
@@ -88,6 +94,7 @@ class SQLiteStore:
         self.damage: StoreFailed | None = None
         self.unreadable: CorruptRecord | None = None
         self._noted = set[str]()
+        self._indexing = trio.Event()  # set after each commit
         self.id, self.first_offset, self.oldest_cursor = read_meta(writer)
 
     @classmethod
@@ -98,17 +105,26 @@ class SQLiteStore:
         *,
         delete_seconds: float = DELETE_SECONDS,
         page_bytes: int = PAGE_BYTES,
+        search_seconds: float = SEARCH_SECONDS,
         busy_timeout: float = BUSY_TIMEOUT,
         wal: WALLimits = WALLimits(),  # noqa: B008, a constant
     ) -> Self:
         """Open or create the file, and migrate its schema. Blocks.
 
         `delete_seconds`: the target duration of a delete transaction. `page_bytes`: the size at which a list ends.
+        `search_seconds`: the duration of a search for a page.
         `busy_timeout`: seconds to wait for another process. Raises SettingsError for a file that is not a store of
         this or an older version, and does not change that file.
         """
         with connected(path, synchronous, wal.restart, busy_timeout) as connections:
-            return cls(path, *connections, delete_seconds=delete_seconds, page_bytes=page_bytes, wal=wal)
+            return cls(
+                path,
+                *connections,
+                delete_seconds=delete_seconds,
+                page_bytes=page_bytes,
+                search_seconds=search_seconds,
+                wal=wal,
+            )
 
     def close(self) -> None:
         """Close the file. Blocks."""
@@ -116,9 +132,29 @@ class SQLiteStore:
             connection.close()
 
     async def run(self) -> None:
-        await self._checkpointer.run(
-            partial(self._in_thread, limiter=self._checkpointing), partial(self._in_thread, limiter=self._writing)
-        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._index)
+            await self._checkpointer.run(
+                partial(self._in_thread, limiter=self._checkpointing), partial(self._in_thread, limiter=self._writing)
+            )
+
+    async def _index(self) -> None:
+        """Add finished jobs to the index for searches, until cancelled. Other writes have at least half of the time."""
+        while True:
+            self._indexing = trio.Event()
+            began = trio.current_time()
+            try:
+                more = await self._transaction(lambda db: search.index(db, INDEX_SECONDS))
+            except StoreFailed as error:
+                log.error("cannot index jobs for searches", error=str(error))
+                await trio.sleep(INDEX_RETRY)
+                continue
+            if more:
+                await trio.sleep(trio.current_time() - began)
+            else:
+                self._indexing = trio.Event()  # set by commits, and also by the one above
+                await self._indexing.wait()
+                await trio.sleep(INDEX_INTERVAL)
 
     async def reserve(self, offset: int) -> None:
         def write(db: sqlite3.Connection) -> None:  # no cursor: after a failed commit it would keep the file open
@@ -197,31 +233,26 @@ class SQLiteStore:
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         page = await self.page(which, Paging(limit, offset))
-        return page.jobs, page.total
+        return page.jobs, page.numbers.total(which.statuses)
 
     async def page(self, which: Filter, paging: Paging) -> Page:
         def read() -> Page:
-            with self._consistent() as db:
-                rows, total, following = listing.page(db, which, paging, self._page_bytes)
-            return Page(list(readable(job_of, rows, self._skip)), total, following)
+            self._lister.execute("BEGIN")  # so that the page and the numbers are consistent
+            try:
+                found = Listing(self._lister, which, self._search_seconds if paging.limited else math.inf)
+                numbers = found.numbers({*(JobStatus if which.statuses is None else which.statuses), *paging.counted})
+                rows, following = found.page(paging, self._page_bytes)
+            finally:
+                self._lister.execute("ROLLBACK")
+            return Page(list(readable(job_of, rows, self._skip)), numbers, following)
 
         return await self._in_thread(read, self._listing)
 
     async def counts(self, which: Filter = EVERY_JOB) -> Mapping[JobStatus, int]:
         def read() -> Mapping[JobStatus, int]:
-            with self._consistent() as db:
-                return listing.counts(db, which)
+            return Listing(self._lister, which, math.inf).numbers(JobStatus).by_status
 
         return await self._in_thread(read, self._listing)
-
-    @contextlib.contextmanager
-    def _consistent(self) -> Iterator[sqlite3.Connection]:
-        """Open the connection for lists, whose queries all read the same state of the store."""
-        self._lister.execute("BEGIN")
-        try:
-            yield self._lister
-        finally:
-            self._lister.execute("ROLLBACK")
 
     async def batch_counts(self) -> Mapping[BatchStatus, int]:
         rows = await self._read("SELECT status, count(*) FROM batches GROUP BY status")
@@ -287,6 +318,7 @@ class SQLiteStore:
             raise
         finally:
             self._checkpointer.written.set()
+            self._indexing.set()
 
     async def _in_thread(self, function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
         """Run a function in a thread. Raises StoreFailed. A damaged file is never written, to avoid losing data."""

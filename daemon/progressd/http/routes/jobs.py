@@ -33,7 +33,7 @@ from progressd.http.response import FileBody, attachment
 from progressd.http.routes.sse import changed_job
 from progressd.http.schemas import JSON, JobView, job_view
 from progressd.net.request import parsed_query
-from progressd.store.base import Filter
+from progressd.store.base import Numbers
 
 MAX_WAIT: Final = 60.0  # seconds; proxies time out a request without a response after longer
 FILE: Final = {"*/*": {"type": "string", "format": "binary"}}
@@ -50,7 +50,10 @@ class NewJob(Registration, frozen=True):
 
 
 class JobCounts(Struct, frozen=True):
-    """The numbers of jobs with the same kind and labels, whatever their status. `done`: finished, in any way."""
+    """The numbers of jobs with the same words, kind and labels, whatever their status.
+
+    `attention`: failed jobs, and jobs that are stalled or slower than usual. `done`: finished, in any way.
+    """
 
     running: int
     waiting: int
@@ -60,7 +63,10 @@ class JobCounts(Struct, frozen=True):
 
 
 class JobPage(Struct, frozen=True):
-    """A page of jobs; `total` counts all pages. `next`: the `after` of the next page, if there is one."""
+    """A page of jobs; `total` counts all pages. `next`: the `after` of the next page, if there is one.
+
+    `exact`: false if a search stopped early, so that `total` and `counts` are lower bounds. Otherwise left out.
+    """
 
     jobs: list[JobView]
     total: int
@@ -68,6 +74,7 @@ class JobPage(Struct, frozen=True):
     offset: int
     next: str | UnsetType = UNSET
     counts: JobCounts | UnsetType = UNSET
+    exact: bool | UnsetType = UNSET
 
 
 class RetryAccepted(Struct, frozen=True):
@@ -268,17 +275,24 @@ async def _page(among: frozenset[JobStatus] | None) -> Response:
     limit = paging.limit
     if page.next is not None and len(jobs) < limit:  # the store returned fewer jobs, because they are large
         limit = max(1, len(jobs))
-    counts = await _counts(which._replace(statuses=among)) if with_counts else UNSET
-    following = UNSET if page.next is None else token_of(page.next, paging.sort)
-    return json_response(JobPage(jobs, page.total, limit, paging.offset, following, counts))
+    return json_response(
+        JobPage(
+            jobs,
+            page.numbers.total(which.statuses, attention=which.attention),
+            limit,
+            paging.offset,
+            UNSET if page.next is None else token_of(page.next, paging.sort),
+            _counts(page.numbers, among) if with_counts else UNSET,
+            UNSET if page.numbers.exact else False,
+        )
+    )
 
 
-async def _counts(which: Filter) -> JobCounts:
-    numbers = await request_context().view.counts(which)
+def _counts(numbers: Numbers, among: frozenset[JobStatus] | None) -> JobCounts:
     return JobCounts(
-        running=numbers.get(JobStatus.PROCESSING, 0),
-        waiting=numbers.get(JobStatus.QUEUED, 0),
-        attention=numbers[JobStatus.FAILED],
-        done=sum(number for status, number in numbers.items() if status.finished),
-        all=sum(numbers.values()),
+        running=numbers.total([JobStatus.PROCESSING]),
+        waiting=numbers.total([JobStatus.QUEUED]),
+        attention=numbers.total(among, attention=True),
+        done=numbers.total(FINISHED),
+        all=numbers.total(among),
     )

@@ -1,0 +1,84 @@
+"""Search the texts of jobs: the words of a query as SQL, and the index of trigrams.
+
+The index knows which finished jobs contain three given characters in a row, and SQLite compares their texts with the
+words. The texts of unfinished jobs, and of jobs that have just finished, are compared without the index. A job is added
+to the index once, after its end, because its text changes only at the end.
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import Final, NamedTuple
+
+INDEX_BATCH: Final = 500  # jobs in a transaction
+TRIGRAM: Final = 3  # characters
+MAX_TRIGRAMS: Final = 16  # of a word that are looked up; more make a lookup slower, and few jobs are left to compare
+_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{0,27}", re.IGNORECASE | re.ASCII)
+_ID_PART: Final = 8  # characters of the id in the text of a job
+
+
+class Words(NamedTuple):
+    """A condition for the offset of a job, with its values, and the trigrams for the index: "" for short words."""
+
+    condition: str
+    values: tuple[str, ...]
+    trigrams: str
+
+
+def words_in_sql(words: Sequence[str], offset: str) -> Words:
+    """Return the words of a query as SQL. All must occur. `offset`: the expression for the offset of a job."""
+    conditions, values, trigrams = list[str](), list[str](), dict[str, None]()
+    for word in words:
+        if word.isascii() or word.lower() == word.upper():
+            condition, pattern = "text LIKE ? ESCAPE '\\'", f"%{_escaped(word)}%"
+        else:  # LIKE ignores the case of ASCII letters only
+            condition, pattern = "text GLOB ?", f"*{''.join(map(_in_any_case, word))}*"
+        values.append(pattern)
+        looked_up = word
+        if _ID.fullmatch(word):
+            condition = (
+                f"({condition} OR (SELECT id FROM jobs WHERE jobs.created_offset = texts.created_offset) LIKE ?)"
+            )
+            values.append(f"{word}%")
+            looked_up = word[:_ID_PART]
+        conditions.append(condition)
+        starts = range(len(looked_up) - TRIGRAM + 1)
+        trigrams.update(dict.fromkeys([looked_up[start : start + TRIGRAM] for start in starts][:MAX_TRIGRAMS]))
+    where = f"EXISTS (SELECT 1 FROM texts WHERE texts.created_offset = {offset} AND {' AND '.join(conditions)})"
+    quoted = (f'"{one.replace(chr(34), chr(34) * 2)}"' for one in trigrams)
+    return Words(where, tuple(values), " AND ".join(quoted))
+
+
+def _escaped(word: str) -> str:
+    return re.sub(r"([\\%_])", r"\\\1", word)
+
+
+def _in_any_case(letter: str) -> str:
+    """Return the pattern of GLOB for a character in any case."""
+    cases = "".join(dict.fromkeys(case for case in (letter, letter.lower(), letter.upper()) if len(case) == 1))
+    return f"[{cases}]" if len(cases) > 1 or letter in "*?[" else letter
+
+
+def index(db: sqlite3.Connection, seconds: float) -> bool:
+    """Bring the index up to date, for about `seconds`. Return whether there is more to do.
+
+    Call this in a transaction.
+    """
+    deadline = perf_counter() + seconds
+    for number, (offset, text) in enumerate(_waiting(db, "unindexed JOIN texts USING (created_offset)")):
+        db.execute("INSERT INTO search (rowid, text) VALUES (?, ?)", (offset, text))
+        db.execute("DELETE FROM unindexed WHERE created_offset = ?", (offset,))
+        if number == INDEX_BATCH or perf_counter() > deadline:
+            return True
+    for number, (offset, text) in enumerate(_waiting(db, "removed")):
+        db.execute("INSERT INTO search (search, rowid, text) VALUES ('delete', ?, ?)", (offset, text))
+        db.execute("DELETE FROM removed WHERE created_offset = ?", (offset,))
+        if number == INDEX_BATCH or perf_counter() > deadline:
+            return True
+    return False
+
+
+def _waiting(db: sqlite3.Connection, rows: str) -> Iterator[tuple[int, str]]:
+    query = f"SELECT created_offset, text FROM {rows} ORDER BY created_offset DESC LIMIT ?"
+    return iter(db.execute(query, (INDEX_BATCH + 1,)).fetchall())
