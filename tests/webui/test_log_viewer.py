@@ -12,6 +12,7 @@ from .conftest import opened_page
 
 ID = job_id(1)
 LINES = 3000
+MODULE = "await import(new URL('static/ansi.js', document.baseURI))"
 SELECT = """log => {
   const lines = [...log.shadowRoot.querySelectorAll('.text')];
   const from = lines.find(line => line.textContent.startsWith('line 2990 '));
@@ -104,6 +105,32 @@ def test_a_long_log_is_followed_searched_and_copied(page: Page, served: ServedDa
     page.locator("progressd-log .scroller").focus()
     page.keyboard.press("End")
     expect(log.get_by_text("later")).to_be_in_viewport()
+
+
+# A line with escape sequences, and the parts that are shown with their styles.
+STYLES: list[tuple[str, list[tuple[str, dict[str, object] | None]]]] = [
+    ("plain\ttext\x07", [("plain\ttext", None)]),
+    ("\x1b[1;31mbold\x1b[22m red\x1b[39m", [("bold", {"bold": True, "fg": 1}), (" red", {"fg": 1})]),
+    ("\x1b[92;104mbright\x1b[m", [("bright", {"fg": 10, "bg": 12})]),
+    ("\x1b[38;5;9m9\x1b[38;5;196mcube", [("9", {"fg": 9}), ("cube", {"fg": "rgb(255 0 0)"})]),
+    ("\x1b[38;5;244mgrey", [("grey", {"fg": "rgb(128 128 128)"})]),
+    ("\x1b[38;2;1;2;3;4mtrue", [("true", {"fg": "rgb(1 2 3)", "underline": True})]),
+    ("\x1b[48:2::1:2:3mcolons\x1b[49m", [("colons", {"bg": "rgb(1 2 3)"})]),
+    ("\x1b]0;title\x07\x1b[2K\x1b]8;;https://a.b\x1b\\link\x1b]8;;\x1b\\", [("link", None)]),
+    ("\x1b[38;5;999mwrong\x1b[38;2;1mshort\x1b[?25l\x1b[", [("wrong", None), ("short", None)]),
+]  # fmt: skip
+
+
+def test_escape_sequences_become_styles(page: Page) -> None:
+    shown = page.evaluate(
+        f"async lines => {{ const {{ parts }} = {MODULE}; return lines.map(l => parts(l, null)) }}",
+        [line for line, _ in STYLES],
+    )
+    assert shown == [[list(part) for part in parts] for _, parts in STYLES]
+    plain = page.evaluate(
+        f"async lines => {{ const {{ plain }} = {MODULE}; return lines.map(plain) }}", [line for line, _ in STYLES]
+    )
+    assert plain == ["".join(text for text, _ in parts) for _, parts in STYLES]
 
 
 def test_a_gap_is_shown(page: Page, served: ServedDaemon) -> None:

@@ -129,6 +129,7 @@ sheet.replaceSync(`
   .ground { background: var(--back); }
 
   @media (forced-colors: active) {
+    .line { border-left-color: Canvas; }
     .line[data-s=e] { border-left-color: Highlight; }
     button[aria-pressed=true] { forced-color-adjust: none; border-color: Highlight; background: Highlight; color: HighlightText; }
     mark { forced-color-adjust: none; background: Mark; color: MarkText; }

@@ -9,8 +9,10 @@ import { parts, plain, styleAfter } from './ansi.js';
 import { element, setText } from './dom.js';
 import { size } from './format.js';
 import { sheet } from './log-style.js';
-import { language, t } from './text.js';
+import { language, loadLanguage, t } from './text.js';
 import { watch } from './watching.js';
+
+await loadLanguage();
 
 const BLOCK = 50; // lines
 const FIRST_LINES = 1000;
@@ -92,13 +94,14 @@ export class ProgressdLog extends HTMLElement {
    */
   async open(source) {
     this.close();
-    this.#source = source;
+    this.#source = { ...source, url: source.url.replace(/([^/])$/, '$1/') };
     const { signal } = (this.#leaving = new AbortController());
     this.#tell(t('Loading…'));
     const end = await this.#loadLast(signal);
     if (end === null || signal.aborted) return;
     this.#tellCount();
-    const { url, job, token, key } = source;
+    if (this.#query) this.#loadAll(); // it was typed while the log was loading
+    const { url, job, token, key } = this.#source;
     try {
       for await (const { type, data } of watch(url, { log: job, token, key, since: end, signal })) {
         if (type === 'log') this.#receive(data);
@@ -166,10 +169,11 @@ export class ProgressdLog extends HTMLElement {
       } catch (error) {
         if (signal.aborted) return null;
         if (error.status && error.status < 500 && error.status !== 429) {
-          this.#tell('');
+          this.#tell(t('The log is not available.'));
           this.dispatchEvent(new CustomEvent('refused', { detail: { status: error.status } }));
           return null;
         }
+        if (failures > 2) this.#tell(t('The server cannot be reached. The log appears when it is back.'));
         await new Promise((resume) => setTimeout(resume, Math.min(15_000, 500 * 2 ** failures)));
       }
     }
@@ -247,6 +251,7 @@ export class ProgressdLog extends HTMLElement {
       if (this.#following) for (const block of this.#blocks.slice(-2)) this.#fill(block);
     });
     if (this.#query && changed.size) this.#findIn(changed);
+    if (!this.#following) this.#offerNewest();
     this.#tellCount();
     if (parts.length) this.dispatchEvent(new CustomEvent('lines'));
   }
@@ -404,12 +409,17 @@ export class ProgressdLog extends HTMLElement {
       const { follow, newest } = this.#parts;
       follow.ariaPressed = String(following);
       if (following && this.#root.activeElement === newest) this.#parts.scroller.focus();
-      newest.hidden = following;
     }
+    this.#offerNewest();
     if (following && move) {
       for (const block of this.#blocks.slice(-2)) this.#fill(block);
       this.#toEnd();
     }
+  }
+
+  #offerNewest() {
+    const { scroller, newest } = this.#parts;
+    newest.hidden = this.#following || scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < END_PX;
   }
 
   /* One line */
@@ -532,6 +542,7 @@ export class ProgressdLog extends HTMLElement {
     const mark = row.querySelector('mark.current')?.getBoundingClientRect();
     if (mark && (mark.left < view.left || mark.right > view.right)) scroller.scrollLeft += mark.left - view.left - scroller.clientWidth / 3;
     this.#top = scroller.scrollTop;
+    this.#offerNewest();
   }
 
   #tellMatches() {
