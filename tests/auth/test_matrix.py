@@ -24,6 +24,7 @@ SCAN = {"team": "scan"}
 ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/"): ("", ""),
     ("GET", "/static/<path:filename>"): ("", ""),
+    ("GET", "/embed/<job_id>"): ("", ""),
     ("GET", "/api/health"): ("", ""),
     ("GET", "/api/health/live"): ("", ""),
     ("GET", "/api/health/ready"): ("", ""),
@@ -46,6 +47,8 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/api/batch/<batch_id>"): ("read", "batch"),
     ("GET", "/api/batch/<batch_id>/jobs"): ("read", "batch"),
     ("GET", "/api/batch/<batch_id>/events"): ("read", "batch"),
+    ("GET", "/badge/job/<job_id>.<any(svg, json):form>"): ("read", "job"),
+    ("GET", "/badge/kind/<path:kind>.<any(svg, json):form>"): ("read", "seen"),
     ("GET", "/ws"): ("read", "seen"),
     ("GET", "/ws/<path:path>"): ("read", "seen"),
     ("POST", "/api/token"): ("read", "seen"),
@@ -173,6 +176,7 @@ async def test_each_visitor_gets_the_allowed_responses(daemon: RunningDaemon) ->
         for (method, rule), (scope, about) in ROUTES.items():
             path = rule.replace("<job_id>", JOB).replace("<batch_id>", BATCH)
             path = path.replace("<path:filename>", "main.js").replace("<path:path>", "jobs")
+            path = path.replace("<path:kind>", "job").replace("<any(svg, json):form>", "svg")
             ping = rule.startswith("/ping")  # with the key in the path, and no other credentials
             key = headers.get("Authorization", "Bearer none").removeprefix("Bearer ")
             path = path.replace("<key>", key).replace("<slug>", "backup").replace("<signal>", "start")
