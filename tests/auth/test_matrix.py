@@ -53,6 +53,8 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/api/batch/<batch_id>"): ("read", "batch"),
     ("GET", "/api/batch/<batch_id>/jobs"): ("read", "batch"),
     ("GET", "/api/batch/<batch_id>/events"): ("read", "batch"),
+    ("GET", "/badge/job/<job_id>.<any(svg, json):form>"): ("read", "job"),
+    ("GET", "/badge/kind/<path:kind>.<any(svg, json):form>"): ("read", "seen"),
     ("GET", "/ws"): ("read", "seen"),
     ("GET", "/ws/<path:path>"): ("read", "seen"),
     ("POST", "/api/token"): ("read", "seen"),
@@ -72,8 +74,6 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("DELETE", "/api/batch/<batch_id>"): ("write", "batch"),
     ("GET", "/api/batch/<batch_id>/download"): ("read", "batch"),
     ("POST", "/api/batch/<batch_id>/retry"): ("write", "batch"),
-    ("GET", "/badge/job/<name>"): ("read", "job"),
-    ("GET", "/badge/kind/<path:name>"): ("read", "seen"),
     ("GET", "/embed/<job_id>"): ("", ""),
     ("GET", "/api/pipelines"): ("read", "numbers"),
     ("POST", "/api/uploads"): ("write", "seen"),
@@ -198,12 +198,9 @@ async def test_each_visitor_gets_the_allowed_responses(daemon: RunningDaemon) ->
         headers, query = credentials(daemon, name)
         for (method, rule), (scope, about) in ROUTES.items():
             path = rule.replace("<job_id>", JOB).replace("<batch_id>", BATCH).replace("<upload_id>", OTHER)
-            path = path.replace("/<int(signed=True):page_number>", "/1").replace("<path:name>", "job.svg")
-            path = (
-                path.replace("<name>", f"{JOB}.svg")
-                .replace("<path:filename>", "main.js")
-                .replace("<path:path>", "jobs")
-            )
+            path = path.replace("/<int(signed=True):page_number>", "/1").replace("<path:filename>", "main.js")
+            path = path.replace("<path:path>", "jobs")
+            path = path.replace("<path:kind>", "job").replace("<any(svg, json):form>", "svg")
             ping = rule.startswith("/ping")  # with the key in the path, and no other credentials
             key = headers.get("Authorization", "Bearer none").removeprefix("Bearer ")
             path = path.replace("<key>", key).replace("<slug>", "backup").replace("<signal>", "start")

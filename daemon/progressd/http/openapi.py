@@ -124,7 +124,7 @@ PATH_PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {  # all others are ids
 }
 SECURITY: Final[list[dict[str, list[str]]]] = [{}, {"bearer": []}, {"key": []}]
 _REFERENCE: Final = "#/components/schemas/{name}"
-_PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
+_PARAMETER = re.compile(r"<(?:[^:<>]+:)?(\w+)>")
 
 CACHING: Final = {"Cache-Control": "no-cache"}
 TEMPLATES: Final = Path(__file__).parent / "templates"

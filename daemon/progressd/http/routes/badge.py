@@ -76,23 +76,21 @@ class ShieldsBadge(Struct, frozen=True, rename="camel", omit_defaults=True):
     is_error: bool = False
 
 
-@blueprint.get("/badge/job/<name>")
+@blueprint.get("/badge/job/<job_id>.<any(svg, json):form>")
 @described(also={200: {SVG: {"type": "string"}, JSON: ShieldsBadge}, 304: {}, 404: {}}, query=(BadgeQuery,))
-async def of_job(name: str) -> Response:
+async def of_job(job_id: str, form: str) -> Response:
     """Return the badge of a job: `ID.svg`, or `ID.json` for Shields."""
-    id_, form = _form(name)
     try:
-        job = await request_context().view.job(checked_job_id(id_))
+        job = await request_context().view.job(checked_job_id(job_id))
     except NotFound:
-        return _response(None, "job", form)
+        return _response(None, "job", form, 404)
     return _response(job, job.name or job.input_filename or job.kind, form)
 
 
-@blueprint.get("/badge/kind/<path:name>")
+@blueprint.get("/badge/kind/<path:kind>.<any(svg, json):form>")
 @described(also={200: {SVG: {"type": "string"}, JSON: ShieldsBadge}, 304: {}, 404: {}}, query=(BadgeQuery,))
-async def of_kind(name: str) -> Response:
+async def of_kind(kind: str, form: str) -> Response:
     """Return the badge of the newest job of a kind: `KIND.svg`, or `KIND.json` for Shields."""
-    kind, form = _form(name)
     found, _ = await request_context().view.list_jobs(Filter(kind=kind), 1, 0)
     return _response(found[0] if found else None, kind, form)
 
@@ -108,14 +106,6 @@ async def embed(job_id: str) -> Response:
     return response
 
 
-def _form(name: str) -> tuple[str, str]:
-    """Return the name without its suffix, and the suffix."""
-    base, dot, form = name.rpartition(".")
-    if not dot or form not in ("svg", "json"):
-        raise NotFound(f"there is no badge {name[:100]}: the name must end with .svg or .json")
-    return base, form
-
-
 def _badge(job: Job | None, label: str) -> Badge:
     if job is None:
         return Badge(label, *UNKNOWN, finished=True)
@@ -128,7 +118,7 @@ def _badge(job: Job | None, label: str) -> Badge:
     return Badge(label, message, colour_name, colour, job.status.finished, job.status is JobStatus.FAILED)
 
 
-def _response(job: Job | None, label: str, form: str) -> Response:
+def _response(job: Job | None, label: str, form: str, status: int = 200) -> Response:
     badge = _badge(job, parsed_query(_known(), BadgeQuery).label or label[:100])
     if form == "svg":
         body, content_type = _svg(badge).encode(), f"{SVG}; charset=utf-8"
@@ -140,8 +130,8 @@ def _response(job: Job | None, label: str, form: str) -> Response:
     if request_context().client.identity.topic is not None:  # a token in the URL, so any site may show the picture
         headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     etag = sha256(body).hexdigest()[:20]
-    response = Response(body, 404 if job is None else 200, headers, content_type=content_type)
-    if job is not None and etag in request.if_none_match.as_set(include_weak=True):
+    response = Response(body, status, headers, content_type=content_type)
+    if status == 200 and etag in request.if_none_match.as_set(include_weak=True):
         response = Response(b"", 304, headers)
         del response.headers["Content-Type"], response.headers["Content-Length"]
     response.set_etag(etag)
