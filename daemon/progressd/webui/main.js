@@ -68,6 +68,7 @@ const gate = new Gate(byId('gate'), {
     byId('connection').hidden = false;
     showWho(who);
     feed.start();
+    uploads.restore();
   },
   onLocked() {
     feed.stop();
@@ -169,9 +170,7 @@ async function showHealth() {
   }
 }
 
-const entered = gate.enter();
-const intake = new Intake(byId('upload'), (...chosen) => uploads.add(...chosen), entered);
-entered.then(() => uploads.restore());
+const intake = new Intake(byId('upload'), (...chosen) => uploads.add(...chosen), gate.enter());
 window.addEventListener('beforeunload', (event) => { if (uploads.busy) event.preventDefault(); });
 setInterval(() => document.hidden || list.tick(), 1000);
 byId('jobs').addEventListener('click', download);
