@@ -8,10 +8,12 @@ import random
 import shutil
 import signal
 import sqlite3
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -27,6 +29,7 @@ from support.daemon import completed, progress, registered
 from support.http_client import FORM_TYPE, file_part, form
 from support.samples import created, job_id
 from support.submitting import PDF
+from support.tus import OCTETS, TUS, encoded
 from torture.disk import Power
 from torture.fork_server import ForkedDaemon, ForkServer, client_of
 
@@ -173,6 +176,49 @@ async def whole_or_not_at_all(client: httpx.AsyncClient, state_dir: Path) -> Non
     answered.unlink(missing_ok=True)
 
 
+# A resumable upload
+
+HALF = len(PDF) // 2
+
+
+async def resumable_upload(client: httpx.AsyncClient, state_dir: Path) -> None:
+    answered, host = state_dir.parent.parent / "answered", {"Host": client.base_url.netloc.decode()}
+    metadata = encoded(filename="a.pdf", pipeline="none")
+    headers = {**host, **TUS, "Upload-Length": str(len(PDF)), "Upload-Metadata": metadata}
+    answer = await client.post("/api/uploads", headers=headers)
+    assert answer.status_code == 201
+    answered.write_text(f"{answer.headers['Location']} 0")
+    for offset, piece, checksum in [(0, PDF[:HALF], False), (HALF, PDF[HALF:], True)]:
+        digest = b64encode(sha256(piece).digest()).decode()
+        how = {
+            **host,
+            **OCTETS,
+            "Upload-Offset": str(offset),
+            **({"Upload-Checksum": f"sha256 {digest}"} if checksum else {}),
+        }
+        answer = await client.patch(answer.headers.get("Location") or answer.url, headers=how, content=piece)
+        assert answer.status_code == 204
+        answered.write_text(f"{answer.url.path} {answer.headers['Upload-Offset']}")
+
+
+async def continues_where_it_was(client: httpx.AsyncClient, state_dir: Path) -> None:
+    answered, host = state_dir.parent.parent / "answered", {"Host": client.base_url.netloc.decode()}
+    if answered.exists():
+        url, reported = answered.read_text().split()
+        answered.unlink()
+        state = await client.head(url, headers={**host, **TUS})
+        assert state.status_code == 200
+        offset = int(state.headers["Upload-Offset"])
+        assert int(reported) <= offset <= len(PDF)
+        how = {**host, **OCTETS, "Upload-Offset": str(offset)}
+        answer = await client.patch(url, headers=how, content=PDF[offset:])
+        job_id = answer.headers["Progressd-Job-Id"]
+        assert (state_dir / "jobs" / job_id / "input").read_bytes() == PDF
+        assert [job["id"] for job in (await client.get("/api/jobs?kind=none")).json()["jobs"]] == [job_id]
+        assert [path.name for path in (state_dir / "partial").iterdir()] == [f"{job_id}.json"]
+    assert not list((state_dir / "uploads").iterdir())
+
+
 # A backup
 
 
@@ -255,6 +301,7 @@ OPERATIONS = {
     "a repair": Operation(has_the_jobs_of_the_log, old_jobs_and_a_log, command=("check", "--repair")),
     "a checkpoint": Operation(has_the_large_jobs, long_log, wakes_the_log, slow=True),
     "an upload": Operation(whole_or_not_at_all, done=upload),
+    "a resumable upload": Operation(continues_where_it_was, done=resumable_upload),
 }
 CONFIG = '[pipelines.none]\ncommand = ["true"]\n'
 

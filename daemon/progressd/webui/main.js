@@ -185,6 +185,7 @@ const gate = new Gate(byId('gate'), {
     byId('connection').hidden = false;
     showWho(who);
     feed.start();
+    uploads.restore();
   },
   onLocked() {
     feed.stop();
@@ -401,9 +402,7 @@ async function pressed(event) {
   }
 }
 
-const entered = gate.enter();
-const intake = new Intake(byId('upload'), (...chosen) => uploads.add(...chosen), entered);
-entered.then(() => uploads.restore());
+const intake = new Intake(byId('upload'), (...chosen) => uploads.add(...chosen), gate.enter());
 setUpSettings(byId('settings'));
 window.addEventListener('beforeunload', (event) => { if (uploads.busy) event.preventDefault(); });
 setInterval(() => document.hidden || isAway || list.tick(), 1000);

@@ -7,11 +7,10 @@ const PREFIX = `progressd-upload ${new URL('.', document.baseURI).pathname} `;
 /** The server keeps unfinished uploads for a day. */
 const MAX_AGE_MS = 24 * 3600 * 1000;
 
-/** Another tab is sending an upload that it has stored more recently than this. */
-const ALIVE_MS = 10_000;
+/** How long the page waits for other tabs. */
+const ANSWER_MS = 300;
 
-/** Marks the uploads of this tab, also after a reload. */
-const TAB = 'progressd-tab';
+const QUESTION = 'which?';
 
 /**
  * @typedef {object} Remembered
@@ -24,20 +23,32 @@ const TAB = 'progressd-tab';
  */
 
 /** Without storage, an upload continues only until the page is closed. */
-function storageOf(name) {
+const storage = (() => {
   try {
-    return window[name];
+    return window.localStorage;
   } catch {
     return null;
   }
+})();
+
+const channel = new BroadcastChannel(PREFIX);
+
+/** Tells other tabs which uploads this tab is sending. @param {() => string[]} ids */
+export function answerOtherTabs(ids) {
+  channel.addEventListener('message', ({ data }) => {
+    if (data === QUESTION) channel.postMessage(ids());
+  });
 }
 
-const storage = storageOf('localStorage');
-const session = storageOf('sessionStorage');
-
-function ownTab() {
-  if (!session?.getItem(TAB)) session?.setItem(TAB, String(crypto.getRandomValues(new Uint32Array(2))));
-  return session?.getItem(TAB);
+/** @returns {Promise<Set<string>>} the uploads that other tabs are sending */
+async function ofOtherTabs() {
+  const found = new Set();
+  const collect = ({ data }) => { if (data !== QUESTION) for (const id of data) found.add(id); };
+  channel.addEventListener('message', collect);
+  channel.postMessage(QUESTION);
+  await new Promise((resolve) => { setTimeout(resolve, ANSWER_MS); });
+  channel.removeEventListener('message', collect);
+  return found;
 }
 
 const CHOICE = `progressd-pipeline ${new URL('.', document.baseURI).pathname}`;
@@ -51,7 +62,7 @@ export const rememberPipeline = (name) => storage?.setItem(CHOICE, name);
 /** @param {Remembered} upload */
 export function remember(upload) {
   try {
-    storage?.setItem(PREFIX + upload.id, JSON.stringify({ ...upload, tab: ownTab(), at: Date.now() }));
+    storage?.setItem(PREFIX + upload.id, JSON.stringify({ ...upload, at: Date.now() }));
   } catch {
     // The storage is full: the upload only does not survive a reload.
   }
@@ -60,15 +71,17 @@ export function remember(upload) {
 /** @param {string} id */
 export const forget = (id) => storage?.removeItem(PREFIX + id);
 
-/** @returns {Remembered[]} the uploads of closed tabs and of this one */
-export function remembered() {
+/** @returns {Promise<Remembered[]>} the uploads that no tab is sending */
+export async function remembered() {
   const names = storage ? Object.keys(storage).filter((name) => name.startsWith(PREFIX)) : [];
-  const all = names.map((name) => JSON.parse(storage.getItem(name)));
-  return all.filter(({ id, url, tab, at }) => {
-    const age = Date.now() - at;
-    const isKept = age <= MAX_AGE_MS && (url || currentKey() === null); // the server checks the key of an upload
+  if (!names.length) return [];
+  const busy = await ofOtherTabs();
+  const all = names.map((name) => JSON.parse(storage.getItem(name))).filter((record) => record && !busy.has(record.id));
+  return all.filter(({ id, url, at }) => {
+    // The server checks the key of an upload that it knows. Others may belong to someone who has signed out.
+    const isKept = Date.now() - at <= MAX_AGE_MS && (url || currentKey() === null);
     if (!isKept) forget(id);
-    return isKept && (tab === session?.getItem(TAB) || age > ALIVE_MS);
+    return isKept;
   });
 }
 

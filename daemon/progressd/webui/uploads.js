@@ -4,7 +4,7 @@
  */
 
 import { size } from './format.js';
-import { forget, isSame, remember, remembered } from './remembered.js';
+import { answerOtherTabs, forget, isSame, remember, remembered } from './remembered.js';
 import { t } from './text.js';
 import { append, create, stateOf, terminate } from './tus.js';
 
@@ -64,6 +64,7 @@ export class Uploads {
    */
   constructor(listener) {
     this.#listener = listener;
+    answerOtherTabs(() => [...this.#entries.values()].filter(({ file }) => file).map(({ record }) => record.id));
   }
 
   /** @returns {Upload[]} newest first */
@@ -98,24 +99,9 @@ export class Uploads {
 
   /** Shows the uploads that a reload or a closed tab interrupted, unless the server has no more of them. */
   async restore() {
-    for (const record of remembered()) {
-      if (this.#entries.has(record.id)) continue;
-      if (record.url) {
-        try {
-          const { offset, jobId } = await stateOf(record.url);
-          record.sent = offset;
-          if (jobId) {
-            forget(record.id);
-            continue;
-          }
-        } catch (error) {
-          if (GONE.has(error.status)) {
-            forget(record.id);
-            continue;
-          }
-        }
-      }
-      this.#put(record);
+    for (const record of await remembered()) {
+      if (this.#entries.has(record.id) || !(await isUnfinished(record))) continue;
+      if (!this.#entries.has(record.id)) this.#put(record);
     }
   }
 
@@ -260,6 +246,21 @@ export class Uploads {
     entry.upload = { ...entry.upload, ...fields };
     this.#listener.onChange();
   }
+}
+
+/** Asks the server for the offset, unless it cannot be reached. */
+async function isUnfinished(record) {
+  if (!record.url) return true;
+  try {
+    const { offset, jobId } = await stateOf(record.url);
+    record.sent = offset;
+    if (!jobId) return true;
+  } catch ({ status }) {
+    if (!status) return true;
+    if (!GONE.has(status)) return false; // such as a key that may not upload
+  }
+  forget(record.id);
+  return false;
 }
 
 const percentOf = ({ sent, size: bytes }) => (bytes ? Math.floor((100 * sent) / bytes) : 0);
