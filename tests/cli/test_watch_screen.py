@@ -151,6 +151,20 @@ def test_the_log_is_live_and_keeps_its_colours(own: ServedDaemon, tmp_path: Path
         assert status(process, screen) == 0
 
 
+def test_an_open_job_moves_at_once_whatever_the_interval(own: ServedDaemon) -> None:
+    job = new_job(own, "eager", 10)
+    with watching(command(own, "--interval", "60", "--search", "eager")) as (process, screen):
+        screen.wait_for("10%")
+        screen.type("\r")
+        for percent in (20, 30):
+            screen.wait_for("scroll the log")
+            move(own, job, percent)
+            screen.wait_for(f"{percent}%")
+        screen.type("q")
+        assert status(process, screen) == 0
+    report(own, job, "completed")
+
+
 def test_ctrl_z_gives_the_terminal_back(own: ServedDaemon) -> None:
     with in_terminal(["bash", "--norc", "--noediting", "-i"]) as (_, terminal):
         screen = Screen(terminal)

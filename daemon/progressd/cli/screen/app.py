@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -216,6 +217,8 @@ class App:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_details, view)
                 nursery.start_soon(self._follow_log, view)
+                if self._interval and self._interval > 1 and not view.row.status.finished:
+                    nursery.start_soon(self._follow_progress, view.row.id)
 
     async def _keep_details(self, view: JobView) -> None:
         def take(job: dict[str, Any]) -> None:
@@ -227,6 +230,14 @@ class App:
             await self._call(lambda client: client.job(view.row.id), take)
             await trio.sleep(DETAILS_DELAY)
             await self._details.wait()
+
+    async def _follow_progress(self, job_id: str) -> None:
+        """Receive the progress of the opened job more often than that of the other jobs."""
+        with suppress(ClientError):
+            async with watch_texts(self._remote.url, job_id, key=self._remote.key) as received:
+                async for one in received:
+                    if isinstance(one.message, Progress):
+                        await self._take(one.message)
 
     async def _follow_log(self, view: JobView) -> None:
         start = {"tail": str(LOG_TAIL)}

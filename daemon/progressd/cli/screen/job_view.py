@@ -83,6 +83,8 @@ class JobView:
         title = [drawing.mark(self.row), Span(" "), Span(self.row.name, "bold")]
         lines = [paint(drawing.banner(self._rows.lost_since, title, "", width))]
         base = "dim" if self._rows.lost_since is not None else ""
+        if base:
+            lines.append(paint(clip(title, width), base))
         share = max(1, height // SHARE)
         body: list[Line] = [*self._head(width), *self._tasks(width, share), *self._steps(share)]
         lines += [paint(clip(line, width), base) for line in body][: max(0, height - 4)]
