@@ -81,7 +81,7 @@ def test_the_list_shows_names_at_any_width_and_opens_a_job(own: ServedDaemon) ->
     move(own, job, 41, "Verifying")
     with watching(command(own)) as (process, screen):
         screen.wait(lambda screen: "Running 4 " in screen.text and "the disk is full" in screen.text)
-        assert screen.modes == {"1049", "1007"}
+        assert screen.modes == {"1049"}
         assert all(name[:7] in screen.text for name in NAMES)
         assert "41%" in screen.line("opened")
         assert RED in screen.styles("the disk is full")
@@ -215,8 +215,13 @@ def test_a_lost_connection_dims_the_list(tmp_path: Path, free_port: int) -> None
             assert "What you see is from then." in screen.text
             assert {DIM} <= screen.styles("kept")
             screen.wait(lambda screen: screen.titles[-1] == "9;4;4;41")
+            screen.type("\r")
+            screen.wait_for("Log  no daemon answers")
             with served_daemon(tmp_path / "state", port=free_port) as again:
                 screen.wait(lambda screen: "No connection" not in screen.text)
+                screen.wait_for("no output yet")
+                screen.type("\x1b")
+                screen.wait_for("All 1")
                 assert DIM not in screen.styles("kept")
                 move(again, job, 60)
                 screen.wait(lambda screen: "60%" in screen.line("kept"))

@@ -22,7 +22,7 @@ from progressd.cli.screen.keys import Keys
 from progressd.cli.screen.list_view import ListView
 from progressd.cli.screen.rows import Filter, Row, Rows
 from progressd.cli.screen.terminal import FullScreen
-from progressd.client.errors import ClientError
+from progressd.client.errors import ClientError, ConnectError
 from progressd.client.rest import RestClient
 from progressd.client.watcher import Disconnected, watch_log, watch_texts
 from progressd.core.messages import (
@@ -80,6 +80,7 @@ class App:
         self._news = trio.Event()  # something on the screen may have changed
         self._typed = trio.Event()
         self._done = trio.Event()
+        self._regained = trio.Event()  # set with the first message after a lost connection
         self._details = trio.Event()  # the details of the opened job may have changed
 
     def load(self) -> None:
@@ -114,6 +115,8 @@ class App:
             async for one in received:
                 if self._rows.lost_since is not None:
                     self._rows.regained()
+                    self._regained.set()
+                    self._regained = trio.Event()
                     self._view.notice = ""
                     self._show()
                     self._details.set()
@@ -241,14 +244,21 @@ class App:
 
     async def _follow_log(self, view: JobView) -> None:
         start = {"tail": str(LOG_TAIL)}
-        try:
-            async with watch_log(self._remote.url, view.row.id, start, key=self._remote.key) as messages:
-                async for message in messages:
-                    view.add_log(message.data)
-                    self._show()
-        except ClientError as error:
-            view.no_log(text.printable(error_sentence(error, self._remote)))
-            self._show()
+        while True:
+            regained = self._regained
+            view.no_log(job_view.NO_OUTPUT)
+            try:
+                async with watch_log(self._remote.url, view.row.id, start, key=self._remote.key) as messages:
+                    async for message in messages:
+                        view.add_log(message.data)
+                        self._show()
+                return
+            except ClientError as error:
+                view.no_log(text.printable(error_sentence(error, self._remote)))
+                self._show()
+                if not isinstance(error, ConnectError):
+                    return
+            await regained.wait()
 
     def _cancel(self, row: Row) -> None:
         self._nursery.start_soon(self._call, lambda client: client.cancel(row.id), lambda _: None)

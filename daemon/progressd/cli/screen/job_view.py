@@ -16,6 +16,7 @@ from progressd.cli.screen.rows import Row, Rows
 from progressd.core.messages import JobLogData, JobStatus, ProgressData
 
 MAX_LINES: Final = 10_000  # of the log in memory
+NO_OUTPUT: Final = "no output yet"
 TASK_BAR: Final = 16
 PERCENT: Final = 5  # cells
 SHARE: Final = 5  # tasks and steps each get at most this part of the screen
@@ -53,7 +54,7 @@ class JobView:
         self._asked = False  # whether to cancel
         self._log = deque[tuple[str, bool]](maxlen=MAX_LINES)  # the text of a line, and whether it is a remark
         self._partial = False  # the rest of the last line follows
-        self._log_note = "no output yet"
+        self._log_note = NO_OUTPUT
         self._above = 0  # lines of the log below the screen; 0: follow
         self._log_height = 1
 
