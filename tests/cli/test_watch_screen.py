@@ -81,7 +81,7 @@ def test_the_list_shows_names_at_any_width_and_opens_a_job(own: ServedDaemon) ->
     move(own, job, 41, "Verifying")
     with watching(command(own)) as (process, screen):
         screen.wait(lambda screen: "Running 4 " in screen.text and "the disk is full" in screen.text)
-        assert screen.modes == {"1049", "1007"}
+        assert screen.modes == {"1049"}
         assert all(name[:7] in screen.text for name in NAMES)
         assert "41%" in screen.line("opened")
         assert RED in screen.styles("the disk is full")
@@ -151,6 +151,20 @@ def test_the_log_is_live_and_keeps_its_colours(own: ServedDaemon, tmp_path: Path
         assert status(process, screen) == 0
 
 
+def test_an_open_job_moves_at_once_whatever_the_interval(own: ServedDaemon) -> None:
+    job = new_job(own, "eager", 10)
+    with watching(command(own, "--interval", "60", "--search", "eager")) as (process, screen):
+        screen.wait_for("10%")
+        screen.type("\r")
+        for percent in (20, 30):
+            screen.wait_for("scroll the log")
+            move(own, job, percent)
+            screen.wait_for(f"{percent}%")
+        screen.type("q")
+        assert status(process, screen) == 0
+    report(own, job, "completed")
+
+
 def test_ctrl_z_gives_the_terminal_back(own: ServedDaemon) -> None:
     with in_terminal(["bash", "--norc", "--noediting", "-i"]) as (_, terminal):
         screen = Screen(terminal)
@@ -201,8 +215,13 @@ def test_a_lost_connection_dims_the_list(tmp_path: Path, free_port: int) -> None
             assert "What you see is from then." in screen.text
             assert {DIM} <= screen.styles("kept")
             screen.wait(lambda screen: screen.titles[-1] == "9;4;4;41")
+            screen.type("\r")
+            screen.wait_for("Log  no daemon answers")
             with served_daemon(tmp_path / "state", port=free_port) as again:
                 screen.wait(lambda screen: "No connection" not in screen.text)
+                screen.wait_for("no output yet")
+                screen.type("\x1b")
+                screen.wait_for("All 1")
                 assert DIM not in screen.styles("kept")
                 move(again, job, 60)
                 screen.wait(lambda screen: "60%" in screen.line("kept"))

@@ -16,7 +16,7 @@ from support.waiting import PATIENCE
 
 SEQUENCE = re.compile(r"\x1b\[(\??)([\d;]*)([A-Za-z])|\x1b\](.*?)\x1b\\", re.DOTALL)
 BEGINNING = re.compile(r"\x1b(?:\[[\d;?]*|\][^\x1b]*\x1b?)?", re.DOTALL)
-MODES = {"1049", "25", "7", "1007", "2026"}  # alternate screen, cursor, wrap, wheel, drawing at once
+MODES = {"1049", "25", "7", "2026"}  # alternate screen, cursor, wrap, drawing at once
 
 
 class Screen:

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from progressd.cli.screen.keys import Keys
 from progressd.cli.screen.list_view import ListView
 from progressd.cli.screen.rows import Filter, Row, Rows
 from progressd.cli.screen.terminal import FullScreen
-from progressd.client.errors import ClientError
+from progressd.client.errors import ClientError, ConnectError
 from progressd.client.rest import RestClient
 from progressd.client.watcher import Disconnected, watch_log, watch_texts
 from progressd.core.messages import (
@@ -79,6 +80,7 @@ class App:
         self._news = trio.Event()  # something on the screen may have changed
         self._typed = trio.Event()
         self._done = trio.Event()
+        self._regained = trio.Event()  # set with the first message after a lost connection
         self._details = trio.Event()  # the details of the opened job may have changed
 
     def load(self) -> None:
@@ -113,6 +115,8 @@ class App:
             async for one in received:
                 if self._rows.lost_since is not None:
                     self._rows.regained()
+                    self._regained.set()
+                    self._regained = trio.Event()
                     self._view.notice = ""
                     self._show()
                     self._details.set()
@@ -216,6 +220,8 @@ class App:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_details, view)
                 nursery.start_soon(self._follow_log, view)
+                if self._interval and self._interval > 1 and not view.row.status.finished:
+                    nursery.start_soon(self._follow_progress, view.row.id)
 
     async def _keep_details(self, view: JobView) -> None:
         def take(job: dict[str, Any]) -> None:
@@ -228,16 +234,31 @@ class App:
             await trio.sleep(DETAILS_DELAY)
             await self._details.wait()
 
+    async def _follow_progress(self, job_id: str) -> None:
+        """Receive the progress of the opened job more often than that of the other jobs."""
+        with suppress(ClientError):
+            async with watch_texts(self._remote.url, job_id, key=self._remote.key) as received:
+                async for one in received:
+                    if isinstance(one.message, Progress):
+                        await self._take(one.message)
+
     async def _follow_log(self, view: JobView) -> None:
         start = {"tail": str(LOG_TAIL)}
-        try:
-            async with watch_log(self._remote.url, view.row.id, start, key=self._remote.key) as messages:
-                async for message in messages:
-                    view.add_log(message.data)
-                    self._show()
-        except ClientError as error:
-            view.no_log(text.printable(error_sentence(error, self._remote)))
-            self._show()
+        while True:
+            regained = self._regained
+            view.no_log(job_view.NO_OUTPUT)
+            try:
+                async with watch_log(self._remote.url, view.row.id, start, key=self._remote.key) as messages:
+                    async for message in messages:
+                        view.add_log(message.data)
+                        self._show()
+                return
+            except ClientError as error:
+                view.no_log(text.printable(error_sentence(error, self._remote)))
+                self._show()
+                if not isinstance(error, ConnectError):
+                    return
+            await regained.wait()
 
     def _cancel(self, row: Row) -> None:
         self._nursery.start_soon(self._call, lambda client: client.cancel(row.id), lambda _: None)

@@ -16,6 +16,7 @@ from progressd.cli.screen.rows import Row, Rows
 from progressd.core.messages import JobLogData, JobStatus, ProgressData
 
 MAX_LINES: Final = 10_000  # of the log in memory
+NO_OUTPUT: Final = "no output yet"
 TASK_BAR: Final = 16
 PERCENT: Final = 5  # cells
 SHARE: Final = 5  # tasks and steps each get at most this part of the screen
@@ -53,7 +54,7 @@ class JobView:
         self._asked = False  # whether to cancel
         self._log = deque[tuple[str, bool]](maxlen=MAX_LINES)  # the text of a line, and whether it is a remark
         self._partial = False  # the rest of the last line follows
-        self._log_note = "no output yet"
+        self._log_note = NO_OUTPUT
         self._above = 0  # lines of the log below the screen; 0: follow
         self._log_height = 1
 
@@ -83,6 +84,8 @@ class JobView:
         title = [drawing.mark(self.row), Span(" "), Span(self.row.name, "bold")]
         lines = [paint(drawing.banner(self._rows.lost_since, title, "", width))]
         base = "dim" if self._rows.lost_since is not None else ""
+        if base:
+            lines.append(paint(clip(title, width), base))
         share = max(1, height // SHARE)
         body: list[Line] = [*self._head(width), *self._tasks(width, share), *self._steps(share)]
         lines += [paint(clip(line, width), base) for line in body][: max(0, height - 4)]

@@ -15,8 +15,9 @@ import trio
 
 from progressd.cli.screen.keys import Keys
 
-ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[?1007h"  # alternate screen, no cursor, no wrap, wheel as arrows
-LEAVE: Final = "\x1b[?1007l\x1b[?7h\x1b[?25h\x1b[?1049l"
+# The alternate screen, where most terminals send the mouse wheel as arrow keys; no cursor; no wrap.
+ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l"
+LEAVE: Final = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 BEGIN, END = "\x1b[?2026h", "\x1b[?2026l"  # terminals that know them show what is between at once
 CLEAR: Final = "\x1b[0m\x1b[2J"
 ESCAPE_DELAY: Final = 0.05  # seconds after which Escape is the key, and not the beginning of a sequence
