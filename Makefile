@@ -9,7 +9,7 @@ WORKERS ?= 4
 VENV := $(if $(PYTHON),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
 PIP := bin/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help run test torture tools check bench eta format clean
+.PHONY: help run test torture tools check bench eta pdf format clean
 
 help:
 	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
@@ -19,6 +19,7 @@ help:
 	@echo 'make check    check format, lint, types and layers'
 	@echo 'make bench    measure against other servers (ARGS="--help")'
 	@echo 'make eta      measure the estimates of the remaining time with recorded runs (ARGS="--write")'
+	@echo 'make pdf      compare the PDF pipeline with OCRmyPDF (ARGS="--write")'
 	@echo 'make format   format the code'
 	@echo 'make clean    remove what these made, except the jobs in progressd-data'
 
@@ -52,6 +53,10 @@ bench: .venv/.daemon
 
 eta: .venv/.daemon
 	@.venv/bin/python -m benchmarks.eta $(ARGS)
+
+pdf: .venv/.tests
+	@scripts/system-packages.sh
+	@.venv/bin/python -m benchmarks.pdf $(ARGS)
 
 format: .venv/.checks
 	.venv/bin/ruff check --fix

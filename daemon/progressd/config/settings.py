@@ -336,6 +336,7 @@ BUILT_IN_PIPELINES: Final[Mapping[str, Pipeline]] = {
             ),
             "language": Option(
                 "string",
+                values_command=("{python}", "-m", "progressd_pdf.tesseract"),
                 description="The languages of the text for `ocr`, as Tesseract names them: `jpn+eng`. Default: `eng`.",
             ),
             "existing_text": Option(
