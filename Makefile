@@ -9,7 +9,7 @@ WORKERS ?= 4
 VENV := $(if $(PYTHON),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
 PIP := bin/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help run test torture tools check bench bench-page eta format clean
+.PHONY: help run test torture tools check bench bench-page eta pdf format clean
 
 help:
 	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
@@ -20,6 +20,7 @@ help:
 	@echo 'make bench    measure against other servers (ARGS="--help")'
 	@echo 'make bench-page  measure the page over 10,000 running jobs in Chromium (ARGS="--help")'
 	@echo 'make eta      measure the estimates of the remaining time with recorded runs (ARGS="--write")'
+	@echo 'make pdf      compare the PDF pipeline with OCRmyPDF (ARGS="--write")'
 	@echo 'make format   format the code'
 	@echo 'make clean    remove what these made, except the jobs in progressd-data'
 
@@ -56,6 +57,10 @@ eta: .venv/.daemon
 
 bench-page: .venv/.daemon
 	@.venv/bin/python -m benchmarks.page $(ARGS)
+
+pdf: .venv/.tests
+	@scripts/system-packages.sh
+	@.venv/bin/python -m benchmarks.pdf $(ARGS)
 
 format: .venv/.checks
 	.venv/bin/ruff check --fix

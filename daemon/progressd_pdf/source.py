@@ -261,11 +261,15 @@ def _content_of(page: pdfium.PdfPage, number: int) -> Content:
     area = math.prod(page.get_size())
     units = [(1.0, 1.0)]  # the size of a unit on the page, and in each of the forms around the object
     for item in itertools.islice(page.get_objects(max_depth=MAX_DEPTH + 1), MAX_OBJECTS):
-        matrix, (across, down) = item.get_matrix(), units[item.level]
+        if item.type not in (pdfium_raw.FPDF_PAGEOBJ_FORM, pdfium_raw.FPDF_PAGEOBJ_IMAGE):
+            has_text = has_text or item.type == pdfium_raw.FPDF_PAGEOBJ_TEXT
+            drawn_on = drawn_on or not _is_invisible(item)
+            continue
+        matrix, (across, down) = item.get_matrix(), units[item.level]  # shadings have no matrix
         width, height = across * math.hypot(matrix.a, matrix.b), down * math.hypot(matrix.c, matrix.d)
         if item.type == pdfium_raw.FPDF_PAGEOBJ_FORM:
             units[item.level + 1 :] = [(width, height)]  # its objects follow
-        elif item.type == pdfium_raw.FPDF_PAGEOBJ_IMAGE:
+        else:
             _check_picture(item, number)
             if width * height > 0:
                 facts = item.get_metadata()
@@ -275,9 +279,6 @@ def _content_of(page: pdfium.PdfPage, number: int) -> Content:
                 covered += width * height
                 if width * height >= WHOLE_PAGE * area and not pdfium_raw.FPDFPageObj_HasTransparency(item):
                     drawn_on = False
-        else:
-            has_text = has_text or item.type == pdfium_raw.FPDF_PAGEOBJ_TEXT
-            drawn_on = drawn_on or not _is_invisible(item)
     if drawn_on or covered * 2 < area:
         return Content(None, has_text, not (covered or drawn_on))
     if not scans:

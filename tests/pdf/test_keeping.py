@@ -199,7 +199,10 @@ def drawn(path: Path, index: int) -> Image.Image:
 def test_a_document_without_scans_is_copied(tmp_path: Path) -> None:
     source, output = tmp_path / "text.pdf", tmp_path / "out.pdf"
     with pikepdf.new() as pdf:
-        add_page(pdf, text(40, 300, "Born digital"))
+        page = add_page(pdf, text(40, 300, "Born digital") + b"/Sh0 sh")
+        colours = Dictionary(FunctionType=2, Domain=[0, 1], C0=[1], C1=[0], N=1)
+        shading = Dictionary(ShadingType=2, ColorSpace=Name.DeviceGray, Coords=[0, 0, 300, 0], Function=colours)
+        page.obj.Resources.Shading = Dictionary(Sh0=shading)
         pdf.save(source)
     names = steps(convert(source, output, advanced=True, ocr=True))
     assert names[-1] == "Finished: this PDF already has text, and was not changed"

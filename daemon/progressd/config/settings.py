@@ -350,6 +350,7 @@ BUILT_IN_PIPELINES: Final[Mapping[str, Pipeline]] = {
             "language": Option(
                 "string",
                 title="Language",
+                values_command=("{python}", "-m", "progressd_pdf.tesseract"),
                 description="Languages of the text, such as jpn+eng; eng by default",
             ),
             "existing_text": Option(
