@@ -208,6 +208,7 @@ export default {
   'The link works for': 'リンクの有効期間',
   'The log is not available.': 'ログは利用できません。',
   'The server cannot be reached.': 'サーバーに接続できません。',
+  'The server cannot be reached. The log appears when it is back.': 'サーバーに接続できません。復旧すると、ログが表示されます。',
   'The server cannot be reached. Try again when it is back.': 'サーバーに接続できません。復旧してから、もう一度お試しください。',
   'The server cannot save changes at the moment: {error}.': 'サーバーは現在、変更を保存できません: {error}',
   'The server did not answer. Try again.': 'サーバーから応答がありません。もう一度お試しください。',
