@@ -21,7 +21,7 @@ from progressd.core.errors import InvalidInput
 from progressd.core.messages import JobStatus
 from progressd.store.base import Filter, Numbers, Paging, Position, Sort
 from progressd.store.rows import AMONG, JOB, in_json
-from progressd.store.search import words_in_sql
+from progressd.store.search import rarest, words_in_sql
 
 BLOCK_BITS: Final = 16  # 65,536 offsets; a job has at least four, so the jobs of a block are skipped in 2 ms
 PAGE_BYTES: Final = 4 * 1024 * 1024  # bytes of a page, which is in memory several times; a typical job has 0.5 KiB
@@ -119,7 +119,8 @@ class Listing:
         self._trigrams = ""
         self._words: list[_SQL] = []
         if which.words:
-            condition, values, self._trigrams = words_in_sql(which.words, "listed.created_offset")
+            condition, values, trigrams = words_in_sql(which.words, "listed.created_offset")
+            self._trigrams = rarest(db, trigrams)
             self._words.append(_SQL(condition, values))
         self._searched = bool(self._others or self._words)
 
@@ -132,6 +133,9 @@ class Listing:
         if not self._searched:
             return Numbers(self._sizes(statuses), troubled, True)
         by_status = dict.fromkeys(statuses, 0)
+        if sum(self._sizes(statuses).values()) <= SMALL:
+            counted = self._count([self._listed(status, 0, NEWEST) for status in statuses])
+            return Numbers(by_status | counted, troubled, True)
         ranges = self._all_ranges(self._seconds, up=False)
         for below, above in ranges:
             for status, jobs in self._count(self._parts(statuses, below, above)).items():
@@ -194,7 +198,7 @@ class Listing:
             statuses = [status for status in statuses if status is JobStatus.FAILED]
         size = sum(self._sizes(statuses).values())
         if size <= SMALL or self._trigrams:
-            few = self._few(lambda below, above: self._parts(statuses, below, above), size)
+            few = self._few(lambda below, above: self._parts(statuses, below, above), size, self._seconds)
             if few is not None:
                 query = f"SELECT offset, created_offset FROM jobs WHERE created_offset {AMONG} AND offset < ?"
                 order = f"{query} ORDER BY offset DESC LIMIT ?"
@@ -226,7 +230,7 @@ class Listing:
         return _Found([place for place, _ in both], [offset for _, offset in both], found.edge)
 
     def _by_name(self, after: Position | None, limit: int) -> _Found:
-        few = self._few(self._wanted, sum(self._sizes(self._statuses).values()))
+        few = self._few(self._wanted, sum(self._sizes(self._statuses).values()), float("inf"))
         if few is None:
             raise InvalidInput(f"more than {SMALL:,} jobs cannot be sorted by name: ask for fewer with other filters")
         query = f"SELECT created_offset FROM texts WHERE created_offset {AMONG}"
@@ -238,14 +242,14 @@ class Listing:
         offsets = [offset for (offset,) in rows]
         return _Found(offsets, offsets, None)
 
-    def _few(self, parts: _Parts, size: int) -> list[int] | None:
+    def _few(self, parts: _Parts, size: int, seconds: float) -> list[int] | None:
         """Return the offsets of all jobs, in any order; None if there are many, or if the search takes too long.
 
         `size`: the number of jobs among which the search looks for words.
         """
         if size > SMALL and not self._words:
             return None
-        ranges = self._all_ranges(self._seconds if size > SMALL else float("inf"), up=False)
+        ranges = self._all_ranges(seconds if size > SMALL else float("inf"), up=False)
         found = self._search(ranges, parts, SMALL + 1, up=False)
         return found.offsets if found.edge is None and len(found.offsets) <= SMALL else None
 

@@ -13,17 +13,21 @@ from typing import Final, NamedTuple
 
 INDEX_BATCH: Final = 500  # jobs in a transaction
 TRIGRAM: Final = 3  # characters
-MAX_TRIGRAMS: Final = 16  # of a word that are looked up; more make a lookup slower, and few jobs are left to compare
+MAX_TRIGRAMS: Final = 16  # whose frequency is estimated, in 0.1 ms each
+FEW: Final = 8000  # jobs with a trigram that may be combined with others
+MAX_COMBINED: Final = 3
+SIMILAR: Final = 4  # factor between the frequencies of combined trigrams
+SAMPLE: Final = 64  # jobs with a trigram, from which its frequency is estimated
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{0,27}", re.IGNORECASE | re.ASCII)
 _ID_PART: Final = 8  # characters of the id in the text of a job
 
 
 class Words(NamedTuple):
-    """A condition for the offset of a job, with its values, and the trigrams for the index: "" for short words."""
+    """A condition for the offset of a job, with its values, and trigrams that its text must contain."""
 
     condition: str
     values: tuple[str, ...]
-    trigrams: str
+    trigrams: tuple[str, ...]
 
 
 def words_in_sql(words: Sequence[str], offset: str) -> Words:
@@ -44,10 +48,9 @@ def words_in_sql(words: Sequence[str], offset: str) -> Words:
             looked_up = word[:_ID_PART]
         conditions.append(condition)
         starts = range(len(looked_up) - TRIGRAM + 1)
-        trigrams.update(dict.fromkeys([looked_up[start : start + TRIGRAM] for start in starts][:MAX_TRIGRAMS]))
+        trigrams.update(dict.fromkeys(looked_up[start : start + TRIGRAM] for start in starts))
     where = f"EXISTS (SELECT 1 FROM texts WHERE texts.created_offset = {offset} AND {' AND '.join(conditions)})"
-    quoted = (f'"{one.replace(chr(34), chr(34) * 2)}"' for one in trigrams)
-    return Words(where, tuple(values), " AND ".join(quoted))
+    return Words(where, tuple(values), tuple(trigrams))
 
 
 def _escaped(word: str) -> str:
@@ -58,6 +61,29 @@ def _in_any_case(letter: str) -> str:
     """Return the pattern of GLOB for a character in any case."""
     cases = "".join(dict.fromkeys(case for case in (letter, letter.lower(), letter.upper()) if len(case) == 1))
     return f"[{cases}]" if len(cases) > 1 or letter in "*?[" else letter
+
+
+def rarest(db: sqlite3.Connection, trigrams: Sequence[str]) -> str:
+    """Return a query for the index with the rarest of the trigrams.
+
+    Frequent trigrams would only make it slower. A query for two that rarely meet reads the index beyond its range, so
+    only rare ones are combined. For a single trigram, SQLite reads only the range.
+    """
+    if not trigrams:
+        return ""
+    [newest] = db.execute("SELECT max(created_offset) FROM jobs").fetchone()
+    spans = dict[str, int]()  # the offsets among which there are SAMPLE jobs with a trigram
+    for one in trigrams[:: -(-len(trigrams) // MAX_TRIGRAMS)]:
+        quoted = '"' + one.replace('"', '""') + '"'
+        query = "SELECT rowid FROM search WHERE search MATCH ? ORDER BY rowid DESC LIMIT 1 OFFSET ?"
+        found = db.execute(query, (quoted, SAMPLE)).fetchone()
+        if found is None:
+            return quoted
+        spans[quoted] = max(newest - found[0], 1)
+    rare = sorted(spans, key=spans.__getitem__, reverse=True)
+    if newest * SAMPLE / spans[rare[0]] > FEW:
+        return rare[0]
+    return " AND ".join(one for one in rare[:MAX_COMBINED] if spans[one] * SIMILAR >= spans[rare[0]])
 
 
 def index(db: sqlite3.Connection, seconds: float) -> bool:
