@@ -45,7 +45,7 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/api/jobs/<job_id>"): ("read", "job"),
     ("GET", "/api/jobs/<job_id>/download"): ("read", "job"),
     ("GET", "/api/jobs/<job_id>/previews"): ("read", "job"),
-    ("GET", "/api/jobs/<job_id>/previews/<int(signed=True):page_number>"): ("read", "job"),
+    ("GET", "/api/jobs/<job_id>/previews/<page_number>"): ("read", "job"),
     ("GET", "/api/jobs/<job_id>/events"): ("read", "job"),
     ("GET", "/api/jobs/<job_id>/log"): ("read", "log"),
     ("GET", "/api/jobs/<job_id>/log/events"): ("read", "log"),

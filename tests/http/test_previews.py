@@ -37,6 +37,7 @@ async def test_the_newest_preview_of_each_page_is_returned(daemon: RunningDaemon
     await daemon.report(preview(1, PICTURE * 3))
     assert (await client.get(f"{PREVIEWS}/1", headers=known)).content == PICTURE * 3
     assert (await client.get(f"{PREVIEWS}/3")).status_code == 404
+    assert (await client.get(f"{PREVIEWS}/x")).status_code == 400
     assert (await client.get(f"/api/jobs/{job_id(9)}/previews")).status_code == 404
     await daemon.report(progress(ID, 1), completed(ID))
     await client.delete(f"/api/jobs/{ID}?purge=true")

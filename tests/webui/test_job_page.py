@@ -169,3 +169,23 @@ def test_a_shared_link_works_without_a_key(page: Page, browser: Browser, daemon:
         expect(visitor.get_by_role("heading", level=1)).to_be_visible()
         visitor.get_by_role("link", name="All jobs").click()
         expect(visitor.locator("[data-connection=live]")).to_be_visible()
+
+
+def test_a_batch_and_the_statistics_have_pages(page: Page, daemon: Keyed) -> None:
+    files = [("files[]", (f"part-{n}.pdf", b"%PDF-1.4")) for n in range(2)]
+    id_ = daemon.post("/api/batch?pipeline=failing", files=files)["batch_id"]
+    page.goto(f"{daemon.url}/batches/{id_}")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Batch of 2 files")
+    expect(page.locator(".member-name")).to_have_text(["part-0.pdf", "part-1.pdf"])
+    expect(page.locator("#state")).to_have_text("Failed")
+    expect(page.locator("#step")).to_have_text("2 failed")
+    page.get_by_role("link", name="part-1.pdf").click()
+    expect(page.locator("#error")).to_contain_text("exit status 3")
+    page.get_by_role("link", name="The batch of this job").click()
+    expect(page).to_have_url(f"{daemon.url}/batches/{id_}")
+    page.goto(f"{daemon.url}/batches/{job_id(9)}")
+    expect(page.get_by_role("heading", level=1)).to_have_text("There is no such batch")
+    page.goto(f"{daemon.url}/stats")
+    expect(page.locator("#tiles")).to_contain_text("Failed")
+    expect(page.get_by_role("img", name=re.compile("^Unfinished jobs: now "))).to_be_visible()
+    expect(page.locator("#longest").get_by_role("link").first).to_be_visible()

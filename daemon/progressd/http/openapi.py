@@ -120,6 +120,7 @@ RESPONSE_HEADER_OF: Final = {  # response headers by request header
 PATH_PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {  # all others are ids
     "key": {"type": "string", "description": "A key with the scope `write`.", "pattern": "^[!-.0-~]+$"},
     "slug": {"type": "string", "description": "The `kind` of the job.", "pattern": "^[A-Za-z0-9_-]{1,200}$"},
+    "page_number": {"type": "integer"},
     "signal": {"type": "string", "description": "`start`, `fail`, `log`, or an exit status from 0 to 255."},
 }
 SECURITY: Final[list[dict[str, list[str]]]] = [{}, {"bearer": []}, {"key": []}]

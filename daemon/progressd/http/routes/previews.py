@@ -1,11 +1,12 @@
 """The newest preview of each page of a job."""
 
+import re
 from typing import Final
 
 from msgspec import Struct
 from quart import Blueprint, Response, request
 
-from progressd.core.errors import NotFound
+from progressd.core.errors import InvalidInput, NotFound
 from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.http.context import json_response, request_context
@@ -13,6 +14,7 @@ from progressd.http.job_cache import CACHING
 from progressd.http.openapi import described
 
 PICTURE: Final = {"image/*": {"type": "string", "format": "binary"}}
+_NUMBER: Final = re.compile("-?[0-9]{1,18}", re.ASCII)
 
 blueprint = Blueprint("previews", __name__, url_prefix="/api/jobs")
 
@@ -43,13 +45,15 @@ async def previews(job_id: str) -> Response:
     return json_response(PreviewList(views), headers={"Cache-Control": "no-store"})
 
 
-@blueprint.get("/<job_id>/previews/<int(signed=True):page_number>")
+@blueprint.get("/<job_id>/previews/<page_number>")
 @described(also={200: PICTURE, 304: {}}, headers=("If-None-Match",))
-async def preview(job_id: str, page_number: int) -> Response:
+async def preview(job_id: str, page_number: str) -> Response:
     """Return the newest preview of a page: a picture, as its producer sent it."""
     job = await _job(job_id)
     app = request_context().app
-    found = app.engine.ingest.previews.find(job.id, page_number)
+    if not _NUMBER.fullmatch(page_number):
+        raise InvalidInput(f"{page_number[:60]!r} is not the number of a page")
+    found = app.engine.ingest.previews.find(job.id, int(page_number))
     if found is None:
         raise NotFound(f"job {job.id} has no preview of page {page_number}")
     response = Response(found.picture, headers={"Cache-Control": CACHING}, content_type=found.media_type)
