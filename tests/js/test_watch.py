@@ -133,6 +133,8 @@ def test_kills_of_the_daemon_lose_nothing(tmp_path: Path, free_port: int) -> Non
             report(daemon, *whole_job(END))
             for transport, node in watchers.items():
                 received[transport] += node.until("completed", END)
+        for transport in ("websocket", "sse"):
+            watchers[transport].until("server_shutdown")
     for transport, messages in received.items():
         for id_, seen in changes(messages).items():
             assert seen == (["completed", "end"] if transport == "polling" and seen[0] == "completed" else WHOLE), id_

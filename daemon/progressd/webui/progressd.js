@@ -3,7 +3,7 @@
  *
  *   for await (const { type, data } of watch('https://box:8080', { job: id, token })) console.log(type, data);
  *
- * The messages are those of docs/protocol.md. This module imports nothing, except the elements that a page uses.
+ * See docs/embedding.md. This module imports others only when they are needed.
  */
 
 const FIRST_DELAY_MS = 500;
@@ -31,7 +31,6 @@ const FINISHED = Symbol('finished');
 
 /** A request that the server refused, or a page that may not ask. `status` is the HTTP status, if there was one. */
 export class ProgressdError extends Error {
-  /** @param {string} message @param {string} code a stable word @param {number} [status] */
   constructor(message, code, status, retryAfter = 0) {
     super(message);
     this.name = 'ProgressdError';
@@ -53,12 +52,7 @@ export class ProgressdError extends Error {
   }
 }
 
-/**
- * Watches a job, a batch, all jobs, or the log of a job.
- * @param {string | URL} url of the daemon, with its path prefix if it has one
- * @param {import('./progressd.d.ts').WatchOptions} [options]
- * @returns {Watch}
- */
+/** Watches a job, a batch, all jobs, or the log of a job. progressd.d.ts has the options. */
 export const watch = (url, options = {}) => new Watch(url, options);
 
 /** An async iterator of messages, and an EventTarget. It connects at the first `for await`, `next()` or listener. */
@@ -83,6 +77,7 @@ export class Watch extends EventTarget {
   #keys = 0;
   #waiting = [];
   #wake = () => {};
+  #drained = () => {};
 
   constructor(url, options) {
     super();
@@ -128,7 +123,7 @@ export class Watch extends EventTarget {
     this.#start();
     for (const [key, value] of this.#queue) {
       this.#queue.delete(key);
-      if (this.#queue.size < MAX_QUEUED / 2) this.#wake();
+      if (this.#queue.size < MAX_QUEUED / 2) this.#drained();
       return { value, done: false };
     }
     if (!this.#over) return new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
@@ -216,7 +211,7 @@ export class Watch extends EventTarget {
       }
       if (this.#over) return;
       if (this.#queue?.size > MAX_QUEUED / 2) {
-        await this.#pause();
+        await Promise.race([new Promise((resolve) => { this.#drained = resolve; }), this.#pause()]);
       } else if (reason) {
         if (this.#state !== 'reconnecting') this.#tell('reconnecting', { reason: reason.message });
         losses = Date.now() - began > STEADY_MS ? 1 : losses + 1;
@@ -381,14 +376,14 @@ export class Watch extends EventTarget {
       const response = await this.#fetch(this.#url(this.#paths.events, token), { signal: watchdog.signal });
       if (response.status === 204) return FINISHED;
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-      let text = '';
+      let text;
       for (;;) {
         const { value, done } = await reader.read();
         if (done) break;
-        if (!text) this.#opened('sse');
+        if (text === undefined) this.#opened('sse');
         watchdog.set(SILENT_MS);
-        const events = (text + value).split('\n\n');
-        text = events.pop() || ' '; // a space: something was received
+        const events = ((text ?? '') + value).split('\n\n');
+        text = events.pop();
         for (const event of events) {
           const line = event.split('\n').find((each) => each.startsWith('data: '));
           if (line && !signal.aborted) this.#receive(line.slice(6));
@@ -506,18 +501,11 @@ export class Watch extends EventTarget {
   }
 }
 
-/**
- * Submits a file, or several as a batch. A lost request is repeated; nothing is created twice.
- * @param {string | URL} url @param {Blob | Iterable<Blob>} files
- * @param {import('./progressd.d.ts').SubmitOptions} [options]
- */
+/** Submits a file, or several as a batch. A lost request is repeated; nothing is created twice. */
 export const submit = async (url, files, options) =>
   (await import('./progressd-report.js')).submitFiles(url, files, options);
 
-/**
- * Begins to report on a job of this program. Events are sent in the background, few requests for many of them.
- * @param {string | URL} url @param {import('./progressd.d.ts').ReportOptions} [options]
- */
+/** Begins to report on a job of this program. Events are sent in the background, many in one request. */
 export const report = async (url, options) => new (await import('./progressd-report.js')).Report(url, options);
 
 /** Returns the state of a job after a message. The state is as in `GET /api/jobs/ID`; it is never changed in place. */
