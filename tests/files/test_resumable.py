@@ -85,6 +85,21 @@ async def test_an_interrupted_creation_or_deletion_leaves_nothing(tmp_path: Path
         assert (uploads.all(), usage.receiving, list((tmp_path / "partial").iterdir())) == ([], 0, [])
 
 
+@pytest.mark.parametrize(("mark", "left"), [("", 9), ("1", 9), ("4\n", 4)])
+async def test_only_a_whole_mark_cuts_the_bytes(mark: str, left: int, tmp_path: Path) -> None:
+    uploads, _ = await opened(tmp_path)
+    upload = await uploads.create(info())
+    async with uploads.writing(upload) as writer:
+        await writer.write(DATA[:9])
+    (tmp_path / "partial" / f"{ID}.unverified").write_text(mark)  # as after a kill
+    uploads, usage = await opened(tmp_path)
+    assert (found(uploads).offset, usage.receiving) == (left, left)
+    async with uploads.writing(found(uploads), unverified=True) as writer:
+        await writer.write(DATA[left:])
+        writer.verified = True
+    assert found(uploads).path.read_bytes() == DATA
+
+
 async def test_a_complete_upload_is_known_after_a_restart(tmp_path: Path) -> None:
     uploads, usage = await opened(tmp_path)
     upload = await uploads.create(info())

@@ -4,6 +4,7 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 from support.serving import ServedDaemon, served_daemon
 from support.tus import OCTETS, TUS, encoded
 from support.waiting import until
@@ -17,10 +18,16 @@ FILE = bytes(range(256)) * 20_000
 
 
 def head_of(daemon: ServedDaemon, url: str) -> int:
-    """Return the offset of an upload."""
-    response = daemon.request("HEAD", url, headers=TUS)
-    assert response.status_code == 200
-    return int(response.headers["Upload-Offset"])
+    """Return the offset of an upload, once no other request holds it."""
+    answers = list[httpx.Response]()
+
+    def is_free() -> bool:
+        answers.append(daemon.request("HEAD", url, headers=TUS))
+        return answers[-1].status_code != 423
+
+    until(is_free)
+    assert answers[-1].status_code == 200
+    return int(answers[-1].headers["Upload-Offset"])
 
 
 def send(daemon: ServedDaemon, url: str, offset: int, upto: int) -> socket.socket:

@@ -166,13 +166,16 @@ async def test_an_upload_is_deleted_or_expires(daemon: RunningDaemon, client: ht
 
 
 async def cut_off(daemon: RunningDaemon, url: str, offset: int, announced: int, sent: bytes, *, reset: bool) -> None:
-    """Send a PATCH whose connection is lost after some bytes of the body."""
+    """Send a PATCH whose connection is lost after some bytes of the body. Wait until the daemon has noticed that."""
+    connections = daemon.daemon.connection_log
+    accepted, others = connections.accepted, connections.open
     head = [f"PATCH {url} HTTP/1.1", "Host: progressd", *(f"{name}: {value}" for name, value in OCTETS.items())]
     head += [f"Upload-Offset: {offset}", f"Content-Length: {announced}", "\r\n"]
     async with await daemon.connect() as stream:
         await stream.send_all("\r\n".join(head).encode() + sent)
         if reset:
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await eventually(lambda: connections.accepted > accepted and connections.open <= others)
 
 
 async def test_an_upload_continues_after_cuts_at_any_byte(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
@@ -207,10 +210,11 @@ async def test_one_of_two_requests_adds_bytes(
         await stream.send_all("\r\n".join(head).encode() + FILE[:1000])
         await eventually(lambda: daemon.daemon.files.usage.receiving == 1000)
         with monkeypatch.context() as patient:
-            patient.setattr(uploads, "SILENCE", PATIENCE)
+            patient.setattr(uploads, "SILENCE", 2 * PATIENCE)
             assert (await patched(client, url, 0, FILE)).status_code == 423
             assert (await client.head(url, headers=TUS)).status_code == 423
         monkeypatch.setattr(uploads, "LOCK_TIMEOUT", PATIENCE)
+        monkeypatch.setattr(uploads, "SILENCE", 0.01)
         state = await client.head(url, headers=TUS)  # the other one is silent, as after a lost connection
         assert state.headers["Upload-Offset"] == "1000"
         assert (await patched(client, url, 1000, FILE[1000:])).status_code == 204

@@ -22,6 +22,7 @@ ratio = { type = "number", minimum = 0.5 }
 format = { type = "string", choices = ["zip", "tar"], default = "tar" }
 note = { type = "string" }
 fast = { type = "boolean", default = true }
+rotate = { type = "boolean", title = "Turn pages" }
 turbo = { type = "boolean", needs = "no-such-program" }
 """
 KEPT = "JSON.stringify(Object.keys(localStorage).filter((name) => name.startsWith('progressd-upload ')))"
@@ -81,10 +82,11 @@ def test_the_form_is_that_of_the_chosen_pipeline(browser: Browser, tmp_path: Pat
         page.get_by_label("Level").fill("9")
         page.get_by_label("format").select_option("zip")
         page.locator("input[name=fast]").uncheck()
+        page.get_by_label("Turn pages").select_option("Off")
         page.locator("input[type=file]").set_input_files([small, small])
         expect(page.locator(".job[data-status=completed]", has_text="a.txt").last).to_be_visible()
         page.reload()
         expect(page.get_by_label("Pipeline")).to_have_value("pack")
         [job, *_] = daemon.request("GET", "/api/jobs").json()["jobs"]
-        assert job["options"] == {"level": 9, "format": "zip", "fast": False}
+        assert job["options"] == {"level": 9, "format": "zip", "fast": False, "rotate": False}
         assert daemon.request("GET", f"/api/batch/{job['batch_id']}").json()["name"] == "a.txt and 1 more"

@@ -138,9 +138,11 @@ class ResumableUploads:
         """Find what an earlier daemon has received. Raises OSError, ValueError."""
         try:
             with suppress(FileNotFoundError):
-                os.truncate(upload.path, int(_unverified(upload.path).read_bytes()))
-                sync(upload.path)
-            _unverified(upload.path).unlink(missing_ok=True)
+                size, end, _ = _unverified(upload.path).read_text().partition("\n")
+                if end:  # otherwise the daemon was killed before it wrote any bytes that are not verified
+                    os.truncate(upload.path, int(size))
+                    sync(upload.path)
+                _unverified(upload.path).unlink(missing_ok=True)
             found = upload.path.stat()
         except FileNotFoundError:
             upload.done, upload.offset = True, upload.info.length
@@ -196,7 +198,8 @@ class ResumableUploads:
 
         def begin() -> int:
             if unverified:
-                _write(_unverified(upload.path), str(start).encode())
+                _unverified(upload.path).unlink(missing_ok=True)
+                _write(_unverified(upload.path), f"{start}\n".encode())
                 sync(self._directory)
             descriptor = os.open(upload.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             os.ftruncate(descriptor, start)  # after a failed write

@@ -138,7 +138,8 @@ export class Intake {
 
 /** @param {string} name @param {Option} option @param {HTMLInputElement} [before] what the user has entered for it */
 function field(name, option, before) {
-  const input = option.enum && option.type !== 'boolean' ? select(option) : control(option);
+  const isOpen = option.type === 'boolean' && option.default === undefined; // a switch has no third position
+  const input = option.enum || isOpen ? select(option) : control(option);
   input.name = name;
   const missing = option['x-available'] === false;
   input.disabled = missing;
@@ -167,8 +168,10 @@ function field(name, option, before) {
 function select(option) {
   const input = document.createElement('select');
   input.className = 'choice';
-  const values = option.default === undefined ? ['', ...option.enum] : option.enum;
-  input.append(...values.map((value) => new Option(t(String(value)), String(value))));
+  const words = { true: t('On'), false: t('Off'), '': t('Default') };
+  const values = (option.enum ?? [true, false]).map(String);
+  if (option.default === undefined) values.unshift('');
+  input.append(...values.map((value) => new Option(words[value] ?? t(value), value)));
   input.value = String(option.default ?? '');
   return input;
 }
@@ -199,8 +202,9 @@ function control({ type, default: initial, minimum, maximum, maxLength }) {
 
 /** @returns {boolean|number|string|undefined} undefined for an empty field of an option without a default */
 function valueOf(input, option) {
-  if (option.type === 'boolean') return input.checked || option.default !== undefined ? input.checked : undefined;
+  if (input.type === 'checkbox') return input.checked;
   if (input.value === '' && option.default === undefined) return undefined;
+  if (option.type === 'boolean') return input.value === 'true';
   return option.type === 'string' ? input.value : Number(input.value);
 }
 
