@@ -35,6 +35,7 @@ class Finished:
 
     def begin(self, client: RestClient) -> list[dict[str, Any]]:
         """Return the newest unfinished jobs, those that need a look, and a page of finished jobs."""
+        self._simple = False
         try:
             page = self._page(client, [("attention", "true"), ("limit", str(PAGE))])
         except APIError as error:

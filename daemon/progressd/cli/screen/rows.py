@@ -180,13 +180,6 @@ class Rows:
         self._lost_at = 0.0  # of the monotonic clock
         self.lost_since: float | None = None  # when the connection was lost, in seconds since 1970
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def get(self, job_id: str) -> Row | None:
-        """Return a job."""
-        return self._rows.get(job_id)
-
     @property
     def stale(self) -> bool:
         """Return whether other jobs are shown than before, or in another order."""
@@ -310,7 +303,7 @@ class Rows:
                 if data.new_status.finished:
                     self._count_end(row, data.new_status)
                     row.end(data.new_status, "", _seconds(message.time))
-                else:
+                elif not row.ended or _seconds(message.time) > row.ended:  # not an earlier message of a finished job
                     row.status, row.ended = data.new_status, 0.0
             case Completed(job_id, data):
                 row = self._row(job_id)
