@@ -49,6 +49,13 @@ class Finished:
             found += self._page(client, [("status", status), ("limit", str(FIRST))])["jobs"]
         return found + self.more(client)
 
+    def slow(self, client: RestClient) -> set[str]:
+        """Return the ids of the running jobs that take longer than usual; none if the daemon does not say so."""
+        if self._simple:
+            return set()
+        query = [("attention", "true"), ("status", "processing"), ("limit", str(PAGE))]
+        return {job["id"] for job in self._page(client, query)["jobs"] if job["progress"].get("slow")}
+
     def restart(self) -> None:
         """Begin again with the first page."""
         self._next, self._fetched = "", 0
