@@ -171,6 +171,12 @@ def test_tabs_count_and_sort_stalled_jobs_up() -> None:
     assert rows.shown[0].id == job_id(2)
     rows.tab = Tab.ATTENTION
     assert [row.id for row in rows.shown] == [job_id(2), job_id(3)]
+    rows.mark_slow({job_id(1), job_id(3)})
+    assert [row.id for row in rows.shown] == [job_id(2), job_id(1), job_id(3)]
+    assert "slower than usual" in "".join(view_of(rows).lines(120, 20))
+    rows.take(progress(1, 12))
+    assert rows.counts[Tab.ATTENTION] == 3
+    rows.mark_slow(set())
     rows.take(progress(2, 11))
     rows.wanted = Filter(search="DISK full")
     assert [row.id for row in rows.shown] == [job_id(3)]

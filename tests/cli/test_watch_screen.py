@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from progressd.cli.screen.finished import Finished
+from progressd.cli.screen.rows import Filter, Tab
+from progressd.client.rest import RestClient
 from support.cli import PROGRESSD, run, started
 from support.screen import Screen
 from support.serving import ServedDaemon, served_daemon
@@ -259,6 +262,22 @@ def test_only_what_is_shown_is_drawn(own: ServedDaemon) -> None:
         screen.type("q")
         assert status(process, screen) == 0
     report_all(own, [{"type": "completed", "job_id": job} for job in jobs])
+
+
+def test_finished_jobs_come_page_by_page(own: ServedDaemon) -> None:
+    jobs = [str(uuid.uuid4()) for _ in range(700)]
+    created = {"kind": "test", "labels": {"team": "old"}}
+    begun = {"new_status": "processing"}
+    report_all(own, [{"type": "job_created", "job_id": job, "data": created} for job in jobs])
+    report_all(own, [{"type": "status_change", "job_id": job, "data": begun} for job in jobs])
+    report_all(own, [{"type": "completed", "job_id": job} for job in jobs])
+    finished = Finished(Filter(labels={"team": "old"}))
+    with RestClient(own.url) as client:
+        found = finished.begin(client)
+        assert (len(found), finished.complete, finished.totals) == (500, False, {Tab.DONE: 700})
+        found += finished.more(client)
+        assert (finished.complete, finished.totals, finished.more(client)) == (True, {}, [])
+    assert {job["id"] for job in found} == {*jobs}
 
 
 def test_lines_in_a_pipe_can_be_selected(own: ServedDaemon) -> None:

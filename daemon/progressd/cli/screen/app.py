@@ -38,10 +38,11 @@ from progressd.core.messages import (
 
 FRAME: Final = 0.1  # seconds between two drawings, unless the user types
 LOADING_FRAME: Final = 0.5  # until all unfinished jobs have arrived
-PAUSES: Final = 5.0  # times as long as a drawing takes, at least: thousands of jobs in a new order take a while
+PAUSES: Final = 5.0  # a pause is at least this many times as long as the drawing before it
 LOG_TAIL: Final = 1000  # lines of the log that an opened job begins with
 DETAILS_DELAY: Final = 1.0  # seconds between two requests for the details of an opened job
 RETRY_DELAY: Final = 5.0  # seconds until finished jobs are requested again after an error
+SLOW_INTERVAL: Final = 15.0  # seconds between two requests for the jobs that take longer than usual
 MAX_INTERVAL: Final = 60.0  # seconds
 JOBS_A_SECOND: Final = 2000  # whose progress may arrive without using much of a processor
 TYPES: Final = ("job_created", "job_deleted", "progress")  # with those that are always sent; no previews of pages
@@ -68,7 +69,7 @@ class App:
         self._live = False  # all unfinished jobs have arrived
         self._fetching = False  # a page of finished jobs
         self._rows = Rows(given)
-        self._painter = Painter(colors="NO_COLOR" not in os.environ or not os.environ["NO_COLOR"])
+        self._painter = Painter(colors=not os.environ.get("NO_COLOR"))
         self._list = ListView(
             self._rows,
             self._painter,
@@ -87,6 +88,7 @@ class App:
         """Fetch the first jobs. Raises ClientError."""
         with self._remote.client() as client:
             self._take_finished(self._finished.begin(client))
+            self._rows.mark_slow(self._finished.slow(client))
             if self._interval is None:
                 running = client.page("/api/jobs?status=processing&limit=1").get("total", 0)
                 self._interval = min(MAX_INTERVAL, max(1.0, running / JOBS_A_SECOND))
@@ -99,6 +101,7 @@ class App:
             nursery.start_soon(self._read_keys, screen)
             nursery.start_soon(self._obey_signals, screen)
             nursery.start_soon(self._tick, screen)
+            nursery.start_soon(self._look_for_slow_jobs)
             nursery.start_soon(self._draw, screen)
             await self._done.wait()
             nursery.cancel_scope.cancel()
@@ -136,16 +139,14 @@ class App:
             case Hello():
                 self._live = True
                 self._show(typed=True)
-        opened = self._job.row if self._job else None
-        before = opened.data if opened else None
+        before = self._job.row.data if self._job else None
         row = self._rows.take(message)
         if self._job is not None and row is not None and row.id == self._job.row.id:
-            self._job.row = opened = row  # another object after a resync
+            self._job.row = row  # another object after a resync
             if isinstance(message, JobDeleted):
                 self._say("the job was deleted")
-        changed = not isinstance(message, Progress) or before is None or job_view.moved(before, message.data)
-        if row is not None and row is opened and changed:
-            self._details.set()
+            elif not isinstance(message, Progress) or before is None or job_view.moved(before, message.data):
+                self._details.set()
         if self._rows.stale or (row is not None and any(row is one for one in self._view.visible())):
             self._news.set()
 
@@ -182,6 +183,12 @@ class App:
             await trio.sleep(1)
             if any(row.status is JobStatus.PROCESSING for row in self._view.visible()):
                 self._news.set()
+
+    async def _look_for_slow_jobs(self) -> None:
+        while True:
+            await trio.sleep(SLOW_INTERVAL)
+            if self._rows.lost_since is None:
+                await self._call(self._finished.slow, self._rows.mark_slow)
 
     async def _draw(self, screen: FullScreen) -> None:
         while True:

@@ -35,6 +35,7 @@ class Finished:
 
     def begin(self, client: RestClient) -> list[dict[str, Any]]:
         """Return the newest unfinished jobs, those that need a look, and a page of finished jobs."""
+        self._simple = False
         try:
             page = self._page(client, [("attention", "true"), ("limit", str(PAGE))])
         except APIError as error:
@@ -47,6 +48,13 @@ class Finished:
         for status in ("processing", "queued"):
             found += self._page(client, [("status", status), ("limit", str(FIRST))])["jobs"]
         return found + self.more(client)
+
+    def slow(self, client: RestClient) -> set[str]:
+        """Return the ids of the running jobs that take longer than usual; none if the daemon does not say so."""
+        if self._simple:
+            return set()
+        query = [("attention", "true"), ("status", "processing"), ("limit", str(PAGE))]
+        return {job["id"] for job in self._page(client, query)["jobs"] if job["progress"].get("slow")}
 
     def restart(self) -> None:
         """Begin again with the first page."""

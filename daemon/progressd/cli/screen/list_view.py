@@ -25,7 +25,6 @@ TITLES: Final = {
     "host": "HOST",
     "id": "JOB",
 }
-RIGHT_ALIGNED: Final = frozenset({"percent"})
 HINTS: Final = (
     ("q", "quit"),
     ("Enter", "open"),

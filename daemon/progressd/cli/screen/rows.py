@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -56,6 +56,7 @@ class Row:
         "moved_at",
         "name",
         "outcome",
+        "slow",
         "stalled_since",
         "status",
         "width",
@@ -72,6 +73,7 @@ class Row:
         self.created = 0.0  # seconds since 1970
         self.ended = 0.0
         self.stalled_since = 0.0
+        self.slow = False  # a running job takes longer than usual; messages do not say so
         self.moved_at = 0.0  # of the monotonic clock, for the remaining time
         self.outcome = ""  # the error, or how long the job took
         self.width = cell_len(self.name)
@@ -81,11 +83,6 @@ class Row:
     def stalled(self) -> bool:
         """Return whether the producer of a running job is silent."""
         return self.data.stalled and self.status is JobStatus.PROCESSING
-
-    @property
-    def slow(self) -> bool:
-        """Return whether a running job takes longer than usual; daemons before this field never say so."""
-        return bool(getattr(self.data, "slow", False)) and self.status is JobStatus.PROCESSING
 
     @property
     def needs_look(self) -> bool:
@@ -114,6 +111,7 @@ class Row:
 
     def end(self, status: JobStatus, outcome: str, ended: float) -> None:
         """Set the final status; "" keeps the outcome that is known."""
+        self.slow = False
         self.status = status
         self.outcome = outcome or self.outcome
         self.ended = ended
@@ -168,7 +166,7 @@ class Rows:
     def __init__(self, given: Filter, clock: Callable[[], float] = time.monotonic) -> None:
         self._rows = dict[str, Row]()
         self._clock = clock
-        self._filter = given
+        self._given = self._filter = given
         self._tab = Tab.ALL
         self._stale = True  # the order, the counts and `longest_name`
         self._shown = list[Row]()
@@ -179,13 +177,6 @@ class Rows:
         self._finished = 0  # finished jobs that are loaded
         self._lost_at = 0.0  # of the monotonic clock
         self.lost_since: float | None = None  # when the connection was lost, in seconds since 1970
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def get(self, job_id: str) -> Row | None:
-        """Return a job."""
-        return self._rows.get(job_id)
 
     @property
     def stale(self) -> bool:
@@ -228,8 +219,10 @@ class Rows:
 
     @property
     def unloaded(self) -> bool:
-        """Return whether the daemon has finished jobs for the current tab that are not loaded."""
-        return self.counts[self._tab] > len(self._shown) and self._finished < MAX_FINISHED
+        """Return whether the daemon may have finished jobs for the current tab that are not loaded."""
+        if self._finished >= MAX_FINISHED or self._filter != self._given or self._tab in (Tab.RUNNING, Tab.WAITING):
+            return False
+        return self._tab is not Tab.ATTENTION or self.counts[self._tab] > len(self._shown)
 
     @property
     def optional_columns(self) -> frozenset[str]:
@@ -299,7 +292,7 @@ class Rows:
                     row.stalled_since = 0.0
                 elif not row.stalled_since:
                     row.stalled_since = _seconds(message.time)
-                if (row.stalled, row.slow) != (data.stalled, getattr(data, "slow", False)):
+                if row.stalled != data.stalled:
                     self._stale = True
                 if data.rate is not UNSET and "rate" not in self._optional:
                     self._stale = True
@@ -310,7 +303,7 @@ class Rows:
                 if data.new_status.finished:
                     self._count_end(row, data.new_status)
                     row.end(data.new_status, "", _seconds(message.time))
-                else:
+                elif not row.ended or _seconds(message.time) > row.ended:  # not an earlier message of a finished job
                     row.status, row.ended = data.new_status, 0.0
             case Completed(job_id, data):
                 row = self._row(job_id)
@@ -344,6 +337,13 @@ class Rows:
                 ended = datetime.fromisoformat(job.get("completed_at", job["created_at"]))
                 row.end(status, text.printable(job.get("error", "")) or elapsed, ended.timestamp())
         self._stale = True
+
+    def mark_slow(self, job_ids: Collection[str]) -> None:
+        """Note which running jobs take longer than usual."""
+        for row in self._rows.values():
+            slow = row.id in job_ids and not row.status.finished
+            self._stale = self._stale or row.slow is not slow
+            row.slow = slow
 
     def _count_end(self, row: Row, status: JobStatus) -> None:
         if not row.status.finished and self._filter.admits(row):

@@ -93,8 +93,8 @@ class FullScreen:
         """Draw everything again with the next `draw`."""
         self._shown = []
 
-    def draw(self, lines: Sequence[str]) -> bool:
-        """Show these lines from the top. Write only those that changed, and return whether any did."""
+    def draw(self, lines: Sequence[str]) -> None:
+        """Show these lines from the top. Write only those that changed."""
         text = [
             f"\x1b[{number};1H\x1b[2K{line}"
             for number, line in enumerate(lines, 1)
@@ -105,7 +105,6 @@ class FullScreen:
         self._shown = list(lines)
         if text:
             self._write(BEGIN + "".join(text) + END)
-        return bool(text)
 
     def progress(self, state: str, percent: int = 0) -> None:
         """Show progress in the terminal's tab, if it can."""
