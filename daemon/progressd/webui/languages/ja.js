@@ -39,6 +39,7 @@ export default {
   'Copy the link above.': '上のリンクをコピーしてください。',
   'Copy the link above. It works until {time}.': '上のリンクをコピーしてください。{time} まで有効です。',
   'Created': '作成',
+  'Default': '既定',
   'Delay of the event loop': 'イベントループの遅延',
   'Delete': '削除',
   'Deskew': '傾き補正',
