@@ -22,6 +22,7 @@ from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.core.eta import Forecasts
 from progressd.core.messages import JobStatus
+from progressd.engine.attention import Attention
 from progressd.engine.commit_log import LocalCommitLog
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
@@ -161,7 +162,14 @@ class Daemon:
         self.rate_limits = RateLimiter(settings)
         self.log_readers = LogReaders(self.files.logs, self.registry)
         self.engine = Engine(
-            store, self.registry, self.batches, self.history, self.broadcaster, self.ingest, self.log_readers
+            store,
+            self.registry,
+            self.batches,
+            self.history,
+            self.broadcaster,
+            self.ingest,
+            self.log_readers,
+            Attention(self.registry, self.forecasts),
         )
         self.connection_limiter = ConnectionLimiter(settings)
         self.websockets = WebSocketServer(

@@ -14,9 +14,11 @@ from msgspec.structs import replace
 from progressd.auth.api_keys import Scope
 from progressd.auth.authenticator import Identity
 from progressd.broadcast.envelope import Envelope
+from progressd.core.eta import Forecasts
 from progressd.core.events import RegisterEvent, Registration
 from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, JobStatus, Progress, batch_topic, job_topic, topics_of
+from progressd.engine.attention import Attention
 from progressd.engine.ingest import Outcome
 from progressd.engine.log_reader import LogReaders
 from progressd.engine.view import ClientView, Engine, may_see_message
@@ -63,6 +65,33 @@ async def test_lists_and_counts_show_only_visible_jobs(side: Side) -> None:
         assert (await side.client.get(f"/api/jobs{path}")).json()["total"] == total
     numbers = (await side.client.get("/api/stats")).json()["jobs"]
     assert (numbers["total_jobs"], numbers["queued_jobs"], numbers["active_jobs"]) == (2, 1, 1)
+
+
+async def test_searches_find_only_visible_jobs(side: Side) -> None:
+    for number, team in ((4, "scan"), (5, "print"), (6, "scan"), (7, "print")):
+        await side.daemon.report(registered(job_id(number), name="book", labels={"team": team}))
+        await side.daemon.report({"type": "error", "job_id": job_id(number), "data": {"message": "no paper"}})
+    none = {"running": 0, "waiting": 0, "attention": 0, "done": 0, "all": 0}
+    for query, numbers in [
+        ("q=book", [6, 4]),
+        ("q=print", []),
+        (f"q={THEIRS}", []),
+        ("attention=true", [6, 4]),
+        ("sort=name&q=book", [4, 6]),
+        ("sort=-updated&q=paper", [6, 4]),
+    ]:
+        found, after = list[str](), ""
+        while True:
+            page = (await side.client.get(f"/api/jobs?{query}&limit=1&counts=true{after}")).json()
+            found += [job["id"] for job in page["jobs"]]
+            assert page["total"] == len(numbers)
+            if not numbers:
+                assert page["counts"] == none
+            if "next" not in page:
+                break
+            after = f"&after={page['next']}"
+        assert found == [job_id(number) for number in numbers]
+    assert (await side.client.get("/api/jobs?counts=true")).json()["counts"]["all"] == 3
 
 
 async def test_a_hidden_job_looks_like_an_unknown_one(side: Side) -> None:
@@ -149,7 +178,10 @@ async def test_events_during_a_hidden_registration_are_rejected(store: SQLiteSto
     async with trio.open_nursery() as nursery:
         spine = Spine(store, nursery)
         logs = LogReaders(spine.files.logs, spine.registry)
-        engine = Engine(store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest, logs)
+        attention = Attention(spine.registry, Forecasts())
+        engine = Engine(
+            store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest, logs, attention
+        )
 
         async def cancel_theirs() -> None:
             answers.extend(await ClientView(engine, who).submit(cancel(2)))

@@ -20,7 +20,7 @@ from progressd.core.events import (
     ReportedProgress,
 )
 from progressd.core.job import Job, apply
-from progressd.core.messages import ErrorData, Eta, Progress
+from progressd.core.messages import ErrorData, Eta, JobStatus, Progress
 from progressd.engine.queue_estimates import QueueEstimates, QueuePlace
 from progressd.engine.registry import RunQueue
 from progressd.store.sqlite import SQLiteStore
@@ -49,6 +49,20 @@ def begun(forecasts: Forecasts, given: Registration) -> tuple[Job, list[Eta]]:
     registered = apply(None, RegisterEvent(job_id(2), given), NOW).job
     job, messages, _ = apply(registered, start(2), NOW, forecasts.eta)
     return job, [message.data.eta for message in messages if isinstance(message, Progress) and message.data.eta]
+
+
+def test_a_job_is_slow_beyond_its_longest_usual_duration() -> None:
+    forecasts, given = Forecasts(), Registration("tar", name="tar -czf 1.tgz /home", labels=HOST)
+    unknown, _ = begun(forecasts, given)
+    assert not forecasts.is_slow(unknown, NOW + timedelta(days=1))
+    forecasts = Forecasts()
+    keep(forecasts, *[finished(forecasts, seconds, given) for seconds in (95, 100, 105)])
+    job, [eta] = begun(forecasts, given)
+    after = 1.25 * eta.high
+    assert 125 < after < 250
+    assert not forecasts.is_slow(job, NOW + timedelta(seconds=after - 1))
+    assert forecasts.is_slow(job, NOW + timedelta(seconds=after + 1))
+    assert not forecasts.is_slow(replace(job, status=JobStatus.QUEUED), NOW + timedelta(days=1))
 
 
 def test_a_repeated_job_shows_its_time_at_once() -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from msgspec.structs import replace
+from progressd.core.eta import KeyedRun, Run, key_of
 from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline
 from progressd.store.sqlite import SQLiteStore
@@ -320,6 +322,54 @@ async def test_a_list_has_counts(daemon: RunningDaemon, client: httpx.AsyncClien
     assert history == {"running": 0, "waiting": 0, "attention": 1, "done": 4, "all": 4}
 
 
+async def test_jobs_are_searched_by_words(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await some_jobs(daemon)
+    for query, numbers in [
+        ("q=scan", [6, 4, 3, 1]),
+        ("q=SCAN%20EVE", [3, 1]),
+        ("q=no%20paper", [4]),
+        ("q=c&q=", [6, 5, 4, 3, 2, 1]),
+        ("q=scan&label=by=eve&status=completed", [3]),
+        (f"q={job_id(5)}", [5]),
+        ("q=eve&sort=created", [1, 3, 5]),
+        ("sort=-finished", [6, 5, 4, 3]),
+        ("sort=-updated", [6, 5, 4, 3, 2, 1]),
+        ("sort=name&limit=3", [2, 5, 1]),
+    ]:
+        assert await numbers_at(client, f"/api/jobs?{query}") == numbers, query
+    counts = (await client.get("/api/jobs?q=eve&counts=true&status=queued")).json()
+    assert (counts["total"], counts["counts"]) == (
+        1,
+        {"running": 0, "waiting": 1, "attention": 0, "done": 2, "all": 3},
+    )
+
+
+async def test_jobs_that_need_attention_are_listed(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await some_jobs(daemon)
+    assert await numbers_at(client, "/api/jobs?attention=true") == [4]
+    parts = daemon.daemon
+    slow = parts.registry.unfinished[job_id(2)]
+    assert slow.started_at is not None
+    parts.forecasts.add([KeyedRun(key_of(slow), Run((), 20.0, 0, ()))])
+    parts.forecasts.finish([slow], [])  # its estimate was made without this run
+    parts.registry.unfinished[slow.id] = replace(slow, started_at=slow.started_at - timedelta(minutes=5))
+    await client.post("/api/jobs", json={"id": job_id(7), "kind": "ocr", "lease_seconds": 1})
+    found = await numbers_at(client, "/api/jobs?attention=true")
+    while found != [7, 4, 2]:
+        found = await numbers_at(client, "/api/jobs?attention=true")
+    assert await numbers_at(client, "/api/jobs?attention=true&kind=ocr&sort=created") == [2, 7]
+    assert await numbers_at(client, "/api/jobs?attention=true&status=processing") == [2]
+    assert await numbers_at(client, "/api/jobs?attention=true&sort=-updated&q=ocr") == [7, 2]
+    body = (await client.get("/api/jobs?counts=true&kind=ocr")).json()
+    assert body["counts"] == {"running": 1, "waiting": 1, "attention": 2, "done": 1, "all": 3}
+    assert [one["progress"].get("slow") for one in body["jobs"]] == [None, None, True]
+    response = await client.get(f"/api/jobs/{slow.id}")
+    assert response.json()["progress"]["slow"] is True
+    await daemon.report(completed(slow.id))
+    done = await client.get(f"/api/jobs/{slow.id}", headers={"If-None-Match": response.headers["ETag"]})
+    assert "slow" not in done.json()["progress"]
+
+
 async def test_a_page_of_large_jobs_ends_early(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     many, large = 150, {"a": "x" * 60_000}
     await daemon.report(*[registered(job_id(number), options=large) for number in range(1, many + 1)])
@@ -371,6 +421,11 @@ async def test_an_invalid_query_is_rejected(client: httpx.AsyncClient) -> None:
         ("after=newest", "after 'newest' is not the next of a page"),
         ("after=newest.99999999999999999", "is not the next of a page"),
         ("sort=created&after=newest.1", "after is from a list in another order than created"),
+        (f"q={'+'.join('abcdefghijk')}", "q has more than 10 words"),
+        (f"q={'a' * 201}", "q"),
+        ("q=a%00", "q contains the control character"),
+        ("attention=perhaps", "attention"),
+        ("sort=name&after=name.1.%C3%A4", "is not the next of a page"),
         ("after=newest.1&offset=1", "after and offset exclude each other"),
     ]:
         for path in ["/api/jobs", "/api/jobs/history"]:

@@ -15,7 +15,7 @@ import trio
 from progressd.core.errors import SettingsError
 from progressd.core.messages import JobStatus
 from progressd.store.base import Change
-from progressd.store.schema import APPLICATION_ID, MIGRATIONS, old_copy
+from progressd.store.schema import APPLICATION_ID, MIGRATIONS, old_copy, require_search
 from progressd.store.sqlite import SQLiteStore
 from support.samples import created, job, job_id, started
 
@@ -74,6 +74,15 @@ def refused(path: Path) -> str:
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_sqlite_without_an_index_of_trigrams_is_an_error() -> None:
+    with closing(sqlite3.connect(":memory:")) as db:
+        require_search(db)
+        denied = sqlite3.SQLITE_CREATE_VTABLE
+        db.set_authorizer(lambda action, *_: sqlite3.SQLITE_DENY if action == denied else sqlite3.SQLITE_OK)
+        with pytest.raises(SettingsError, match=r"SQLite 3\.[\d.]+ of this Python has no FTS5 index of trigrams"):
+            require_search(db)
 
 
 # Older

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -188,3 +189,34 @@ async def test_any_list_equals_a_model(
             assert numbers.by_status == {status: of_status.count(status) for status in JobStatus}
             attention = model.expected(which._replace(attention=True), Sort.NEWEST)
             assert numbers.total(which.statuses, attention=True) == len(attention)
+
+
+@settings(max_examples=12, phases=[Phase.generate])
+@given(
+    st.lists(ADD, min_size=8, max_size=15),
+    st.lists(ADD | CHANGE, max_size=20),
+    st.sampled_from([Filter(), Filter(words=("a",)), Filter(words=("scan",)), Filter(kind="scan", attention=True)]),
+    st.sampled_from([sort for sort in Sort if sort is not Sort.NAME]),
+    st.booleans(),
+)
+async def test_a_walk_sees_each_unchanged_job_once(
+    jobs: list[tuple[object, ...]], changes: list[tuple[object, ...]], which: Filter, sort: Sort, limited: bool
+) -> None:
+    with (
+        TemporaryDirectory() as directory,
+        closing(SQLiteStore.open(Path(directory) / "store.db", "OFF", search_seconds=0)) as store,
+    ):
+        model = Model(store)
+        await run(model, jobs)
+        before = model.expected(which, sort)
+        found, after, steps = list[Job](), None, iter(changes)
+        while True:
+            page = await store.page(which, Paging(2, 0, sort, after, (), limited, model.unfinished()))
+            found += page.jobs
+            if page.next is None:
+                break
+            after = page.next
+            await run(model, islice(steps, 2))
+        unchanged = [one for one in before if model.jobs.get(one.created_offset) == one]
+        assert [one for one in found if one in unchanged] == unchanged
+        assert len({one.created_offset for one in found}) == len(found) or sort is not Sort.NEWEST

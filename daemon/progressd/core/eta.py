@@ -48,6 +48,8 @@ SLACK: Final = 0.5  # seconds by which any estimate may be wrong, because starti
 JUMP: Final = 5.0  # % by which the remaining time may jump while the elapsed time grows by 1 %, and 1 s each second
 STEADY: Final = 1.05  # a smaller growth of the remaining time is not shown
 REPORTED: Final = 1.25  # factor between the remaining time that a producer reports and the ends of its interval
+SLOW: Final = 1.25  # factor between the longest usual duration and that of a job that is slower than usual
+MIN_SLOW: Final = 10.0  # seconds; a shorter job is not slow
 HELD: Final = 0.5  # the part of a reported remaining time during which it replaces the estimate
 
 # Chosen for small errors of the recorded runs.
@@ -250,6 +252,17 @@ def survival(known: Expected, elapsed: float) -> float:
     return 1 + math.pow(min(elapsed / known.seconds, 1e9), shape_of_duration(known.variance))
 
 
+def slow_after(known: Expected | None) -> float:
+    """Return the elapsed time after which a job is slower than usual; infinite if nothing is known.
+
+    An interval before the start contains the duration of four jobs in five. Its end is the longest usual duration.
+    """
+    if known is None:
+        return math.inf
+    longest = known.seconds * math.pow(1 / OF_DURATION[2] - 1, 1 / shape_of_duration(known.variance))
+    return max(SLOW * longest, MIN_SLOW)
+
+
 class Estimator:
     """Estimate the remaining time of one job. Times are in seconds since its start, `done` is from 0 to 1.
 
@@ -259,7 +272,7 @@ class Estimator:
 
     # fmt: off
     __slots__ = ("_began", "_due", "_eta", "_expected", "_given_end", "_held_until", "_marks", "_shown", "_speed",
-                 "done", "elapsed", "log", "place", "size", "spread")
+                 "done", "elapsed", "log", "place", "size", "slow_after", "spread")
     # fmt: on
 
     def __init__(self, known: Expected | None = None, size: int = 0) -> None:
@@ -278,6 +291,7 @@ class Estimator:
     def use(self, known: Expected | None, size: int) -> None:
         """Use earlier runs, for a job of this size. The next estimate may differ from the last one by any amount."""
         self.size = size
+        self.slow_after = slow_after(known)  # the elapsed time after which the job is slower than usual
         self._expected = known
         self._due = -1.0
         self._shown = -1.0  # the remaining time; negative if none was shown
@@ -445,6 +459,22 @@ class Forecasts:
         """Return the expected duration of a job, in seconds; None if it is unknown."""
         known = self._expected(job, job.progress.total_steps)
         return None if known is None else known.seconds
+
+    def estimates(self, job: Job) -> bool:
+        """Return whether there is an estimate for a running job, or no run for one."""
+        return job.id in self._running or not self._runs
+
+    def is_slow(self, job: Job, now: datetime) -> bool:
+        """Return whether a job has been running for longer than usual. The first time, this may take 0.1 ms."""
+        if job.status is not JobStatus.PROCESSING or job.started_at is None:
+            return False
+        estimator = self._running.get(job.id)
+        if estimator is None:
+            if not self._runs:
+                return False
+            size = job.progress.total_steps
+            estimator = self._running[job.id] = Estimator(self._expected(job, size), size)
+        return (now - job.started_at).total_seconds() > estimator.slow_after
 
     def run_of(self, job: Job) -> KeyedRun | None:
         """Return the record of a finished job; None if the job failed or was too short."""

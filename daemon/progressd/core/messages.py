@@ -86,7 +86,8 @@ class Eta(Struct, frozen=True, omit_defaults=True):
 class ProgressData(Struct, frozen=True, omit_defaults=True):
     """The progress of a job. `percent` is 0–100. `eta`, and its `seconds` as `eta_seconds`, are missing if unknown.
 
-    `stalled`: the producer has been silent for longer than its lease. `unit`: of the steps, such as B. `rate`: units a
+    `stalled`: the producer has been silent for longer than its lease. `slow`: the job takes longer than usual; only in
+    responses over HTTP. `unit`: of the steps, such as B. `rate`: units a
     second. `phase`: the current part of the job. `tasks`: all current ones.
     """
 
@@ -101,6 +102,7 @@ class ProgressData(Struct, frozen=True, omit_defaults=True):
     phase: str | UnsetType = UNSET
     tasks: tuple[TaskData, ...] = ()
     eta: Eta | UnsetType = UNSET
+    slow: bool = False
 
 
 class Progress(Struct, frozen=True, tag_field="type", tag="progress"):

@@ -17,11 +17,12 @@ from progressd.core.errors import NotFound, OutOfScope
 from progressd.core.events import Event, RegisterEvent, SubmitEvent
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobStatus
+from progressd.engine.attention import Attention
 from progressd.engine.history import History
 from progressd.engine.ingest import EventSink, Ingest, Outcome
 from progressd.engine.log_reader import LogReaders
 from progressd.engine.registry import Batches, Registry
-from progressd.store.base import EVERY_JOB, Filter, Page, Paging, Store
+from progressd.store.base import EVERY_JOB, Filter, Page, Paging, Sort, Store
 
 
 class Engine(NamedTuple):
@@ -34,6 +35,7 @@ class Engine(NamedTuple):
     broadcaster: Broadcaster
     ingest: Ingest
     logs: LogReaders
+    attention: Attention
 
 
 class ClientView(EventSink):
@@ -59,6 +61,10 @@ class ClientView(EventSink):
             raise NotFound(f"no job {job_id}")
         return job
 
+    def shown(self, job: Job) -> Job:
+        """Return the job as clients see it. See Attention."""
+        return self._engine.attention.shown(job)
+
     async def find_job(self, job_id: str) -> Job | None:
         """Return a job; None if it does not exist."""
         job = (await self._engine.registry.find([job_id])).get(job_id)
@@ -71,6 +77,11 @@ class ClientView(EventSink):
 
     async def page(self, which: Filter, paging: Paging) -> Page:
         """Return a page of jobs in their current state. See Store."""
+        if which.attention or paging.counted:
+            which = which._replace(troubled=self._engine.attention.offsets())
+        if paging.sort is Sort.UPDATED:
+            moving = self._engine.registry.unfinished.values()
+            paging = paging._replace(unfinished=[(job.offset, job.created_offset) for job in moving])
         page = await self._engine.store.page(self._visible(which), paging)
         return page._replace(jobs=list(map(self._current, page.jobs)))
 
@@ -127,7 +138,7 @@ class ClientView(EventSink):
 
     def _current(self, stored: Job) -> Job:
         job = self._engine.registry.known(stored.id)
-        return job if job is not None and self._may_see(job) else stored
+        return self.shown(job if job is not None and self._may_see(job) else stored)
 
     def _labelled(self, event: Event) -> Event:
         if isinstance(event, RegisterEvent | SubmitEvent):

@@ -40,6 +40,7 @@ class CachedResponse:
 class _Entry(NamedTuple):
     offset: int  # offset of the job, which changes with every change of the job
     place: QueuePlace | None  # in the queue, which also changes with other jobs
+    slow: bool  # which changes with time
     etag: bytes
     whole: CachedResponse
     not_modified: CachedResponse
@@ -59,7 +60,7 @@ class JobResponseCache:
     def answer(self, job: Job, if_none_match: bytes | None, place: QueuePlace | None = None) -> CachedResponse:
         """Return the job, or 304 if the client already has it (RFC 9110 §13.1.2). `place`: in the runner's queue."""
         entry = self._entries.get(job.id)
-        if entry is None or entry.offset != job.offset or entry.place != place:
+        if entry is None or entry.offset != job.offset or entry.place != place or entry.slow is not job.progress.slow:
             entry = self._add(job, place)
         known = if_none_match is not None and _matches(if_none_match, entry.etag)
         return entry.not_modified if known else entry.whole
@@ -68,11 +69,12 @@ class JobResponseCache:
         view = job_view(job, self._store_id, self._base, place, with_steps=True, usual=self._usual_steps(job))
         body = _encode(view)
         queue = "" if place is None else f".{place.position}.{place.expected_start or ''}".replace(" ", "T")
+        queue += ".slow" if job.progress.slow else ""
         etag = f'"{view.cursor}.{__version__}{self._base.text}{queue}"'.encode()  # another version may add fields
         headers = (b"etag", etag), (b"cache-control", CACHING.encode()), (b"vary", b"Accept-Encoding")
         content = (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))
         whole, not_modified = CachedResponse(200, (*content, *headers), body), CachedResponse(304, headers, b"")
-        entry = _Entry(job.offset, place, etag, whole, not_modified)
+        entry = _Entry(job.offset, place, job.progress.slow, etag, whole, not_modified)
         self._entries.pop(job.id, None)
         if len(body) <= MAX_ENTRY_BYTES:
             self._entries[job.id] = entry

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from werkzeug.datastructures import MultiDict
 
 from progressd.core.errors import InvalidInput
-from progressd.core.messages import JobStatus
+from progressd.core.messages import FINISHED, JobStatus
 from progressd.net.request import parsed_query
 from progressd.store.base import Filter, Paging, Position, Sort
 
@@ -80,9 +80,11 @@ def list_query(query: MultiDict[str, str], among: frozenset[JobStatus] | None) -
         labels.append(("host", parsed.host))
     if parsed.after is not None and parsed.offset:
         raise InvalidInput("the query is wrong: after and offset exclude each other")
-    statuses = frozenset(parsed.status) or None
+    statuses = frozenset(parsed.status) or frozenset(JobStatus)
     if among is not None:
-        statuses = among if statuses is None else among & statuses
+        statuses &= among
+    if parsed.sort is Sort.FINISHED:
+        statuses &= FINISHED
     after = None if parsed.after is None else _position(parsed.after, parsed.sort)
     counted = () if not parsed.counts else JobStatus if among is None else among
     # Clients that know no `next` rely on the total, and on pages with `limit` jobs.

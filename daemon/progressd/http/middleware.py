@@ -164,7 +164,9 @@ class AccessMiddleware:
             if not sender.identity.may_see(job):
                 return None
             answer = self._context.answers.answer(
-                job, fields.get(b"if-none-match"), self._context.queue_estimates.place(job)
+                self._context.engine.attention.shown(job),
+                fields.get(b"if-none-match"),
+                self._context.queue_estimates.place(job),
             )
             if len(answer.body) >= MIN_GZIP_BYTES and b"accept-encoding" in fields:  # the application compresses it
                 return None

@@ -14,7 +14,7 @@ from progressd.core.errors import StoreFailed
 from progressd.store import schema
 from progressd.store.errors import file_errors
 from progressd.store.offline import copy
-from progressd.store.schema import inspect, migrate, old_copy
+from progressd.store.schema import inspect, migrate, old_copy, require_search
 from progressd.system.fs import new_file
 
 BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
@@ -30,6 +30,8 @@ def connected(path: Path, synchronous: str, wal_bytes: int, busy_timeout: float)
     `wal_bytes`: the size to which the file of the write-ahead log (WAL) is truncated. Raises SettingsError for a file
     that is not a store of this or an older version, and does not change that file.
     """
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        require_search(db)
     with file_errors(path):
         version = inspect(path)
     with file_errors(path), contextlib.ExitStack() as opened:

@@ -30,6 +30,7 @@ SEARCH_SECONDS: Final = 0.015  # duration of the search for a page, and of the s
 RANGE: Final = 2**16  # offsets that are searched first
 RANGE_SECONDS: Final = 0.005  # target duration of the search of one range
 MAX_GROWTH: Final = 16.0  # factor between the sizes of two ranges
+UPDATED_BATCH: Final = 1000  # unfinished jobs that are compared with a filter at a time
 SMALL: Final = 5000  # jobs that are compared or sorted in some milliseconds
 NAME: Final = "substr(text, 1, instr(text, char(10)) - 1) COLLATE NOCASE"  # the first line of the text of a job
 
@@ -218,13 +219,18 @@ class Listing:
         statuses = [status for status in self._statuses if not status.finished]
         troubled = set(self._which.troubled)
         unfinished = [one for one in unfinished if not self._which.attention or one[1] in troubled]
-        part = self._given([created for _, created in unfinished], statuses)
-        moving = set(self._query([part], -1, up=True)[1])
-        places = {created: place for place, created in unfinished if created in moving}
+        below = NEWEST if after is None else after
+        newest = sorted((one for one in unfinished if one[0] < below), reverse=True)
+        places = dict[int, int]()  # by the offset of the first message
+        for first in range(0, len(newest), UPDATED_BATCH):
+            some = newest[first : first + UPDATED_BATCH]
+            moving = set(self._query([self._given([created for _, created in some], statuses)], -1, up=True)[1])
+            places |= {created: place for place, created in some if created in moving}
+            if len(places) >= limit:
+                break
         found = self._by_finish(after, limit)
         edge = 0 if found.edge is None else found.edge
         places |= zip(found.offsets, found.places, strict=True)  # a job may have finished since
-        below = NEWEST if after is None else after
         both = sorted(((place, offset) for offset, place in places.items() if edge <= place < below), reverse=True)
         both = both[:limit]
         return _Found([place for place, _ in both], [offset for _, offset in both], found.edge)

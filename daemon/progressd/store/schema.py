@@ -260,6 +260,18 @@ def _value(db: sqlite3.Connection, key: str) -> object:
     return value
 
 
+def require_search(db: sqlite3.Connection) -> None:
+    """Check that SQLite has the index for searches. Raises SettingsError."""
+    try:
+        db.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(text, tokenize='trigram')")
+        db.execute("DROP TABLE temp.probe")
+    except sqlite3.DatabaseError as error:
+        raise SettingsError(
+            f"cannot open a database: SQLite {sqlite3.sqlite_version} of this Python has no FTS5 index of trigrams"
+            f" ({error}): use a Python whose SQLite is 3.38 or newer and has FTS5, such as Debian's"
+        ) from error
+
+
 def migrate(db: sqlite3.Connection, version: int) -> None:
     """Migrate the file to the newest version, in one transaction. Raises sqlite3.Error; then nothing has changed."""
     steps = ";".join(MIGRATIONS[version:])

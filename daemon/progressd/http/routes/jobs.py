@@ -153,6 +153,7 @@ async def get_job(job_id: str) -> Response:
         job = await changed_job(request_context(), job, query.since, min(query.wait, MAX_WAIT))
     known = request.headers.get("If-None-Match")
     place = request_context().app.queue_estimates.place(job)
+    job = request_context().view.shown(job)
     answer = request_context().app.answers.answer(job, None if known is None else known.encode("latin-1"), place)
     response = Response(answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers})
     if not answer.body:
