@@ -189,7 +189,8 @@ async def test_the_cost_of_an_event_is_constant(
 
 
 async def cost_of_coming_back(one: World) -> Work:
-    """Return the cost of a watcher of all jobs that missed three messages."""
+    """Return the cost of a watcher of all jobs that missed three messages, after other watchers have resumed."""
+    assert one.spine.registry.recent  # adds the newest progress of at most MAX_MOVED jobs
     cursor = one.spine.broadcaster.offset
     await one.spine.submit(spine.register(3), spine.progress(1, 3))
     counting = Counting()

@@ -37,11 +37,11 @@ class Source:
         self.steps: list[int] = []  # of its job, as its events were decided
         self._more = trio.Event()
 
-    def read(self, max_lines: int) -> LineBatch | None:
+    def read(self, max_lines: int, now: float) -> LineBatch | None:
         lines = self._splitter.feed(self._ours.recv(65536))
         return LineBatch(lines) if lines else None
 
-    def decided(self, batch: LineBatch, outcomes: Sequence[Outcome]) -> None:
+    def decided(self, batch: LineBatch, outcomes: Sequence[Outcome], now: float) -> None:
         assert len(outcomes) == len(batch.events)
         for outcome in outcomes:
             assert not isinstance(outcome, ProgressdError)
@@ -132,12 +132,12 @@ async def test_endless_useless_lines_do_not_starve_others(store: SQLiteStore, li
     class Endless(Source):
         reads = 0
 
-        def read(self, max_lines: int) -> LineBatch | None:
+        def read(self, max_lines: int, now: float) -> LineBatch | None:
             self.reads += 1
             assert self.reads < 1000
             return LineBatch([(1, line) for line in lines.encode().splitlines()]) if lines else None
 
-        def decided(self, batch: LineBatch, outcomes: Sequence[Outcome]) -> None:
+        def decided(self, batch: LineBatch, outcomes: Sequence[Outcome], now: float) -> None:
             assert not outcomes
 
     endless, other = Endless(1), Source(2)
@@ -152,11 +152,11 @@ async def test_all_sources_share_the_lines_of_a_turn(store: SQLiteStore) -> None
     read = [0]  # lines between two turns of this task; the poller may run twice
 
     class Endless(Source):
-        def read(self, max_lines: int) -> LineBatch | None:
+        def read(self, max_lines: int, now: float) -> LineBatch | None:
             read[-1] += max_lines
             return LineBatch([(1, b"nonsense")] * max_lines)
 
-        def decided(self, batch: LineBatch, outcomes: Sequence[Outcome]) -> None:
+        def decided(self, batch: LineBatch, outcomes: Sequence[Outcome], now: float) -> None:
             assert not outcomes
 
     endless = [Endless(number) for number in range(1, 20)]
@@ -171,8 +171,8 @@ async def test_all_sources_share_the_lines_of_a_turn(store: SQLiteStore) -> None
 
 async def test_an_error_ends_only_its_own_source(store: SQLiteStore) -> None:
     class Broken(Source):
-        def read(self, max_lines: int) -> LineBatch | None:
-            super().read(max_lines)
+        def read(self, max_lines: int, now: float) -> LineBatch | None:
+            super().read(max_lines, now)
             raise OSError("the cable is cut")
 
     broken, other = Broken(1), Source(2)

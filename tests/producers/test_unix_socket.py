@@ -239,7 +239,7 @@ async def test_reads_are_bounded_and_lose_no_line(lines: list[bytes], limits: li
             connection = ProducerConnection(ours, nursery, unlimited())
             while not connection.paused:
                 most = limits.pop() if limits else TURN_LINES
-                if batch := connection.read(most):
+                if batch := connection.read(most, trio.current_time()):
                     assert len(batch) <= most
                     numbers += [answer.line for answer in batch.answers([], "store")]
     assert numbers == [number for number, line in enumerate(lines, 1) if line.strip()]
@@ -396,7 +396,7 @@ async def test_a_line_cut_by_a_stop_is_discarded(ended: bool) -> None:
             connection.stop()
             numbers: list[Any] = []
             while not connection.paused:
-                if batch := connection.read(TURN_LINES):
+                if batch := connection.read(TURN_LINES, trio.current_time()):
                     numbers += [answer.line for answer in batch.answers([], "store")]
     assert numbers == ([1, 2] if ended else [1])
 

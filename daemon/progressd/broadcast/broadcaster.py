@@ -301,11 +301,12 @@ class Broadcaster:
         """Queue a message for its topics. Waits while a channel is full. Offsets must be ascending."""
         self.offset = envelope.offset
         names = topics_of(envelope.message)
-        watched = [topic for name in names if (topic := self._topics.get(name)) is not None]
         if not self._sessions.members.keys().isdisjoint(names):
             await self._sessions.put(envelope, names)  # first, so a session that reads `offset` can wait for it
-        for topic in watched:
-            await topic.channel.put(envelope)
+        for name in names:
+            topic = self._topics.get(name)
+            if topic is not None and not topic.channel.put_nowait(envelope):
+                await topic.channel.put(envelope)
 
     def subscribe(self, job_id: str | None = None, after: int | None = None, *, topic: str | None = None) -> Reader:
         """Watch one job, a topic, or all jobs, from now or after an offset: `async for message in …`."""

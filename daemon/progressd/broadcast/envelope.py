@@ -3,6 +3,7 @@
 An envelope is a message with its offset. It is encoded once for all watchers, for WebSocket and server-sent events.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -110,15 +111,21 @@ class Channel(Generic[T]):
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[T](CAPACITY)
 
+    def put_nowait(self, item: T) -> bool:
+        """Queue an item. Return whether there was room."""
+        try:
+            self._send.send_nowait(item)
+        except trio.WouldBlock:
+            return False
+        except trio.BrokenResourceError:  # the last watcher has left and the channel is closed
+            pass
+        return True
+
     async def put(self, item: T) -> None:
         """Queue an item. Waits if the channel is full; otherwise this is no checkpoint."""
-        try:
-            try:
-                self._send.send_nowait(item)
-            except trio.WouldBlock:
+        if not self.put_nowait(item):
+            with contextlib.suppress(trio.BrokenResourceError):
                 await self._send.send(item)
-        except trio.BrokenResourceError:  # the last watcher has left and the channel is closed
-            return
 
     async def take(self, not_before: float = -math.inf) -> list[T]:
         """Wait until an item is queued, and until `not_before`. Return the queued items, at most MAX_TAKE."""

@@ -25,6 +25,7 @@ from progressd.store.base import Store
 MAX_FINISHED: Final = 1000  # finished jobs in memory: most requests for a finished job arrive soon after its end
 MAX_FINISHED_BYTES: Final = 32 * 1024 * 1024  # estimated bytes of memory
 
+MAX_MOVED: Final = 500  # jobs; their newest progress is added to the recent messages together, in 0.7 ms
 BLOCK_BITS: Final = 9  # a block contains the messages of 512 offsets
 
 _encode = msgspec.json.Encoder().encode
@@ -117,13 +118,14 @@ class RunQueue:
 
 
 class JobMessages:
-    """The messages of one job: every state change, and the newest progress."""
+    """The messages of one job: every state change, and the newest progress. `placed`: the progress in Recent."""
 
-    __slots__ = ("changes", "progress")
+    __slots__ = ("changes", "placed", "progress")
 
     def __init__(self, changes: Iterable[Envelope] = ()) -> None:
         self.changes = list(changes)
         self.progress: Envelope | None = None
+        self.placed: Envelope | None = None
 
     @property
     def messages(self) -> list[Envelope]:
@@ -143,7 +145,8 @@ class Registry:
         self.unfinished: dict[str, Job] = {}  # oldest first
         self.last_heard: dict[str, float] = {}  # Trio's time of the last event, by unfinished job with a lease
         self.forgotten = 0  # the largest offset of a finished job that is no longer in memory
-        self.recent = Recent()  # the messages of all jobs in memory
+        self._recent = Recent()  # the messages of all jobs in memory, without the progress of `_moved`
+        self._moved: dict[JobMessages, None] = {}  # most progress is replaced before a watcher asks for it
         self._store = store
         self._finished: OrderedDict[str, Job] = OrderedDict()  # in the order in which they ended
         self._sizes: dict[str, int] = {}  # sizes of finished jobs, in bytes
@@ -168,6 +171,12 @@ class Registry:
             messages.append((self._messages[job.id], Envelope(*change, job.labels)))
         for job_messages, envelope in sorted(messages, key=lambda message: message[1].offset):
             self._add_messages(job_messages, [envelope])
+
+    @property
+    def recent(self) -> Recent:
+        """Return the messages of all jobs in memory."""
+        self._place_moved()
+        return self._recent
 
     def known(self, job_id: str) -> Job | None:
         """Return the job if it is in memory. Every unfinished job is in memory."""
@@ -204,8 +213,8 @@ class Registry:
             before = self.unfinished.get(job.id)
             self.unfinished[job.id] = job
             if job.status is JobStatus.QUEUED and not job.progress_offset and job_messages.progress is not None:
-                self.recent.remove(job_messages.progress)  # the progress of an earlier attempt is obsolete
-                job_messages.progress = None
+                job_messages.progress = None  # that of an earlier attempt is obsolete
+                self._moved[job_messages] = None
             if before is None or before.status is not job.status:
                 self._queue(job)
         elif job.id not in self._finished:
@@ -218,12 +227,21 @@ class Registry:
                 progress = envelope
             else:
                 job_messages.changes.append(envelope)
-                self.recent.add(envelope)
+                self._recent.add(envelope)
         if progress is not None:
-            if job_messages.progress is not None:
-                self.recent.remove(job_messages.progress)
             job_messages.progress = progress
-            self.recent.add(progress)
+            self._moved[job_messages] = None
+            if len(self._moved) > MAX_MOVED:
+                self._place_moved()
+
+    def _place_moved(self) -> None:
+        for job_messages in self._moved:
+            if job_messages.placed is not None:
+                self._recent.remove(job_messages.placed)
+            if job_messages.progress is not None:
+                self._recent.add(job_messages.progress)
+            job_messages.placed = job_messages.progress
+        self._moved.clear()
 
     def _finish(self, job: Job) -> None:
         self.unfinished.pop(job.id, None)
@@ -239,8 +257,11 @@ class Registry:
     def _forget(self, job_id: str) -> None:
         job = self._finished.pop(job_id, None)
         if job is not None:
-            for envelope in self._messages.pop(job_id).messages:
-                self.recent.remove(envelope)
+            job_messages = self._messages.pop(job_id)
+            job_messages.progress = None
+            self._moved[job_messages] = None
+            for envelope in job_messages.changes:
+                self._recent.remove(envelope)
             self._size -= self._sizes.pop(job_id)
             self.forgotten = max(self.forgotten, job.offset)
 

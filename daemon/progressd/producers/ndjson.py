@@ -188,11 +188,18 @@ class LineBatch:
     """
 
     def __init__(self, lines: Iterable[NumberedLine], job_id: str | None = None) -> None:
-        self._read = [read_line(number, line, job_id) for number, line in lines]
-        self.events = [line.event for line in self._read if isinstance(line, Line)]
+        self._read: list[Line | Ack] = []
+        self.events: list[ProducerEvent] = []
+        self.asks = False
+        for number, text in lines:  # one loop, because most batches have one line
+            line = read_line(number, text, job_id)
+            self._read.append(line)
+            if isinstance(line, Line):
+                self.events.append(line.event)
+            if line.ref is not UNSET or not isinstance(line, Line):
+                self.asks = True
         self.bad = len(self._read) - len(self.events)
         self.logs = LogEvent in map(type, self.events)
-        self.asks = self.bad > 0 or any(line.ref is not UNSET for line in self._read)
 
     def __len__(self) -> int:
         return len(self._read)

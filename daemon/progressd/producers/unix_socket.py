@@ -208,8 +208,11 @@ class ProducerConnection:
         """Wait until the socket accepts bytes, for the outbox."""
         await trio.lowlevel.wait_writable(self._socket)
 
-    def read(self, max_lines: int) -> LineBatch | None:
-        """Read the next lines, for the poller. The rest stays in the socket, so the socket stays readable."""
+    def read(self, max_lines: int, now: float) -> LineBatch | None:
+        """Read the next lines, for the poller. The rest stays in the socket, so the socket stays readable.
+
+        `now`: the current time, which the poller reads once for many producers.
+        """
         try:
             chunk = _first_lines(self._socket.recv(CHUNK, socket.MSG_PEEK), max_lines)
         except BlockingIOError:
@@ -223,7 +226,7 @@ class ProducerConnection:
             self._ended = True
         batch = self._lines.take() if self._lines else None
         self._undecided += batch is not None
-        self._active_at = trio.current_time()
+        self._active_at = now
         if batch is not None and batch.logs:
             self._with_logs = batch
             return None
@@ -238,13 +241,13 @@ class ProducerConnection:
             await self._decided.wait()
         outcomes = await self._lines.outcomes(batch)
         self._with_logs = None
-        self.decided(batch, outcomes)
+        self.decided(batch, outcomes, trio.current_time())
 
-    def decided(self, batch: LineBatch, outcomes: Sequence[Outcome]) -> None:
+    def decided(self, batch: LineBatch, outcomes: Sequence[Outcome], now: float) -> None:
         """Answer lines with a `ref`, and rejected lines, for the poller."""
         self._undecided -= 1
         self._decided.set()
-        self._active_at = trio.current_time()
+        self._active_at = now
         if batch.asks or any(isinstance(outcome, ProgressdError) for outcome in outcomes):
             answers = self._lines.answers(batch, outcomes)
             sent = [encode(answer) + b"\n" for answer in answers if not answer.ok or answer.ref is not UNSET]
@@ -262,10 +265,10 @@ class _Polled:
         self.over = trio.Event()
         self.error: Exception | None = None
 
-    def read(self, max_lines: int) -> LineBatch | None:
+    def read(self, max_lines: int, now: float) -> LineBatch | None:
         """Read what is ready. Pass an error to the task of the producer, so that other producers continue."""
         try:
-            batch = self.producer.read(max_lines)
+            batch = self.producer.read(max_lines, now)
         except Exception as error:
             self.error = error
             self.over.set()
@@ -315,12 +318,13 @@ class Poller:
 
     def _read(self) -> list[tuple[ProducerConnection, LineBatch]]:
         batches, turn, reads = list[tuple[ProducerConnection, LineBatch]](), Turn(), 0
+        now = trio.current_time()
         while not turn.over and reads < MAX_READS and (ready := self._epoll.poll(0, MAX_READY)):
             reads += len(ready)
             share = max(1, turn.left // len(ready))
             for descriptor, _ in ready:
                 polled = self._polled[descriptor]
-                if batch := polled.read(share):
+                if batch := polled.read(share, now):
                     batches.append((polled.producer, batch))
                     turn.count(len(batch))
                 if polled.over.is_set():
@@ -338,10 +342,10 @@ class Poller:
             outcomes = await self._ingest.submit(*events)
         except Unavailable as error:
             outcomes = [error] * len(events)
-        position = 0
+        position, now = 0, trio.current_time()
         for producer, batch in batches:
             end = position + len(batch.events)
-            producer.decided(batch, outcomes[position:end])
+            producer.decided(batch, outcomes[position:end], now)
             position = end
 
 
