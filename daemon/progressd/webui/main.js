@@ -237,7 +237,7 @@ function redraw() {
   const { due } = view;
   if (due < Infinity) timer = setTimeout(redraw, due);
   if (isNew) dropFinished();
-  list.show(isNew, view.misses ? feed.missing : 0);
+  list.show(isNew, view.misses ? feed.missing : 0, feed.isKnown);
   toolbar.showCounts(view.counts);
   selection.show();
   showEmpty(!view.lines.length && !feed.loading);
