@@ -370,10 +370,10 @@ async function showHealth() {
 }
 
 function setUpSettings(form) {
-  form.elements.view.value = setting('view') ?? '';
+  form.elements.view.value = setting('view') ?? 'auto';
   form.elements.cancel.checked = setting('cancel') === 'ask';
   form.addEventListener('change', () => {
-    choose('view', form.elements.view.value || null);
+    choose('view', form.elements.view.value === 'auto' ? null : form.elements.view.value);
     choose('cancel', form.elements.cancel.checked ? 'ask' : null);
     view.invalidate();
     redrawSoon();
