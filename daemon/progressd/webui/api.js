@@ -53,21 +53,10 @@ export const whoAmI = () => request('api/auth/status');
 export const health = () => request('api/health');
 
 /**
- * Returns a page of jobs. A server that does not know an order or a search returns more jobs, which the page filters.
  * @param {URLSearchParams} params
- * @returns {Promise<{jobs: object[], total: number, next?: string, counts?: Record<string, number>}>}
+ * @returns {Promise<{jobs: object[], total: number, next?: string, counts?: Record<string, number>}>} a page of jobs
  */
-export async function listJobs(params) {
-  try {
-    return await request(`api/jobs?${params}`);
-  } catch (error) {
-    if (error.status !== 400) throw error;
-    const known = new URLSearchParams(params);
-    for (const name of ['sort', 'q', 'attention']) known.delete(name);
-    if (known.size === params.size) throw error;
-    return await request(`api/jobs?${known}`);
-  }
-}
+export const listJobs = (params) => request(`api/jobs?${params}`);
 
 export const getJob = (id) => request(jobUrl(id));
 

@@ -41,6 +41,13 @@ export class Batches {
     this.#onChange = onChange;
   }
 
+  /** Returns a batch with the counts of its known jobs, without a request. */
+  static counted(id, jobs) {
+    const counts = counted(jobs);
+    const status = jobs.every(isFinished) ? 'completed' : 'processing';
+    return { batch: true, id, status, first: nameOf(jobs[0]), counts, percent: percentOf(counts, jobs), jobs };
+  }
+
   /**
    * Returns a batch, and requests it if its jobs have changed.
    * @param {string} id

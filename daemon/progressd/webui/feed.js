@@ -99,7 +99,7 @@ export class Feed {
 
   /** @returns {boolean} whether jobs of the query are still being loaded without being asked for */
   get loading() {
-    return this.#running && (!this.#isWhole || Boolean(this.#rest && !this.#rest.loaded && !this.#rest.done));
+    return this.#running && (!this.#isWhole || !this.isKnown);
   }
 
   /** The unfinished jobs that the page has not loaded yet. */
@@ -111,6 +111,12 @@ export class Feed {
   /** Whether there are more unfinished jobs than the page keeps. */
   get isCut() {
     return this.#unfinished.loaded >= MAX_UNFINISHED && !this.#unfinished.done;
+  }
+
+  /** Whether the first unfinished and the first finished jobs are here. */
+  get isKnown() {
+    const { done, loaded } = this.#unfinished;
+    return (done || loaded > 0) && (!this.#rest || this.#rest.done || this.#rest.loaded > 0);
   }
 
   /** The finished jobs that the page has loaded in pages. */

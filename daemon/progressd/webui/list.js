@@ -55,14 +55,21 @@ export class List {
     return this.#mode === 'rows' ? this.#rows : null;
   }
 
-  /** Shows the current state. @param {boolean} isNew whether the lines of the view are new @param {number} missing */
-  show(isNew, missing) {
+  /**
+   * Shows the current state.
+   * @param {boolean} isNew whether the lines of the view are new
+   * @param {number} missing the lines that are still being loaded
+   * @param {boolean} isKnown whether the page knows how many jobs there are
+   */
+  show(isNew, missing, isKnown) {
+    if (!isKnown && !this.#mode && !this.#view.lines.length) return;
     // A search that finds little does not turn rows into cards.
     const mode = this.#modeOf(Math.max(this.#view.lines.length + missing, this.#jobs.size));
     const changed = mode !== this.#mode;
     this.#mode = mode;
     this.#view.cards = mode === 'cards';
     if (changed) this.#start();
+    this.#roots.rows.toggleAttribute('data-empty', !this.#view.lines.length && !missing);
     if (mode === 'cards') this.#showCards();
     else if (isNew || changed || missing !== this.#missing) this.#rows.show(this.#view.lines, missing);
     else this.#rows.update();

@@ -237,7 +237,7 @@ function redraw() {
   const { due } = view;
   if (due < Infinity) timer = setTimeout(redraw, due);
   if (isNew) dropFinished();
-  list.show(isNew, view.misses ? feed.missing : 0);
+  list.show(isNew, view.misses ? feed.missing : 0, feed.isKnown);
   toolbar.showCounts(view.counts);
   selection.show();
   showEmpty(!view.lines.length && !feed.loading);
@@ -369,10 +369,10 @@ async function showHealth() {
 }
 
 function setUpSettings(form) {
-  form.elements.view.value = setting('view') ?? '';
+  form.elements.view.value = setting('view') ?? 'auto';
   form.elements.cancel.checked = setting('cancel') === 'ask';
   form.addEventListener('change', () => {
-    choose('view', form.elements.view.value || null);
+    choose('view', form.elements.view.value === 'auto' ? null : form.elements.view.value);
     choose('cancel', form.elements.cancel.checked ? 'ask' : null);
     view.invalidate();
     redrawSoon();

@@ -62,6 +62,9 @@ export class Row {
     this.#parts.toggle.append(icon('toggle'));
   }
 
+  /** The address before the links to jobs; empty on the page of the daemon. */
+  base = '';
+
   /** @returns {number} of its line */
   get index() {
     return this.#index;
@@ -135,7 +138,7 @@ export class Row {
     set(link, name);
     link.title = name;
     if (upload) link.removeAttribute('href');
-    else link.setAttribute('href', batch ? `batches/${id}` : `jobs/${id}`);
+    else link.setAttribute('href', `${this.base}${batch ? 'batches' : 'jobs'}/${id}`);
     set(this.#parts.kind, batch ? this.#entry.about : kind && kind !== name ? kind : '');
     set(this.#parts.host, labels?.host ?? '');
     this.#parts.host.title = labels?.host ?? '';

@@ -30,6 +30,7 @@ export class Rows {
    * @param {object} source
    * @param {(line: import('./view.js').Line) => object} source.entryOf the job, upload or batch of a line
    * @param {(id: string) => object} source.marksOf `{selected, pending, starred, note}` of a job
+   * @param {string} [source.base] the address of the daemon, for links
    * @param {() => void} source.onEnd the end of the list is in sight
    * @param {object} actions `act(name, entry, button)`, `select(id, how)`, `unfold(id, open)`
    */
@@ -172,6 +173,7 @@ export class Rows {
     let row = free.pop();
     if (!row) {
       row = new Row();
+      row.base = this.#source.base ?? '';
       this.#body.append(row.element);
     }
     row.become(line);
