@@ -93,7 +93,7 @@ export class Frame {
     setText(indicator, CONNECTIONS[connection] ? t(CONNECTIONS[connection]) : '');
     if (connection !== 'reconnecting') this.#lostAt = null;
     else this.#lostAt ??= byId('main').hidden ? null : Date.now();
-    if (connection === 'live') {
+    if (connection === 'live' || connection === 'polling') {
       this.#stated = null;
       note('');
     }

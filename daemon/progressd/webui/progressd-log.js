@@ -69,10 +69,12 @@ export class ProgressdLog extends HTMLElement {
 
   connectedCallback() {
     if (!this.#parts.scroller) this.#build();
+    document.addEventListener('selectionchange', this.#pin);
     if (this.hasAttribute('job') && !this.#source) this.#openFromAttributes();
   }
 
   disconnectedCallback() {
+    document.removeEventListener('selectionchange', this.#pin);
     this.close();
   }
 
@@ -565,11 +567,12 @@ export class ProgressdLog extends HTMLElement {
     return own?.rangeCount ? own.getRangeAt(0) : null;
   }
 
-  #pin() {
+  /** Keeps the blocks in which the selection begins and ends, so that it stays while they are not visible. */
+  #pin = () => {
     const range = this.#selection();
     const blocks = [range?.startContainer, range?.endContainer].map((node) => this.#blockAround(node));
     this.#pinned = new Set(range?.collapsed === false ? blocks.filter(Boolean) : []);
-  }
+  };
 
   #blockAround(node) {
     const root = (node instanceof Element ? node : node?.parentElement)?.closest?.('.block');
@@ -726,7 +729,6 @@ export class ProgressdLog extends HTMLElement {
     scroller.addEventListener('scroll', () => this.#scrolled(), { passive: true });
     this.#root.addEventListener('keydown', (event) => this.#pressed(event));
     this.#root.addEventListener('copy', (event) => this.#copy(event));
-    document.addEventListener('selectionchange', () => this.#pin());
   }
 
   #pressed(event) {
