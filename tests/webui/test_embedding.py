@@ -67,9 +67,11 @@ def embedding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedding]:
 
 def test_two_lines_show_a_job(browser: Browser, embedding: Embedding) -> None:
     embedding.post("/api/jobs", id=JOB, kind="import", name="Import of 12 files")
-    url = embedding.show(f'<progressd-job job="{JOB}" token="{embedding.token(JOB)}"></progressd-job>')
+    embedding.pages["/token.txt"] = embedding.token(JOB)
+    renewed = f'<progressd-job id="renewed" job="{JOB}" token-url="/token.txt" compact></progressd-job>'
+    url = embedding.show(f'<progressd-job job="{JOB}" token="{embedding.token(JOB)}"></progressd-job>{renewed}')
     with opened_page(browser, url) as page:
-        element = page.locator("progressd-job")
+        element = page.locator("progressd-job").first
         expect(element).to_contain_text("Import of 12 files")
         page.evaluate("addEventListener('progressd-end', ({ detail }) => { window.ended = detail.status })")
         bar = element.get_by_role("progressbar", name="Progress of Import of 12 files")
@@ -79,6 +81,7 @@ def test_two_lines_show_a_job(browser: Browser, embedding: Embedding) -> None:
         expect(element).to_contain_text("Reading invoices · 5 of 12")
         embedding.post(f"/api/jobs/{JOB}/events", type="completed")
         expect(element).to_have_attribute("data-status", "completed")
+        expect(page.locator("#renewed")).to_have_attribute("data-status", "completed")
         page.wait_for_function("window.ended === 'completed'")
 
 
@@ -116,3 +119,23 @@ def test_a_page_submits_files_and_shows_their_batch(browser: Browser, embedding:
         expect(element.get_by_role("progressbar", name="Progress of 2 files")).to_have_attribute("aria-valuenow", "100")
         expect(element.get_by_role("listitem")).to_have_text(["a.pdfDone", "b.pdfDone"])
         assert element.get_attribute("batch") == batch
+
+
+def test_a_list_shows_new_jobs(browser: Browser, embedding: Embedding) -> None:
+    token = embedding.post("/api/token")["token"]
+    with opened_page(
+        browser, embedding.show(f'<progressd-jobs kind="nightly" token="{token}"></progressd-jobs>')
+    ) as page:
+        element = page.locator("progressd-jobs")
+        expect(element).to_contain_text("No jobs.")
+        for number in (83, 84):
+            embedding.post("/api/jobs", id=job_id(number), kind="nightly", name=f"Night {number}")
+        embedding.post("/api/jobs", id=job_id(85), kind="daily")
+        rows = element.get_by_role("listitem")
+        expect(rows).to_have_text(["Night 84Queued", "Night 83Queued"])
+        data = {"current_step": 3, "total_steps": 4}
+        embedding.post(f"/api/jobs/{job_id(83)}/events", type="progress", data=data)
+        bar = element.get_by_role("progressbar", name="Progress of Night 83")
+        expect(bar).to_have_attribute("aria-valuenow", "75")
+        embedding.post(f"/api/jobs/{job_id(83)}/events", type="error", data={"message": "No."})
+        expect(rows).to_have_text(["Night 84Queued", "Night 83Failed"])

@@ -2,7 +2,8 @@
 
 import { applied, getJson } from './progressd.js';
 import { ProgressdElement, sentenceFor, setBar, setText } from './progressd-element.js';
-import { percentText, verdictOf } from './progressd-job.js';
+import { percentText } from './progressd-job.js';
+import { Rows } from './progressd-rows.js';
 import { t } from './text.js';
 
 const FINISHED = new Set(['completed', 'failed', 'cancelled']);
@@ -21,32 +22,17 @@ const CONTENT = `
   <p class="message" part="message" data-part="message" role="status" hidden></p>
 </div>`;
 
-const ROW = '<span class="grow" part="job-name"></span>' +
-  '<span class="bar" part="job-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100">' +
-  '<span class="fill" part="job-fill"></span></span><span class="figure" part="job-figure"></span>';
-
-const sheet = new CSSStyleSheet();
-sheet.replaceSync(`
-ul { display: grid; gap: .125em; margin-top: .25em; }
-li { --state: var(--idle); display: grid; grid-template-columns: minmax(0, 1fr) 30% 6em; gap: .75em; align-items: center; font-size: .875em; }
-li .fill { display: block; }
-li .figure { font-weight: 400; font-size: inherit; text-align: right; }
-li[data-status=processing] { --state: var(--running); }
-li[data-status=completed] { --state: var(--done); }
-li[data-status=failed] { --state: var(--failed); }
-@container (max-width: 24em) { li { grid-template-columns: minmax(0, 1fr) 4em; } li .bar { display: none; } }
-`);
-
 export class ProgressdBatch extends ProgressdElement {
   static observedAttributes = this.reflects('batch');
 
   #batch = null; // as in `GET /api/batch/ID`
   #jobs = new Map();
-  #rows = new Map();
+  #rows;
   #loading = new AbortController();
 
   constructor() {
-    super(CONTENT, sheet);
+    super(CONTENT, Rows.sheet);
+    this.#rows = new Rows(this.parts);
   }
 
   /** `{ batch, jobs }` as in `GET /api/batch/ID` and `…/jobs`; null until they are known. */
@@ -63,8 +49,6 @@ export class ProgressdBatch extends ProgressdElement {
   #forget() {
     this.#batch = null;
     this.#jobs.clear();
-    this.#rows.clear();
-    this.parts.jobs.replaceChildren();
   }
 
   async live() {
@@ -110,7 +94,7 @@ export class ProgressdBatch extends ProgressdElement {
   }
 
   draw() {
-    const { card, name, figure, bar, step, jobs: list } = this.parts;
+    const { card, name, figure, bar, step } = this.parts;
     const batch = this.#batch;
     card.hidden = !batch && this.parts.message.hidden;
     for (const part of [bar, step, name.parentElement]) part.hidden = !batch;
@@ -132,27 +116,7 @@ export class ProgressdBatch extends ProgressdElement {
     setText(figure, verdict);
     setText(step, counts);
     setBar(bar, percent, t('Progress of {name}', { name: title }), [verdict, counts].filter(Boolean).join(', '));
-    for (const job of jobs) this.#drawJob(job);
-    list.hidden = !jobs.length;
-  }
-
-  #drawJob(job) {
-    let row = this.#rows.get(job.job_id);
-    if (!row) {
-      row = document.createElement('li');
-      row.innerHTML = ROW;
-      this.#rows.set(job.job_id, row);
-      this.parts.jobs.append(row);
-    }
-    const [name, bar, figure] = row.children;
-    const percent = Math.round(100 * shareOf(job));
-    const title = job.filename || t('Job');
-    const verdict = verdictOf(job.status) ?? percentText(percent, this.parts.card.lang);
-    row.dataset.status = job.status;
-    setText(name, title);
-    name.title = title;
-    setText(figure, verdict);
-    setBar(bar, percent, t('Progress of {name}', { name: title }), verdict);
+    this.#rows.show(jobs.map(({ job_id: id, filename, status, progress }) => ({ id, name: filename, status, progress })));
   }
 }
 
