@@ -138,8 +138,7 @@ def project(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
     directory = tmp_path_factory.mktemp("npm")
     package = directory / "progressd"
     shutil.copytree(WEBUI, package)
-    for name in ("progressd-jobs.js", "progressd-log.js"):
-        (package / name).touch()
+    (package / "progressd-log.js").touch()
     (directory / "package.json").write_text('{"type": "module", "private": true}')
     command = ["npm", "install", "--no-audit", "--no-fund", "--install-links", str(package), *PACKAGES]
     subprocess.run(command, cwd=directory, check=True, capture_output=True)

@@ -67,9 +67,11 @@ def embedding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedding]:
 
 def test_two_lines_show_a_job(browser: Browser, embedding: Embedding) -> None:
     embedding.post("/api/jobs", id=JOB, kind="import", name="Import of 12 files")
-    url = embedding.show(f'<progressd-job job="{JOB}" token="{embedding.token(JOB)}"></progressd-job>')
+    embedding.pages["/token.txt"] = embedding.token(JOB)
+    renewed = f'<progressd-job id="renewed" job="{JOB}" token-url="/token.txt" compact></progressd-job>'
+    url = embedding.show(f'<progressd-job job="{JOB}" token="{embedding.token(JOB)}"></progressd-job>{renewed}')
     with opened_page(browser, url) as page:
-        element = page.locator("progressd-job")
+        element = page.locator("progressd-job").first
         expect(element).to_contain_text("Import of 12 files")
         page.evaluate("addEventListener('progressd-end', ({ detail }) => { window.ended = detail.status })")
         bar = element.get_by_role("progressbar", name="Progress of Import of 12 files")
@@ -79,6 +81,7 @@ def test_two_lines_show_a_job(browser: Browser, embedding: Embedding) -> None:
         expect(element).to_contain_text("Reading invoices · 5 of 12")
         embedding.post(f"/api/jobs/{JOB}/events", type="completed")
         expect(element).to_have_attribute("data-status", "completed")
+        expect(page.locator("#renewed")).to_have_attribute("data-status", "completed")
         page.wait_for_function("window.ended === 'completed'")
 
 

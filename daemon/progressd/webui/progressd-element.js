@@ -21,7 +21,7 @@ sheet.replaceSync(`
   --done: var(--progressd-done, light-dark(#1f7a52, #6ccf9c));
   --failed: var(--progressd-failed, light-dark(#b2382c, #ff9284));
   --stalled: var(--progressd-stalled, light-dark(#8a5a00, #e5b75f));
-  --idle: var(--progressd-idle, light-dark(#868a87, #6b737b));
+  --idle: var(--progressd-idle, light-dark(#6b7075, #8b939b));
   display: block;
   color: var(--text);
   background: var(--progressd-background, none);
