@@ -271,6 +271,8 @@ async def test_a_failing_store_delays_the_job(tmp_path: Path) -> None:
         assert (await patched(client, url, 0, FILE)).status_code == 503
         assert (await client.head(url, headers=TUS)).status_code == 503
         assert daemon.daemon.files.usage.receiving == len(FILE)
+        assert (await created(client, content=FILE)).status_code == 503  # the client knows no URL, and sends it again
+        assert len(daemon.daemon.files.resumable.all()) == 1
         Full.full = False
         state = await client.head(url, headers=TUS)
         job_id = state.headers["Progressd-Job-Id"]
