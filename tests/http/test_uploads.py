@@ -229,7 +229,9 @@ async def test_uploads_become_one_batch_that_continues(tmp_path: Path) -> None:
             batch = f"/api/batch/{response.headers['Progressd-Batch-Id']}"
             job = await ended(daemon, response.headers["Progressd-Job-Id"])
             assert job.batch_id is not None
-            assert await daemon.daemon.batches.find(job.batch_id) is not None
+            async with daemon.watch(f"/ws/batch/{job.batch_id}") as watcher:
+                assert (await watcher.rest())[-1]["data"]["success_count"] == number
+                assert await watcher.closed() == (1000, "batch finished")
             body = (await client.get(batch)).json()
             assert (body["name"], body["progress"]["completed"], body["progress"]["total"]) == ("Two", number, number)
         again = await created(client, 3, **{**metadata, "batch": "c"})

@@ -39,6 +39,13 @@ class Option(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     ] = None
     title: Annotated[str, Meta(description="The name of the option for people.")] = ""
     description: Annotated[str, Meta(description="What the option does, in a few words.")] = ""
+    values_command: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="For a text option: a command that prints the values that this server has, one per line, which "
+            "clients may offer. Other values stay possible. `{python}` is the Python that runs the daemon."
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         number = self.type in ("integer", "number")
@@ -46,6 +53,8 @@ class Option(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
             raise ValueError("minimum and maximum are only for integers and numbers")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        if self.values_command and self.type != "string":
+            raise ValueError("values_command is only for string options")
         if self.needs is not None and self.type != "boolean":
             raise ValueError("needs is only for boolean options")
         for choice in self.choices:
