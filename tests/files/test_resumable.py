@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd.core.errors import InsufficientStorage
+from progressd.files import resumable
 from progressd.files.quota import DiskUsage, FreeSpaceGuard
 from progressd.files.resumable import ResumableUpload, ResumableUploads, UploadInfo
 from support.samples import job_id
@@ -19,9 +20,9 @@ class Killed(Exception):
     """The block of a writer ends, as if the daemon was killed."""
 
 
-def info(length: int = len(DATA)) -> UploadInfo:
+def info(length: int = len(DATA), id_: str = ID) -> UploadInfo:
     return UploadInfo(
-        id=ID, length=length, metadata="", filename="a.pdf", pipeline="pdf", options={}, labels={}, owner="me"
+        id=id_, length=length, metadata="", filename="a.pdf", pipeline="pdf", options={}, labels={}, owner="me"
     )
 
 
@@ -32,8 +33,8 @@ async def opened(state_dir: Path, max_bytes: int = 0) -> tuple[ResumableUploads,
     return uploads, usage
 
 
-def found(uploads: ResumableUploads) -> ResumableUpload:
-    upload = uploads.find(ID)
+def found(uploads: ResumableUploads, id_: str = ID) -> ResumableUpload:
+    upload = uploads.find(id_)
     assert upload is not None
     return upload
 
@@ -100,7 +101,7 @@ async def test_only_a_whole_mark_cuts_the_bytes(mark: str, left: int, tmp_path: 
     assert found(uploads).path.read_bytes() == DATA
 
 
-async def test_a_complete_upload_is_known_after_a_restart(tmp_path: Path) -> None:
+async def test_a_complete_upload_is_known_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uploads, usage = await opened(tmp_path)
     upload = await uploads.create(info())
     async with uploads.writing(upload) as writer:
@@ -111,6 +112,14 @@ async def test_a_complete_upload_is_known_after_a_restart(tmp_path: Path) -> Non
     await uploads.finish(found(uploads))
     uploads, usage = await opened(tmp_path)
     assert (found(uploads).whole, found(uploads).done, usage.receiving) == (True, True, 0)
+    monkeypatch.setattr(resumable, "MAX_DONE", 1)
+    await uploads.create(newer := info(id_=job_id(2)))
+    async with uploads.writing(newest := found(uploads, newer.id)) as writer:
+        await writer.write(DATA)
+    uploads.release(newest)
+    await uploads.finish(newest)
+    await uploads.expire()
+    assert uploads.all() == [newest]
 
 
 async def test_the_quota_limits_what_is_written(tmp_path: Path) -> None:

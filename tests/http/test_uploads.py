@@ -229,7 +229,9 @@ async def test_uploads_become_one_batch_that_continues(tmp_path: Path) -> None:
             batch = f"/api/batch/{response.headers['Progressd-Batch-Id']}"
             job = await ended(daemon, response.headers["Progressd-Job-Id"])
             assert job.batch_id is not None
-            assert await daemon.daemon.batches.find(job.batch_id) is not None
+            async with daemon.watch(f"/ws/batch/{job.batch_id}") as watcher:
+                assert (await watcher.rest())[-1]["data"]["success_count"] == number
+                assert await watcher.closed() == (1000, "batch finished")
             body = (await client.get(batch)).json()
             assert (body["name"], body["progress"]["completed"], body["progress"]["total"]) == ("Two", number, number)
         again = await created(client, 3, **{**metadata, "batch": "c"})
@@ -271,6 +273,8 @@ async def test_a_failing_store_delays_the_job(tmp_path: Path) -> None:
         assert (await patched(client, url, 0, FILE)).status_code == 503
         assert (await client.head(url, headers=TUS)).status_code == 503
         assert daemon.daemon.files.usage.receiving == len(FILE)
+        assert (await created(client, content=FILE)).status_code == 503  # the client knows no URL, and sends it again
+        assert len(daemon.daemon.files.resumable.all()) == 1
         Full.full = False
         state = await client.head(url, headers=TUS)
         job_id = state.headers["Progressd-Job-Id"]

@@ -20,7 +20,7 @@ accept = ["*/*"]
 level = { type = "integer", default = 6, minimum = 1, maximum = 9, title = "Level" }
 ratio = { type = "number", minimum = 0.5 }
 format = { type = "string", choices = ["zip", "tar"], default = "tar" }
-note = { type = "string" }
+note = { type = "string", values_command = ["printf", "eng\\njpn\\n"] }
 fast = { type = "boolean", default = true }
 rotate = { type = "boolean", title = "Turn pages" }
 turbo = { type = "boolean", needs = "no-such-program" }
@@ -75,6 +75,7 @@ def test_the_form_is_that_of_the_chosen_pipeline(browser: Browser, tmp_path: Pat
         expect(page.locator("input[name=dpi]")).to_have_count(0)
         expect(page.locator("input[type=file]")).to_have_attribute("accept", "")
         expect(page.get_by_label("turbo")).to_be_disabled()
+        expect(page.locator("#values-of-note option").first).to_have_attribute("value", "eng")
         expect(page.locator(".option", has_text="turbo")).to_contain_text("the server needs no-such-program")
         page.get_by_label("Level").fill("12")
         page.locator("input[type=file]").set_input_files(small)

@@ -26,6 +26,7 @@ from progressd.files.state_dir import make_directory
 from progressd.system.fs import new_file, sync, write_all
 
 HEAD: Final = 1024  # bytes in which the type of a file is recognized
+MAX_DONE: Final = 10_000  # uploads that have become jobs, about 2 KB of memory each
 DESCRIPTION: Final = ".json"
 UNVERIFIED: Final = ".unverified"
 
@@ -261,8 +262,14 @@ class ResumableUploads:
             await trio.to_thread.run_sync(self._unlink, upload.path)
 
     async def expire(self) -> None:
-        """Delete the uploads to which nothing was added for `lifetime`, except whole ones that are no job yet."""
+        """Delete the uploads to which nothing was added for `lifetime`, except whole ones that are no job yet.
+
+        Of those that have become jobs, the newest MAX_DONE are kept: a client may ask for them again.
+        """
         now, count = time.time(), 0
+        done = [upload for upload in self.all() if upload.done]
+        for upload in sorted(done, key=lambda upload: upload.changed_at)[:-MAX_DONE]:
+            await self.remove(upload)
         for upload in self.all():
             if self.expires_at(upload) <= now and (upload.done or not upload.whole):
                 count += not upload.done

@@ -26,6 +26,7 @@ const MOBILE = matchMedia('(max-width: 59.99rem)');
  * @property {boolean|number|string} [default]
  * @property {number} [minimum] @property {number} [maximum] @property {number} [maxLength]
  * @property {(boolean|number|string)[]} [enum]
+ * @property {string[]} [examples] values to choose from; others are possible
  * @property {string} [x-needs] a program @property {boolean} [x-available] whether the server has it
  */
 
@@ -161,7 +162,29 @@ function field(name, option, before) {
     : t(option.description ?? '');
   if (hint.textContent) title.append(hint);
   label.append(title, input);
+  if (option.examples) label.append(offer(input, option.examples));
   return label;
+}
+
+/** Offers values for a text field. Those in the languages of the user come first. */
+function offer(input, values) {
+  const list = document.createElement('datalist');
+  list.id = `values-of-${input.name}`;
+  input.setAttribute('list', list.id);
+  list.append(...[...values].sort((a, b) => rank(a) - rank(b) || 0).map((value) => new Option('', value)));
+  return list;
+}
+
+/** Three letters of a language, as in ISO 639-2, for the two of the browser. */
+const LETTERS = { ja: 'jpn', en: 'eng', de: 'deu', fr: 'fra', es: 'spa', it: 'ita', pt: 'por', ko: 'kor', zh: 'chi' };
+
+/** @param {string} value such as `jpn` @returns {number} its place among the languages of the browser */
+function rank(value) {
+  const place = navigator.languages.findIndex((tag) => {
+    const letters = LETTERS[tag.split('-')[0]];
+    return letters && value.startsWith(letters);
+  });
+  return place < 0 ? Infinity : place;
 }
 
 /** @param {Option} option */

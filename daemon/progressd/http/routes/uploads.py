@@ -135,7 +135,7 @@ async def create() -> Response:
                 async with _held(upload, body):
                     await _receive(context, upload, body, checksum, filetype)
         except BaseException:  # the client does not know the URL
-            if not upload.whole:
+            if not upload.done:
                 await context.app.files.resumable.remove(upload)
             raise
     url = context.app.base.url(f"/api/uploads/{upload.info.id}")
