@@ -141,6 +141,15 @@ async def test_it_reconnects_from_the_last_cursor(end: Callable[[list[str]], Scr
     assert [lost.failures for lost in losses] == [0]
 
 
+async def test_every_connection_asks_for_the_same_messages() -> None:
+    options: Any = {"interval": 2.5, "types": ["progress", "job_created"]}
+    script = says(progress(1, "s-1"), close=1001)
+    async with daemon(script, says(*END)) as served, watch_texts(served.url, **options) as texts:
+        assert [received.text async for received in texts] == [progress(1, "s-1"), *END]
+    query = "interval=2.5&types=job_created%2Cprogress"
+    assert served.paths == [f"/ws/jobs?{query}", f"/ws/jobs?{query}&since=s-1"]
+
+
 async def test_it_reconnects_from_the_cursor_of_hello() -> None:
     hello = '{"type":"hello","cursor":"s-5"}'
     async with daemon(says(hello, close=1001), says(*END)) as served, watch(served.url, JOB) as messages:

@@ -12,7 +12,6 @@ RESET: Final = "\x1b[0m"
 CODES: Final = {
     "bold": "1",
     "dim": "2",
-    "underline": "4",
     "reverse": "7",
     "red": "31",
     "green": "32",
