@@ -286,3 +286,26 @@ def test_a_signature_stays_valid_or_is_reported(scan: bool, tmp_path: Path) -> N
     last = steps(convert(source, output, dpi=DPI))[-1]
     assert ("the digital signature is no longer valid" in last) is scan
     assert (output.read_bytes() == source.read_bytes()) is not scan
+
+
+@pytest.mark.parametrize("mask", ["none", "stencil", "soft"])
+def test_text_behind_a_picture_is_visible_through_masks(mask: str, tmp_path: Path) -> None:
+    """A page whose text a watermark covers was not scanned. Text behind an opaque scan stays hidden, and stays text."""
+    source, output = tmp_path / "source.pdf", tmp_path / "out.pdf"
+    with pikepdf.new() as pdf:
+        page = add_scan(pdf, scanned())
+        page.obj.Contents = pdf.make_stream(text(40, 300, "Behind") + page.obj.Contents.read_bytes())
+        image = page.obj.Resources.XObject.Im0
+        if mask == "stencil":
+            entries = {"ImageMask": True, "BitsPerComponent": 1, "Width": 8, "Height": 8}
+            page.obj.Resources.XObject.Im0 = pdf.make_stream(
+                b"\xf0" * 8, Type=Name.XObject, Subtype=Name.Image, **entries
+            )
+        elif mask == "soft":
+            entries = {"BitsPerComponent": 8, "Width": 2, "Height": 1, "ColorSpace": Name.DeviceGray}
+            image.SMask = pdf.make_stream(b"\0\x80", Type=Name.XObject, Subtype=Name.Image, **entries)
+        pdf.save(source)
+    convert(source, output, dpi=DPI)
+    assert (output.read_bytes() == source.read_bytes()) is (mask != "none")
+    with closing(pdfium.PdfDocument(output)) as document:
+        assert document[0].get_textpage().get_text_bounded().strip() == "Behind"
