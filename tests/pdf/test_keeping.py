@@ -79,7 +79,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         contents.obj.Annots = Array(
             [link(pdf, [40, 290, 140, 320], scan), link(pdf, [40, 250, 140, 280], "https://example.org/")]
         )
-        scan.obj.Annots = Array([link(pdf, [0, 190, 40, 210], contents)])
+        damaged = pdf.make_indirect(Dictionary(Type=Name.Annot, Subtype=Name.Link))  # has no rectangle
+        scan.obj.Annots = Array([link(pdf, [0, 190, 40, 210], contents), damaged])
         field = Dictionary(
             Type=Name.Annot, Subtype=Name.Widget, FT=Name.Tx, T=String("name"), V=String("Ada"), Rect=[40, 20, 200, 40]
         )
