@@ -168,6 +168,8 @@ class Conversion:
             notices.append(f"{self._kept} of {pages} pages were not scanned, and were kept")
         if self._read_before and self._result.is_changed:
             notices.append(f"{self._read_before} of {pages} scans have text, which was kept")
+        if self._result.damaged:
+            notices.append(f"the content of page {self._result.damaged[0]} is damaged, so it was kept")
         if self._result.is_signed and self._result.is_changed:
             notices.append("the digital signature is no longer valid")
         return f": {'; '.join(notices)}" if notices else ""

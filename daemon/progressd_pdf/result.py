@@ -5,11 +5,13 @@ import io
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import pikepdf
+from pikepdf.models import PdfParsingError
 from PIL import Image, TiffImagePlugin
 
 from progressd_pdf.source import MAX_DEPTH, ConversionError, Geometry
@@ -74,6 +76,7 @@ class Result:
         self._file.seek(0, io.SEEK_END)
         self._offsets: list[int] = []
         self._edits: dict[int, PageEdit] = {}
+        self.damaged: list[int] = []  # pages whose content cannot be parsed; they stay as they are
 
     def __enter__(self) -> "Result":
         return self
@@ -111,7 +114,10 @@ class Result:
             editor = _Editor(pdf)
             for index, edit in self._edits.items():
                 if edit:
-                    editor.apply(pdf.pages[index], edit)
+                    try:
+                        editor.apply(pdf.pages[index], edit)
+                    except (pikepdf.PdfError, PdfParsingError):
+                        self.damaged.append(index + 1)
             with self._output.open("wb") as file:
                 pdf.save(file, object_stream_mode=pikepdf.ObjectStreamMode.generate)
 
@@ -149,7 +155,8 @@ class _Editor:
                 del page.obj.Thumb
         if edit.angle:
             for annotation in page.obj.get("/Annots", pikepdf.Array()):
-                _move(annotation, turning)
+                with suppress(AttributeError, TypeError, ValueError):  # a damaged annotation
+                    _move(annotation, turning)
         if edit.text is not None:
             self._lay_over(page, edit.text, edit.geometry.to_page(edit.turn))
         if edit.turn:

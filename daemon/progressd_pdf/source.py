@@ -277,7 +277,7 @@ def _content_of(page: pdfium.PdfPage, number: int) -> Content:
                 if width * height >= SMALL_PICTURE * area:
                     scans.append(Scan(dpi, facts.bits_per_pixel == 1))
                 covered += width * height
-                if width * height >= WHOLE_PAGE * area and not pdfium_raw.FPDFPageObj_HasTransparency(item):
+                if drawn_on and width * height >= WHOLE_PAGE * area and _is_opaque(item):
                     drawn_on = False
     if drawn_on or covered * 2 < area:
         return Content(None, has_text, not (covered or drawn_on))
@@ -293,6 +293,20 @@ def _check_picture(picture: pdfium.PdfImage, number: int) -> None:
     limit = max((MAX_PIXELS.get(name, 0) for name in filters), default=0) or MAX_PIXELS_OTHERWISE
     if pixels > (MAX_PIXELS_JPX if "JPXDecode" in filters else limit):
         raise ConversionError(f"A picture on page {number} has {pixels / 1e6:.0f} million pixels, which is too many.")
+
+
+def _is_opaque(picture: pdfium.PdfImage) -> bool:
+    """Return whether nothing is visible behind the picture. It is drawn at 72 dpi, with its masks."""
+    if pdfium_raw.FPDFPageObj_HasTransparency(picture):
+        return False
+    try:
+        drawn = picture.get_bitmap(render=True)
+    except pdfium.PdfiumError:
+        return False
+    alpha = drawn.to_pil().convert("RGBA").getchannel("A")
+    margin = min(2, (min(alpha.size) - 1) // 2)  # the border is smoothed
+    inner = alpha.crop((margin, margin, alpha.width - margin, alpha.height - margin))
+    return bool(inner.getextrema()[0] == 255)
 
 
 def _is_invisible(item: pdfium.PdfObject) -> bool:

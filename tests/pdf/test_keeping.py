@@ -79,7 +79,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         contents.obj.Annots = Array(
             [link(pdf, [40, 290, 140, 320], scan), link(pdf, [40, 250, 140, 280], "https://example.org/")]
         )
-        scan.obj.Annots = Array([link(pdf, [0, 190, 40, 210], contents)])
+        damaged = pdf.make_indirect(Dictionary(Type=Name.Annot, Subtype=Name.Link))  # has no rectangle
+        scan.obj.Annots = Array([link(pdf, [0, 190, 40, 210], contents), damaged])
         field = Dictionary(
             Type=Name.Annot, Subtype=Name.Widget, FT=Name.Tx, T=String("name"), V=String("Ada"), Rect=[40, 20, 200, 40]
         )
@@ -286,3 +287,26 @@ def test_a_signature_stays_valid_or_is_reported(scan: bool, tmp_path: Path) -> N
     last = steps(convert(source, output, dpi=DPI))[-1]
     assert ("the digital signature is no longer valid" in last) is scan
     assert (output.read_bytes() == source.read_bytes()) is not scan
+
+
+@pytest.mark.parametrize("mask", ["none", "stencil", "soft"])
+def test_text_behind_a_picture_is_visible_through_masks(mask: str, tmp_path: Path) -> None:
+    """A page whose text a watermark covers was not scanned. Text behind an opaque scan stays hidden, and stays text."""
+    source, output = tmp_path / "source.pdf", tmp_path / "out.pdf"
+    with pikepdf.new() as pdf:
+        page = add_scan(pdf, scanned())
+        page.obj.Contents = pdf.make_stream(text(40, 300, "Behind") + page.obj.Contents.read_bytes())
+        image = page.obj.Resources.XObject.Im0
+        if mask == "stencil":
+            entries = {"ImageMask": True, "BitsPerComponent": 1, "Width": 8, "Height": 8}
+            page.obj.Resources.XObject.Im0 = pdf.make_stream(
+                b"\xf0" * 8, Type=Name.XObject, Subtype=Name.Image, **entries
+            )
+        elif mask == "soft":
+            entries = {"BitsPerComponent": 8, "Width": 2, "Height": 1, "ColorSpace": Name.DeviceGray}
+            image.SMask = pdf.make_stream(b"\0\x80", Type=Name.XObject, Subtype=Name.Image, **entries)
+        pdf.save(source)
+    convert(source, output, dpi=DPI)
+    assert (output.read_bytes() == source.read_bytes()) is (mask != "none")
+    with closing(pdfium.PdfDocument(output)) as document:
+        assert document[0].get_textpage().get_text_bounded().strip() == "Behind"

@@ -241,7 +241,7 @@ def test_cleaning_makes_yellow_paper_white(tmp_path: Path, output: Path) -> None
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Convert a form, a drawn page, a grey and a coloured picture, a page in larger units, and two turned pages."""
+    """Convert a form, a drawn page, a grey and a coloured picture, a page in larger units, and three turned pages."""
     directory = tmp_path_factory.mktemp("pages")
     (directory / "out").mkdir()
     stamp, turned = Image.new("RGB", (288, 288), "white"), Image.new("RGB", (200, 300), "white")
@@ -255,7 +255,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         blank_pdf(directory / "plan.pdf", (72, 36), UserUnit=10),
         *(
             picture_pdf(directory / f"{angle}.pdf", turned, (200, 300), Rotate=angle, CropBox=box)
-            for angle in (90, 180)
+            for angle in (90, 180, 270)
         ),
     ]
     source = blank_pdf(directory / "source.pdf", (100, 100))
@@ -286,7 +286,7 @@ def test_sizes_rotation_and_user_units_are_kept(pages: tuple[Path, Path]) -> Non
         for one, other in zip(before.pages, after.pages, strict=True):
             for key in ("/MediaBox", "/CropBox", "/Rotate", "/UserUnit"):
                 assert one.get(key) == other.get(key)
-    for number in range(1, 8):
+    for number in range(1, 9):
         assert difference(rendered(output, number), rendered(source, number)) < 3
 
 
