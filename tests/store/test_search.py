@@ -1,5 +1,6 @@
 """Searches, orders and pages of lists, against a model in Python."""
 
+import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from datetime import timedelta
@@ -7,15 +8,19 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+import trio
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import JobStatus
 from progressd.store import search
 from progressd.store.base import Filter, Paging, Sort
 from progressd.store.sqlite import SQLiteStore
 from support.samples import NOW, job, job_id
+from support.waiting import eventually
 
 FINISHED = [status for status in JobStatus if status.finished]
 NAMES = st.sampled_from(
@@ -220,3 +225,28 @@ async def test_a_walk_sees_each_unchanged_job_once(
         unchanged = [one for one in before if model.jobs.get(one.created_offset) == one]
         assert [one for one in found if one in unchanged] == unchanged
         assert len({one.created_offset for one in found}) == len(found) or sort is not Sort.NEWEST
+
+
+async def test_a_damaged_index_is_built_again(store: SQLiteStore) -> None:
+    model = Model(store)
+    for number in range(20):
+        await model.add(f"book {number}", "scan", {}, JobStatus.COMPLETED, 1)
+    await model.index()
+    which = Filter(words=("book",))
+    assert (await store.page(which, Paging(100))).numbers.total(None) == 20
+
+    def damage(db: sqlite3.Connection) -> None:
+        db.execute("UPDATE search_data SET block = zeroblob(100) WHERE id > 10")
+
+    await store._transaction(damage)
+    with pytest.raises(StoreFailed):
+        await store.page(which, Paging(100))
+    assert (store.damage, store.index_damaged) == (None, True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.run)
+        await eventually(lambda: not store.index_damaged)
+        nursery.cancel_scope.cancel()
+    await model.add("book 20", "scan", {}, JobStatus.COMPLETED, 1)
+    await model.delete(next(iter(model.jobs)))
+    await model.index()
+    assert await walk(model, which, Sort.NEWEST, 3, limited=False) == model.expected(which, Sort.NEWEST)

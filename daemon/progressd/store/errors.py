@@ -82,8 +82,15 @@ class UnreadableRow(sqlite3.DatabaseError):
 
 def damaged(error: sqlite3.Error) -> bool:
     """Return whether the content of the file is invalid, in contrast to an I/O error."""
+    if index_damaged(error):
+        return False
     code = _code(error)
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith((NO_JSON, NO_UTF8))
+
+
+def index_damaged(error: sqlite3.Error) -> bool:
+    """Return whether only the index for searches is invalid, which the store builds again."""
+    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CORRUPT_VTAB
 
 
 def _code(error: sqlite3.Error) -> int:

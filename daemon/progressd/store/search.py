@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import Final, NamedTuple
 
+from progressd.store.schema import REINDEX
+
 INDEX_BATCH: Final = 500  # jobs in a transaction
 TRIGRAM: Final = 3  # characters
 MAX_TRIGRAMS: Final = 16  # whose frequency is estimated, in 0.1 ms each
@@ -103,6 +105,13 @@ def index(db: sqlite3.Connection, seconds: float) -> bool:
         if number == INDEX_BATCH or perf_counter() > deadline:
             return True
     return False
+
+
+def empty(db: sqlite3.Connection) -> bool:
+    """Empty a damaged index, so that `index` builds it again. Return True: there is more to do."""
+    for statement in REINDEX.split(";"):
+        db.execute(statement)
+    return True
 
 
 def _waiting(db: sqlite3.Connection, rows: str) -> Iterator[tuple[int, str]]:

@@ -27,7 +27,7 @@ from progressd.core.messages import JobStatus
 from progressd.store import search
 from progressd.store.base import EVERY_JOB, Change, Deletion, Filter, Page, Paging
 from progressd.store.connection import BUSY_TIMEOUT, Checkpointer, WALLimits, connected
-from progressd.store.errors import UnreadableRow, damaged, shortage, store_error
+from progressd.store.errors import UnreadableRow, damaged, index_damaged, shortage, store_error
 from progressd.store.listing import PAGE_BYTES, SEARCH_SECONDS, Listing
 from progressd.store.rows import (
     AMONG,
@@ -94,7 +94,8 @@ class SQLiteStore:
         self.damage: StoreFailed | None = None
         self.unreadable: CorruptRecord | None = None
         self._noted = set[str]()
-        self._indexing = trio.Event()  # set after each commit
+        self._indexing = trio.Event()  # set after each commit, and if the index for searches is damaged
+        self.index_damaged = False
         self.id, self.first_offset, self.oldest_cursor = read_meta(writer)
 
     @classmethod
@@ -144,10 +145,13 @@ class SQLiteStore:
             self._indexing = trio.Event()
             began = trio.current_time()
             try:
-                more = await self._transaction(lambda db: search.index(db, INDEX_SECONDS))
+                more = await self._transaction(
+                    search.empty if self.index_damaged else partial(search.index, seconds=INDEX_SECONDS)
+                )
+                self.index_damaged = False
             except StoreFailed as error:
                 log.error("cannot index jobs for searches", error=str(error))
-                await trio.sleep(INDEX_RETRY)
+                await trio.sleep(INDEX_INTERVAL if self.index_damaged else INDEX_RETRY)
                 continue
             if more:
                 await trio.sleep(trio.current_time() - began)
@@ -334,6 +338,10 @@ class SQLiteStore:
             failed = store_error(error)
             if isinstance(failed, CorruptRecord):
                 self._note(failed)
+            elif index_damaged(error):
+                log.error("the index for searches is damaged and is built again", error=str(error))
+                self.index_damaged = True
+                self._indexing.set()
             elif damaged(error):
                 self.damage = failed
             else:
