@@ -3,7 +3,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from support.serving import ServedDaemon, served_daemon
 from support.waiting import PATIENCE
 
@@ -55,6 +55,13 @@ def opened_page(browser: Browser, url: str, *expected: str, script: str = "") ->
         page.goto(url)
         yield page
         assert [text for text in errors if not any(part in text for part in expected)] == []
+
+
+def confirm(button: Locator) -> None:
+    """Press a button that asks first, twice at once: the question disappears after a few seconds."""
+    button.focus()
+    button.page.keyboard.press("Enter")
+    button.page.keyboard.press("Enter")
 
 
 @pytest.fixture

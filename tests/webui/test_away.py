@@ -6,7 +6,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, expect
 from support.serving import backup, restore, served_daemon
 
-from .conftest import CARDS, opened_page
+from .conftest import CARDS, confirm, opened_page
 from .test_page import REPORT, progress
 
 AWAY_SINCE = re.compile(r"No connection since \d\d:\d\d\. What you see is from then\.")
@@ -36,8 +36,7 @@ def test_a_restored_daemon_works_on_the_page(browser: Browser, tmp_path: Path, f
         expect(page.locator("#away")).to_have_text(AWAY_SINCE)
         expect(page).to_have_title("No connection – progressd")
         for _ in range(2):
-            for _ in ("ask", "confirm"):
-                queued.locator("[data-action=cancel]").click()
+            confirm(queued.locator("[data-action=cancel]"))
             expect(queued.get_by_role("alert")).to_have_text(AWAY)
         restore(state_dir, tmp_path / "backup")
         with served_daemon(state_dir, port=free_port):
@@ -46,6 +45,5 @@ def test_a_restored_daemon_works_on_the_page(browser: Browser, tmp_path: Path, f
             expect(queued.get_by_role("alert")).to_be_hidden()
             expect(page.locator("#away")).to_be_hidden()
             expect(page).not_to_have_title("No connection – progressd")
-            for _ in ("ask", "confirm"):
-                queued.locator("[data-action=cancel]").click()
+            confirm(queued.locator("[data-action=cancel]"))
             expect(queued).to_have_attribute("data-status", "cancelled")

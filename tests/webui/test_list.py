@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 from support.serving import ServedDaemon, served_daemon
 
-from .conftest import opened_page
+from .conftest import confirm, opened_page
 
 RUNNING = 120
 
@@ -154,8 +154,7 @@ def test_changes_reach_the_rows_and_the_numbers(page: Page, served: ServedDaemon
     expect_rows(page, 1)
     tab(page, "Done").click()
     done = row(page, "Copy c1199 is new")
-    done.get_by_role("button", name="Delete").click()
-    done.get_by_role("button", name="Really delete?").click()
+    confirm(done.get_by_role("button", name="Delete"))
     expect(page.get_by_text("No job matches")).to_be_visible()
 
 
@@ -202,8 +201,7 @@ def test_several_jobs_are_deleted_and_failures_are_one_sentence(page: Page, serv
     page.keyboard.press("Shift+ArrowDown")
     expect(bar).to_contain_text("2 jobs selected")
     page.route(re.compile("purge=true"), lambda route: route.fulfill(status=409, json={"error": "It is in use."}))
-    for name in ("Delete", "Really delete?"):
-        bar.get_by_role("button", name=name).click()
+    confirm(bar.get_by_role("button", name="Delete"))
     expect(page.get_by_text("2 jobs were not deleted: It is in use.")).to_be_visible()
     page.unroute_all()
     page.keyboard.press("Control+a")

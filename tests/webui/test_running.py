@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from support.serving import ServedDaemon, served_daemon
 
-from .conftest import CARDS, opened_page
+from .conftest import CARDS, confirm, opened_page
 
 # A pipeline that waits before each step, and ends only on a signal.
 HELD = """
@@ -53,8 +53,7 @@ def test_a_running_job_moves_and_is_cancelled(page: Page, gate: Path, scan: Path
     for percent in ("25", "50", "75"):
         expect(running.get_by_role("progressbar")).to_have_attribute("aria-valuenow", percent)
         gate.write_text("go\n")
-    for _ in ("ask", "confirm"):
-        running.locator("[data-action=cancel]").click()
+    confirm(running.locator("[data-action=cancel]"))
     expect(page.locator(".job[data-status=cancelled]")).to_be_visible()
 
 
