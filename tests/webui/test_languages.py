@@ -41,7 +41,7 @@ def texts() -> Iterator[str]:
     for path in WEBUI.rglob("*.js"):
         for _, text in CALL.findall(path.read_text()):
             yield text.replace("\\'", "'")
-    for path in WEBUI.rglob("*.html"):
+    for path in [*WEBUI.rglob("*.html"), WEBUI.parent / "http/templates/error.html"]:
         parser = Texts()
         parser.feed(path.read_text())
         yield from parser.found
@@ -91,7 +91,7 @@ LEFT_OVER = r"""
   return [...new Set(found.map((text) => text.trim()))].filter((text) => isText(text) && !isData(text));
 }
 """
-NOT_TRANSLATED = ["progressd", "pgd_", "This page needs JavaScript", "producer lost"]
+NOT_TRANSLATED = ["progressd", "pgd_", "This page needs JavaScript", "producer lost", "English"]
 
 
 def test_no_text_is_left_in_english(browser: Browser, served: ServedDaemon) -> None:
@@ -111,3 +111,15 @@ def test_no_text_is_left_in_english(browser: Browser, served: ServedDaemon) -> N
             expect(page.locator("main:visible", has_text="⟦")).to_be_visible()
             left[path] = page.evaluate(LEFT_OVER, [one for one in known if one])
         assert {path: texts for path, texts in left.items() if texts} == {}
+
+
+def test_the_language_can_be_changed(browser: Browser, served: ServedDaemon) -> None:
+    with browser.new_context(locale="ja-JP") as context:
+        page = context.new_page()
+        page.goto(f"{served.url}/stats")
+        expect(page.get_by_role("heading", name="統計")).to_be_visible()
+        page.get_by_label("言語").select_option("English")
+        expect(page.get_by_role("heading", name="Statistics")).to_be_visible()
+        page.goto(served.url)
+        expect(page.get_by_label("Language").last).to_have_value("en")
+        expect(page.locator("html")).to_have_attribute("lang", "en")

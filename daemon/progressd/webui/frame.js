@@ -4,11 +4,9 @@ import { currentKey, useKey } from './access.js';
 import { byId, setText } from './dom.js';
 import { Gate, mayWrite } from './gate.js';
 import { token } from './pass.js';
-import { language, loadLanguage, t, translate } from './text.js';
+import { language, t, translatePage } from './text.js';
 
-await loadLanguage();
-document.documentElement.lang = language;
-translate(document);
+await translatePage();
 
 /** After this time without a connection, the page says that what it shows is old. */
 const LOST_MS = 5000;

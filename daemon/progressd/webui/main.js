@@ -18,15 +18,13 @@ import { isFiltered } from './query.js';
 import { choose, setting } from './settings.js';
 import { showSignals } from './signals.js';
 import { ended, isStarred, star, startedHere } from './stars.js';
-import { loadLanguage, t, translate } from './text.js';
+import { t, translatePage } from './text.js';
 import { Toasts } from './toasts.js';
 import { Toolbar } from './toolbar.js';
 import { Uploads } from './uploads.js';
 import { View } from './view.js';
 
-await loadLanguage();
-translate(document);
-for (const template of document.querySelectorAll('template')) translate(template.content);
+await translatePage();
 
 /** A hidden page gets no frames, but its title changes too. */
 const HIDDEN_MS = 1000;

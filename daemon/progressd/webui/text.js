@@ -1,6 +1,8 @@
 /** The language of the page. The English text in the code is also its key: an untranslated text stays English. */
 
-const LANGUAGES = ['en', 'ja'];
+import { choose, setting } from './settings.js';
+
+const LANGUAGES = { en: 'English', ja: '日本語' };
 
 let messages = {};
 
@@ -11,8 +13,8 @@ export let language = 'en';
  * Loads a language. Call it before anything is shown.
  * @param {readonly string[]} [preferred] language tags, the best first
  */
-export async function loadLanguage(preferred = navigator.languages) {
-  language = preferred.map((tag) => tag.split('-')[0]).find((tag) => LANGUAGES.includes(tag)) ?? 'en';
+export async function loadLanguage(preferred = [setting('language') ?? '', ...navigator.languages]) {
+  language = preferred.map((tag) => tag.split('-')[0]).find((tag) => Object.hasOwn(LANGUAGES, tag)) ?? 'en';
   messages = language === 'en' ? {} : (await import(`./languages/${language}.js`)).default;
 }
 
@@ -37,4 +39,21 @@ export function translate(root) {
     if (!attributes.length) element.textContent = t(element.textContent.replace(/\s+/g, ' ').trim());
     for (const name of attributes) element.setAttribute(name, t(element.getAttribute(name)));
   }
+}
+
+/** Translates the page, and offers the languages in its footer. */
+export async function translatePage() {
+  await loadLanguage();
+  document.documentElement.lang = language;
+  translate(document);
+  for (const template of document.querySelectorAll('template')) translate(template.content);
+  const select = document.createElement('select');
+  select.setAttribute('aria-label', t('Language'));
+  select.append(...Object.entries(LANGUAGES).map(([tag, name]) => new Option(name, tag)));
+  select.value = language;
+  select.addEventListener('change', () => {
+    choose('language', select.value);
+    location.reload();
+  });
+  document.querySelector('.colophon')?.append(select);
 }
