@@ -26,7 +26,7 @@ from progressd.store.search import Lookup, rarest, words_in_sql
 BLOCK_BITS: Final = 16  # 65,536 offsets; a job has at least four, so the jobs of a block are skipped in 2 ms
 PAGE_BYTES: Final = 4 * 1024 * 1024  # bytes of a page, which is in memory several times; a typical job has 0.5 KiB
 NEWEST: Final = 2**63 - 1  # above every offset
-SEARCH_SECONDS: Final = 0.015  # duration of the search for a page, and of the search for the numbers
+SEARCH_SECONDS: Final = 0.012  # duration of the search for a page, and of the search for the numbers
 RANGE: Final = 2**16  # offsets that are searched first
 RANGE_SECONDS: Final = 0.005  # target duration of the search of one range
 MAX_GROWTH: Final = 16.0  # factor between the sizes of two ranges
