@@ -208,6 +208,8 @@ def main() -> None:
             fill(database, arguments.jobs)
         print(f"{arguments.jobs:,} jobs, {database.stat().st_size / 2**20:.0f} MiB")
         command = [sys.executable, "-m", "progressd", "serve", "--state-dir", str(state), "--port", str(PORT)]
+        os.sched_setaffinity(0, {0})
+        command = ["taskset", "-c", "1", *command]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as daemon:
             try:
                 _wait()

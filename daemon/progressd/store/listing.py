@@ -21,12 +21,12 @@ from progressd.core.errors import InvalidInput
 from progressd.core.messages import JobStatus
 from progressd.store.base import Filter, Numbers, Paging, Position, Sort
 from progressd.store.rows import AMONG, JOB, in_json
-from progressd.store.search import rarest, words_in_sql
+from progressd.store.search import Lookup, rarest, words_in_sql
 
 BLOCK_BITS: Final = 16  # 65,536 offsets; a job has at least four, so the jobs of a block are skipped in 2 ms
 PAGE_BYTES: Final = 4 * 1024 * 1024  # bytes of a page, which is in memory several times; a typical job has 0.5 KiB
 NEWEST: Final = 2**63 - 1  # above every offset
-SEARCH_SECONDS: Final = 0.015  # duration of the search for a page, and of the search for the numbers
+SEARCH_SECONDS: Final = 0.012  # duration of the search for a page, and of the search for the numbers
 RANGE: Final = 2**16  # offsets that are searched first
 RANGE_SECONDS: Final = 0.005  # target duration of the search of one range
 MAX_GROWTH: Final = 16.0  # factor between the sizes of two ranges
@@ -77,18 +77,22 @@ class _Found(NamedTuple):
 
 
 class _Ranges:
-    """Divide the numbers from `low` to `high` into ranges, each searched in about RANGE_SECONDS, for some time."""
+    """Divide the numbers from `low` to `high` into ranges, each searched in about RANGE_SECONDS, for some time.
 
-    def __init__(self, low: int, high: int, seconds: float, *, up: bool) -> None:
+    `size`: the size of the first range.
+    """
+
+    def __init__(self, low: int, high: int, seconds: float, size: int = RANGE, *, up: bool) -> None:
         self._low = low
         self._high = high
         self._seconds = seconds
+        self._size = size
         self._up = up
         self.edge: int | None = None  # the last number of the last range; None if everything has been searched
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield the numbers below and above each range, and stop when the time is over."""
-        low, high, span = self._low, self._high, float(RANGE)
+        low, high, span = self._low, self._high, float(self._size)
         deadline = perf_counter() + self._seconds
         while low <= high:
             began = perf_counter()
@@ -117,11 +121,11 @@ class Listing:
             lists.sort(key=lambda one: sum(jobs for _, jobs in self._blocks(one)))
         self._list = lists[0]
         self._others = lists[1:]
-        self._trigrams = ""
+        self._trigrams, self._at_once = Lookup()
         self._words: list[_SQL] = []
         if which.words:
             condition, values, trigrams = words_in_sql(which.words, "listed.created_offset")
-            self._trigrams = rarest(db, trigrams)
+            self._trigrams, self._at_once = rarest(db, trigrams)
             self._words.append(_SQL(condition, values))
         self._searched = bool(self._others or self._words)
 
@@ -275,7 +279,7 @@ class Listing:
         low, high = (1, 0) if low is None else (low, high)
         if after is not None:
             low, high = (max(low, after + 1), high) if up else (low, min(high, after - 1))
-        return _Ranges(low, high, seconds, up=up)
+        return _Ranges(low, high, seconds, high - low + 1 if self._at_once else RANGE, up=up)
 
     def _wanted(self, below: int, above: int) -> list[_SQL]:
         """Return the queries for the jobs of a range that the filter selects."""

@@ -16,7 +16,9 @@ from progressd.store.schema import REINDEX
 INDEX_BATCH: Final = 500  # jobs in a transaction
 TRIGRAM: Final = 3  # characters
 MAX_TRIGRAMS: Final = 16  # whose frequency is estimated, in 0.1 ms each
-FEW: Final = 8000  # jobs with a trigram that may be combined with others
+UNINDEXED: Final = 1000  # finished jobs that are compared at once
+UNFINISHED: Final = 15_000  # unfinished jobs that are compared at once
+FEW: Final = 2000  # jobs with a trigram that may be combined with others
 MAX_COMBINED: Final = 3
 SIMILAR: Final = 4  # factor between the frequencies of combined trigrams
 SAMPLE: Final = 64  # jobs with a trigram, from which its frequency is estimated
@@ -65,14 +67,21 @@ def _in_any_case(letter: str) -> str:
     return f"[{cases}]" if len(cases) > 1 or letter in "*?[" else letter
 
 
-def rarest(db: sqlite3.Connection, trigrams: Sequence[str]) -> str:
+class Lookup(NamedTuple):
+    """A query for the index; "" for all jobs. `few`: whether few jobs match, or are not in the index."""
+
+    query: str = ""
+    few: bool = False
+
+
+def rarest(db: sqlite3.Connection, trigrams: Sequence[str]) -> Lookup:
     """Return a query for the index with the rarest of the trigrams.
 
     Frequent trigrams would only make it slower. A query for two that rarely meet reads the index beyond its range, so
     only rare ones are combined. For a single trigram, SQLite reads only the range.
     """
     if not trigrams:
-        return ""
+        return Lookup()
     [newest] = db.execute("SELECT max(created_offset) FROM jobs").fetchone()
     spans = dict[str, int]()  # the offsets among which there are SAMPLE jobs with a trigram
     for one in trigrams[:: -(-len(trigrams) // MAX_TRIGRAMS)]:
@@ -80,12 +89,21 @@ def rarest(db: sqlite3.Connection, trigrams: Sequence[str]) -> str:
         query = "SELECT rowid FROM search WHERE search MATCH ? ORDER BY rowid DESC LIMIT 1 OFFSET ?"
         found = db.execute(query, (quoted, SAMPLE)).fetchone()
         if found is None:
-            return quoted
+            return Lookup(quoted, _nearly_all_indexed(db))
         spans[quoted] = max(newest - found[0], 1)
     rare = sorted(spans, key=spans.__getitem__, reverse=True)
     if newest * SAMPLE / spans[rare[0]] > FEW:
-        return rare[0]
-    return " AND ".join(one for one in rare[:MAX_COMBINED] if spans[one] * SIMILAR >= spans[rare[0]])
+        return Lookup(rare[0])
+    similar = (one for one in rare[:MAX_COMBINED] if spans[one] * SIMILAR >= spans[rare[0]])
+    return Lookup(" AND ".join(similar), _nearly_all_indexed(db))
+
+
+def _nearly_all_indexed(db: sqlite3.Connection) -> bool:
+    query = f"SELECT count(*) FROM (SELECT 1 FROM unindexed LIMIT {UNINDEXED + 1})"
+    [unindexed] = db.execute(query).fetchone()
+    unfinished = "SELECT sum(jobs) FROM counts WHERE list = 'all' AND value = '' AND status IN ('queued', 'processing')"
+    [waiting] = db.execute(unfinished).fetchone()
+    return unindexed <= UNINDEXED and (waiting or 0) <= UNFINISHED
 
 
 def index(db: sqlite3.Connection, seconds: float) -> bool:
