@@ -6,6 +6,7 @@ from typing import Final
 
 ALL: Final = ("progressd", "nchan", "websockets", "starlette", "ws", "trio-websocket")
 READS, UNCHANGED = "reads at the maximum rate", "304s at the maximum rate"
+PAGES: Final = "with an interval of 1 s"
 WATCHED: Final = "watchers only"
 PUSH: Final = ("cpu_us", "deliveries_s", "p50_ms", "p99_ms", "max_ms", "server_busy", "client_busy")
 
@@ -125,7 +126,7 @@ SCENARIOS: Final = {
             ratio="server_busy",
             servers=("progressd",),
             variants=(
-                Variant("with an interval of 1 s", query="?interval=1"),
+                Variant(PAGES, query="?interval=1"),
                 Variant("without"),
                 Variant("interval of 1 s, 5,000 events/s", {"rate": 5000}, query="?interval=1"),
             ),

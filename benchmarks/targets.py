@@ -5,7 +5,7 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from benchmarks.load import Sample
-from benchmarks.scenarios import READS, UNCHANGED, WATCHED
+from benchmarks.scenarios import PAGES, READS, UNCHANGED, WATCHED
 
 ALONE, IDLE, FINISHED = "alone", "10,000 idle watchers of other jobs", "1,000,000 finished jobs in the store"
 
@@ -57,6 +57,9 @@ TARGETS: Final = (
     Target("handshakes", "CPU per handshake", "handshake_ms", most=0.4, unit="ms"),
     Target("crowd", "first message to 1,000 watchers", "served_ms", most=1000, unit="ms"),
     Target("crowd", "p99 of other watchers", "crowd_p99_ms", most=50, unit="ms"),
+    Target("returning", "p99 of other watchers", "crowd_p99_ms", most=50, unit="ms"),
+    Target("returning", "p99 of reads", "crowd_read_p99_ms", most=50, unit="ms"),
+    Target("pages", "core of 100 pages", "server_busy", most=30, variant=PAGES, unit="%"),
     Target(
         "event-cost",
         "CPU per event with 10,000 idle watchers ÷ alone",
