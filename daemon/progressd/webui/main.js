@@ -29,6 +29,9 @@ await translatePage();
 /** A hidden page gets no frames, but its title changes too. */
 const HIDDEN_MS = 1000;
 
+/** The title and the icon go through all jobs, and need not be exact at each moment. */
+const SIGNALS_MS = 500;
+
 /** A shorter loss of the connection needs no banner. */
 const AWAY_MS = 5000;
 
@@ -48,6 +51,7 @@ let isAway = false;
 let awayTimer = 0;
 let failures = 0; // since the user last looked at the page
 let announced = [];
+let signalsTimer = 0;
 
 function redrawSoon() {
   if (document.hidden) timer ||= setTimeout(redraw, HIDDEN_MS);
@@ -240,6 +244,11 @@ function redraw() {
   selection.show();
   showEmpty(!view.lines.length && !feed.loading);
   byId('cut').hidden = !feed.isCut || !view.misses;
+  signalsTimer ||= setTimeout(showSignalsNow, SIGNALS_MS);
+}
+
+function showSignalsNow() {
+  signalsTimer = 0;
   showSignals(jobs.all(), { failures, isAway });
 }
 
