@@ -1,10 +1,11 @@
 """Jobs on pages of other sites: the elements and their messages."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, WebSocketRoute, expect
 from support import keys
 from support.samples import job_id
 from support.serving import ServedDaemon, served_daemon
@@ -86,6 +87,7 @@ def test_two_lines_show_a_job(browser: Browser, embedding: Embedding) -> None:
 
 
 def test_a_site_that_is_not_allowed_sees_why(browser: Browser, embedding: Embedding) -> None:
+    embedding.post("/api/jobs", id=JOB)
     tag = f'<progressd-job job="{JOB}" token="{embedding.token(JOB)}"></progressd-job>'
     embedding.show(tag)
     with site() as (origin, pages):
@@ -94,6 +96,30 @@ def test_a_site_that_is_not_allowed_sees_why(browser: Browser, embedding: Embedd
             status = page.get_by_role("status")
             expect(status).to_contain_text(f"does not show its jobs on pages of {origin}.")
             expect(status).to_contain_text("server.allowed_origins")
+
+
+def test_an_element_waits_for_a_server_that_is_away(browser: Browser, embedding: Embedding) -> None:
+    embedding.post("/api/jobs", id=OTHER, kind="export", name="Export")
+    url = embedding.show(f'<progressd-job job="{OTHER}" key="{embedding.key}"></progressd-job>')
+    away = [True]
+
+    def answer(route: Route) -> None:
+        route.abort() if away else route.continue_()
+
+    def connect(route: WebSocketRoute) -> None:
+        if away:
+            route.close(code=1011)
+        else:
+            route.connect_to_server()
+
+    with opened_page(browser, "about:blank", "ERR_FAILED", "WebSocket") as page:
+        page.route(re.compile("/api/|fallback"), answer)
+        page.route_web_socket(re.compile("/ws/"), connect)
+        page.goto(url)
+        expect(page.get_by_role("status")).to_contain_text("cannot be reached")
+        away.clear()
+        expect(page.locator("progressd-job")).to_contain_text("Export")
+        expect(page.get_by_role("status")).to_be_hidden()
 
 
 def test_a_frame_shows_a_job_on_allowed_sites_only(browser: Browser, embedding: Embedding) -> None:

@@ -172,7 +172,7 @@ export class ProgressdElement extends HTMLElement {
     if (this.#restarting) return;
     this.#restarting = true;
     queueMicrotask(async () => {
-      await loadLanguage(this.#languages());
+      await loadLanguage(this.#languages()).catch(() => {}); // the server is away: English
       this.#restarting = false;
       this.#stop();
       if (this.isConnected) this.#begin();

@@ -303,7 +303,7 @@ export class Watch extends EventTarget {
       return await request(this.#base, url, { key: this.#options.key, ...options });
     } catch (error) {
       if (error.code === 'unreachable' && this.#state === null && globalThis.location) {
-        await (await import('./progressd-fallback.js')).explain(this.#base);
+        await (await fallback()).explain(this.#base);
       }
       throw error;
     }
@@ -401,7 +401,7 @@ export class Watch extends EventTarget {
   }
 
   async #poll(token, signal) {
-    const { Poll } = await import('./progressd-fallback.js');
+    const { Poll } = await fallback();
     const none = { since: undefined, interval: undefined, types: undefined };
     const poll = new Poll({
       signal, options: this.#options, paths: this.#paths, ranks: RANKS, known: this.#known, ended: ENDED,
@@ -542,6 +542,10 @@ export async function request(base, path, { key, headers, ...options }) {
   const body = await response.json().catch(() => null);
   throw ProgressdError.of(base, response.status, body, response.headers.get('Retry-After'));
 }
+
+const fallback = () => import('./progressd-fallback.js').catch(() => {
+  throw new ProgressdError('The server cannot be reached.', 'unreachable'); // it has this module too
+});
 
 const probes = new Map();
 
