@@ -32,8 +32,9 @@ async def files(tmp_path: Path, store: SQLiteStore) -> JobFiles:
 
 
 def tree(top: Path) -> set[str]:
-    """Return every file and directory below, except the store's."""
-    return {str(path.relative_to(top)) for path in top.rglob("*") if not path.name.startswith("store.sqlite")}
+    """Return every file and directory below, except the store's and the empty directory of resumable uploads."""
+    others = ("store.sqlite", "partial")
+    return {str(path.relative_to(top)) for path in top.rglob("*") if not path.name.startswith(others)}
 
 
 async def receive(files: JobFiles, number: int = 1, content: bytes = PDF) -> None:
