@@ -9,7 +9,7 @@ import { pass, request, token } from './pass.js';
 import { setUpSharing } from './share.js';
 import { language, t } from './text.js';
 import { now } from './clock.js';
-import { watch } from './watching.js';
+import { watch } from './progressd.js';
 
 /** The batch and its jobs are requested again at most this often. */
 const REFRESH_MS = 500;

@@ -2,7 +2,7 @@
 
 import { now } from './clock.js';
 import { jobPath, pass, request, token } from './pass.js';
-import { watch } from './watching.js';
+import { watch } from './progressd.js';
 
 /** The timeline is requested again at most this often. */
 const REFRESH_MS = 1000;

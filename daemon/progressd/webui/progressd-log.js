@@ -10,7 +10,7 @@ import { element, setText } from './dom.js';
 import { size } from './format.js';
 import { sheet } from './log-style.js';
 import { language, loadLanguage, t } from './text.js';
-import { watch } from './watching.js';
+import { watch } from './progressd.js';
 
 await loadLanguage();
 
