@@ -2,14 +2,17 @@
 
 from typing import Any
 
+import pytest
 import trio
+from progressd.broadcast.envelope import Envelope
+from progressd.broadcast.subscription import REPLAY_BATCH, Page, PastMessages
 from progressd.core.close_codes import DRAINING
 from progressd.core.messages import ServerShutdown, ServerShutdownData
 from progressd.net.connection_log import ConnectionOutcome
 from progressd.ws.websocket import CLOSE_TIMEOUT, SLOW_CONSUMER_STALL
-from support.memory import HOUR, JOB, MemoryTransport, Server, close_and_when
-from support.peer import Peer, close_frame, upgrade
-from support.samples import moved, started, succeeded
+from support.memory import HOUR, JOB, LongPast, MemoryTransport, Server, close_and_when
+from support.peer import Opcode, Peer, close_frame, frame, upgrade
+from support.samples import job_id, moved, started, succeeded
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 
@@ -91,6 +94,31 @@ async def test_a_slow_consumer_that_reads_gets_the_close(
     await peer.send(close_frame(4000))
     assert await peer.receive() == b""
     assert server.outcomes == [ConnectionOutcome("closed", "4000 slow consumer")]
+
+
+@pytest.mark.parametrize("path", ["/ws/jobs", "/ws"])
+async def test_a_reader_of_a_dropped_snapshot_is_a_slow_consumer(
+    nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock, path: str
+) -> None:
+    class Snapshot(LongPast):
+        items = PastMessages(Envelope(number, moved(number, job_id(number))) for number in range(1, 3 * REPLAY_BATCH))
+        may_read = trio.Event()  # set once the client reads nothing
+
+        async def page(self, topic: str, after: int | None, upto: int) -> Page:
+            await self.may_read.wait()
+            return Page(self.items)
+
+    server = Server(nursery, tmp_path, Snapshot())
+    transport, peer = await server.connect(path)
+    transport.full = True
+    if path == "/ws":
+        await peer.send(frame(Opcode.TEXT, b'{"type":"subscribe","topics":["jobs"]}'))
+    Snapshot.may_read.set()
+    await trio.sleep(1)
+    Snapshot.items.drop()
+    transport.full = False
+    code, reason, _ = await close_and_when(peer)
+    assert (code, reason) == (4000, "slow consumer")
 
 
 async def test_a_slow_consumer_that_reads_nothing_is_cut_off(
