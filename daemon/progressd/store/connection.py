@@ -42,6 +42,7 @@ def connected(path: Path, synchronous: str, wal_bytes: int, busy_timeout: float)
         writer.execute(f"PRAGMA synchronous = {synchronous}")
         if version < len(schema.MIGRATIONS):
             if version:
+                log.info("migrating the database", file=str(path), version=version, to_version=len(schema.MIGRATIONS))
                 copy(writer, old_copy(path, version))
             migrate(writer, version)
         writer.execute("PRAGMA wal_autocheckpoint = 0")  # see Checkpointer
