@@ -47,7 +47,7 @@ def test_the_list(browser: Browser, served: ServedDaemon, ids: dict[str, str]) -
         assert findings(page) == []
         many(served, 30)
         page.reload()
-        expect(page.get_by_text("encode part-00029.mov").first).to_be_visible()
+        expect(page.get_by_text("encode part-").first).to_be_visible()
         assert findings(page) == []
 
 

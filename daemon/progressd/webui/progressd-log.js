@@ -12,6 +12,9 @@ import { sheet } from './log-style.js';
 import { language, loadLanguage, t } from './text.js';
 import { watch } from './progressd.js';
 
+/** The daemon that the module comes from. */
+const ROOT = import.meta.url.replace(/static\/.*$/, '');
+
 await loadLanguage();
 
 const BLOCK = 50; // lines
@@ -85,7 +88,7 @@ export class ProgressdLog extends HTMLElement {
   #openFromAttributes() {
     this.open({
       job: this.getAttribute('job'),
-      url: this.getAttribute('url') ?? document.baseURI,
+      url: this.getAttribute('url') ?? ROOT,
       token: this.getAttribute('token') ?? undefined,
     });
   }
