@@ -135,7 +135,7 @@ def test_one_rejected_file_does_not_affect_others(page: Page, tmp_path: Path, sc
 
 
 def test_the_page_reads_events_or_polls_without_websockets(browser: Browser, served: ServedDaemon) -> None:
-    with opened_page(browser, served.url, "net::ERR_FAILED", "WebSocket") as page:
+    with opened_page(browser, served.url, "net::ERR_FAILED", "WebSocket", script=CARDS) as page:
         page.route_web_socket(re.compile(".*"), lambda route: route.close(code=1011))
         with page.expect_request("**/api/events*"):
             page.reload()
