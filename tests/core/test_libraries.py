@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(progressd.__file__).parent
 LIBRARIES = {"h11", "hypercorn", "quart", "quart_trio", "trio_websocket", "wsproto"}
-MAY_USE_PRIVATE = {"http/server/hypercorn.py", "http/server/protocol.py", "ws/protocol.py"}
+MAY_USE_PRIVATE = {"http/server/hypercorn.py", "http/server/protocol.py", "http/zip_body.py", "ws/protocol.py"}
 CHECKED = {
     "h11": {"0.16.0"},
     "hypercorn": {"0.17.3", "0.18.0"},

@@ -105,7 +105,7 @@ def broken(failure: Exception) -> Callable[[Path, str], SQLiteStore]:
     """Return the `open` of a store whose lists fail."""
 
     class BrokenStore(SQLiteStore):
-        async def list_jobs(self, *what: Any) -> Any:
+        async def page(self, *what: Any) -> Any:
             raise failure
 
     return BrokenStore.open
@@ -139,10 +139,10 @@ async def test_reads_work_without_descriptors(client: httpx.AsyncClient) -> None
             assert (await client.get(path)).status_code == 200
 
 
-async def test_without_descriptors_files_return_503(client: httpx.AsyncClient) -> None:
+async def test_without_descriptors_statistics_return_503(client: httpx.AsyncClient) -> None:
     await client.get("/nope")
     with no_descriptors_left():
-        for path in ["/", "/static/main.js", "/api/stats", "/api/stats/system"] * 2:
+        for path in ["/api/stats", "/api/stats/system"] * 2:
             response = await client.get(path)
             assert response.status_code == 503
             assert error_of(response) == "the daemon cannot respond at the moment: Too many open files"

@@ -44,7 +44,8 @@ async def test_every_endpoint_rejects_unknown_parameters(
     assert len(paths) > 20
     for path, methods in paths.items():
         for method, operation in methods.items():
-            response = await client.request(method, re.sub("{.*?}", ID, path), params={"limt": "1"})
+            target = re.sub("{.*?}", ID, path.replace("{form}", "svg").replace("{page_number}", "1"))
+            response = await client.request(method, target, params={"limt": "1"})
             error = error_of(response)
             assert (response.status_code, bool(REFUSED.fullmatch(error))) == (400, True), (method, path, error)
             for parameter in operation["parameters"]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect
 from support.serving import ServedDaemon, served_daemon
+from support.waiting import until
 
 from .conftest import CARDS, opened_page
 
@@ -391,10 +392,10 @@ def test_an_uncertain_time_is_shown_as_interval(page: Page) -> None:
 
 
 def test_running_jobs_come_first_and_focus_stays(page: Page) -> None:
-    def assert_in_order() -> None:
+    def is_in_order() -> bool:
         statuses = page.locator(".job[data-job-id]").evaluate_all("cards => cards.map(card => card.dataset.status)")
         groups = [{"processing": 0, "queued": 1}.get(status, 2) for status in statuses]
-        assert groups == sorted(groups)
+        return groups == sorted(groups)
 
     expect(page.locator("[data-connection=live]")).to_be_visible()
     failure: dict[str, object] = {"type": "error", "data": {"message": "No."}}
@@ -406,11 +407,11 @@ def test_running_jobs_come_first_and_focus_stays(page: Page) -> None:
     cancel = slow.locator("[data-action=cancel]")
     cancel.focus()
     for event, status in [(progress(1, 2, "Going"), "processing"), (failure, "failed")]:
-        assert_in_order()
+        until(is_in_order)
         expect(cancel).to_be_focused()
         page.request.post(f"{page.url}api/jobs/{job_id}/events", data=event)
         expect(slow).to_have_attribute("data-status", status)
-    assert_in_order()
+    until(is_in_order)
     expect(slow).to_be_focused()  # its button has disappeared
 
 
