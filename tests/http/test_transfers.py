@@ -44,6 +44,11 @@ class Clients:
         await eventually(lambda: self.count == before + 1)
         return peer
 
+    async def are_waited_for(self) -> None:
+        """Wait until the daemon waits for the clients of all uploads, and writes nothing."""
+        uploads = self.daemon.daemon.services.transfers.uploads
+        await eventually(lambda: all(upload.body.behind() > 0 for upload in uploads))
+
     async def status(self, headers: dict[str, str] | None = None, local: str = "127.0.0.1") -> int:
         """Return the status of an upload that is sent at once."""
         return (await (await self.send(len(FORM), headers or {}, local)).response()).status
@@ -80,6 +85,7 @@ async def test_one_key_cannot_take_all_uploads(tmp_path: Path, clients: Clients)
 async def test_stalled_uploads_give_way(slow_clock: MockClock, clients: Clients) -> None:
     stalled = [await clients.begin() for _ in range(PLACES - 1)]
     assert await clients.status() == 503
+    await clients.are_waited_for()
     await pass_by(slow_clock, STALL_TIMEOUT)
     for peer in stalled:
         await clients.send(BEGUN, {})
@@ -94,7 +100,7 @@ async def test_slow_uploads_give_way(slow_clock: MockClock, clients: Clients) ->
     for position in range(8):
         for peer in slow:
             await peer.send(FORM[BEGUN + position : BEGUN + position + 1])
-        await eventually(lambda: all(upload.body.behind() > 0 for upload in uploads))  # it waits, and writes nothing
+        await clients.are_waited_for()
         await pass_by(slow_clock, STALL_TIMEOUT / 2)
     before = list(uploads)
     assert await clients.status() == 202
