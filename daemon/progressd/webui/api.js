@@ -54,7 +54,8 @@ export const health = () => request('api/health');
 
 /**
  * @param {URLSearchParams} params
- * @returns {Promise<{jobs: object[], total: number, next?: string, counts?: Record<string, number>}>} a page of jobs
+ * @returns {Promise<{jobs: object[], total: number, next?: string, counts?: Record<string, number>,
+ *   exact?: false}>} a page of jobs
  */
 export const listJobs = (params) => request(`api/jobs?${params}`);
 

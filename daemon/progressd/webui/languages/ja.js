@@ -332,6 +332,7 @@ export default {
   '{n} s': '{n} 秒',
   '{n} short step is not shown | {n} short steps are not shown': '短い工程 {n} 件は表示していません',
   '{n} waiting': '待機中 {n} 件',
+  '{n}+': '{n}+',
   '{percent}%': '{percent}%',
   '{percent}% of {n} jobs – progressd': '{n} 件の {percent}% – progressd',
   '{percent}% {name}': '{percent}% {name}',
