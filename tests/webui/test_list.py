@@ -164,6 +164,9 @@ def test_only_visible_rows_exist_and_keys_reach_all(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_contain_text("Open the job")
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.locator("[role=row]:focus")).to_have_count(1)
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"/jobs/[0-9a-f-]{36}$"))
 
 
 def test_changes_reach_the_rows_and_the_numbers(page: Page, served: ServedDaemon) -> None:
@@ -230,7 +233,9 @@ def test_several_jobs_are_deleted_and_failures_are_one_sentence(page: Page, serv
     page.keyboard.press("Shift+ArrowDown")
     expect(bar).to_contain_text("2 jobs selected")
     page.route(re.compile("purge=true"), lambda route: route.fulfill(status=409, json={"error": "It is in use."}))
-    confirm(bar.get_by_role("button", name="Delete"))
+    bar.get_by_role("button", name="Delete", exact=True).click()
+    expect(bar.get_by_role("button", name="Really delete?", exact=True)).to_be_visible()
+    page.keyboard.press("Enter")
     expect(page.get_by_text("2 jobs were not deleted: It is in use.")).to_be_visible()
     page.unroute_all()
     page.keyboard.press("Control+a")

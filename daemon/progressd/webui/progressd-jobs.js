@@ -83,6 +83,8 @@ export class ProgressdJobs extends ProgressdElement {
     clearInterval(this.#clock);
     clearTimeout(this.#due);
     this.#clock = 0;
+    this.#rows?.close();
+    this.#rows = null;
   }
 
   /** The stream has everything from now on, and the pages have everything before. */
@@ -135,6 +137,7 @@ export class ProgressdJobs extends ProgressdElement {
   }
 
   draw() {
+    if (!this.isConnected) return;
     const { rows, empty } = this.parts;
     this.#rows ??= this.#newRows(rows);
     const isNew = this.#view.refresh();
