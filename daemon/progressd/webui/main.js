@@ -143,7 +143,7 @@ async function act(name, entry, button) {
     star(entry.id);
     redrawSoon();
   } else if (name !== 'delete' || isConfirmed(button, t('Really delete?'))) {
-    await Promise.resolve(actions[name](entry, button)).catch((error) => toasts.say(`${nameOf(entry)}: ${error.message}`));
+    await Promise.resolve(actions[name](entry, button)).catch((error) => toasts.say(t('{name}: {reason}', { name: nameOf(entry), reason: error.message })));
   }
 }
 
