@@ -142,10 +142,14 @@ def test_a_read_key_hides_all_actions(locked_page: Page, locked: Locked, scan: P
 
 
 def test_a_revoked_key_locks_the_page(locked_page: Page, locked: Locked) -> None:
+    locked.report("kept")
+    kept = locked_page.locator(".job", has_text="kept")
     sign_in(locked_page, locked.brief)
     expect(locked_page.locator("[data-connection=live]")).to_be_visible()
+    expect(kept).to_be_visible()
     keys.revoke(locked.keys_file, "brief")
     expect(locked_page.get_by_role("alert").filter(visible=True)).to_contain_text("has been revoked")
     expect(locked_page.locator(".job")).to_have_count(0)
     sign_in(locked_page, locked.key)
     expect(locked_page.locator("[data-connection=live]")).to_be_visible()
+    expect(kept).to_be_visible()

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Request, expect
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 from support.serving import ServedDaemon, served_daemon
 
 from .conftest import confirm, opened_page
@@ -107,6 +107,35 @@ def test_tabs_search_and_filters_are_in_the_url(page: Page) -> None:
     expect_rows(page, RUNNING)
 
 
+def test_a_slow_search_goes_on_after_an_empty_page(browser: Browser, served: ServedDaemon) -> None:
+    """Let the first pages of finished jobs be empty, as if the search had stopped, and the numbers not be exact."""
+    held = list[Route]()
+    empty = {"jobs": [], "total": 0, "limit": 1, "offset": 0, "exact": False}
+
+    def answer(route: Route) -> None:
+        url = route.request.url
+        after = re.search(r"&after=(\d)$", url)
+        if "counts=true" in url:
+            counts = dict.fromkeys(("running", "waiting", "attention", "done", "all"), 5000)
+            route.fulfill(json={**empty, "counts": counts})
+        elif "status=completed" not in url:
+            route.fallback()
+        elif after is None:
+            held.append(route)
+        elif after[1] == "9":
+            route.continue_(url=url.removesuffix(after[0]))
+        else:
+            route.fulfill(json={**empty, "next": str(int(after[1]) + 1)})
+
+    with opened_page(browser, "about:blank") as page:
+        page.route(re.compile(r"/api/jobs\?.*q=export"), answer)
+        page.goto(f"{served.url}/?q=export")
+        expect(tab(page, "Done")).to_contain_text("5,000+")
+        assert page.get_by_text("No job matches").is_hidden()
+        held[0].fulfill(json={**empty, "next": "1"})
+        expect(page.get_by_role("link", name="Good export", exact=True)).to_be_visible()
+
+
 def test_only_visible_rows_exist_and_keys_reach_all(page: Page) -> None:
     expect_rows(page, RUNNING + 3)
     assert rows(page).count() < 60
@@ -135,6 +164,9 @@ def test_only_visible_rows_exist_and_keys_reach_all(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_contain_text("Open the job")
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.locator("[role=row]:focus")).to_have_count(1)
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"/jobs/[0-9a-f-]{36}$"))
 
 
 def test_changes_reach_the_rows_and_the_numbers(page: Page, served: ServedDaemon) -> None:
@@ -201,7 +233,9 @@ def test_several_jobs_are_deleted_and_failures_are_one_sentence(page: Page, serv
     page.keyboard.press("Shift+ArrowDown")
     expect(bar).to_contain_text("2 jobs selected")
     page.route(re.compile("purge=true"), lambda route: route.fulfill(status=409, json={"error": "It is in use."}))
-    confirm(bar.get_by_role("button", name="Delete"))
+    bar.get_by_role("button", name="Delete", exact=True).click()
+    expect(bar.get_by_role("button", name="Really delete?", exact=True)).to_be_visible()
+    page.keyboard.press("Enter")
     expect(page.get_by_text("2 jobs were not deleted: It is in use.")).to_be_visible()
     page.unroute_all()
     page.keyboard.press("Control+a")

@@ -2,11 +2,12 @@
 
 import { credentials, currentKey, refused } from './access.js';
 import { learnFrom } from './clock.js';
+import { t } from './text.js';
 
 const TIMEOUT_MS = 10_000;
 
-const NO_SERVER = 'The server cannot be reached. Try again when it is back.';
-const NO_ANSWER = 'The server did not answer. Try again.';
+const noServer = () => t('The server cannot be reached. Try again when it is back.');
+const noAnswer = () => t('The server did not answer. Try again.');
 
 /** The server rejected the request. */
 export class Refusal extends Error {
@@ -16,7 +17,7 @@ export class Refusal extends Error {
    */
   constructor(status, body) {
     const proxy = status >= 502 && status <= 504; // a proxy whose daemon does not respond
-    super(body?.message ?? body?.error ?? (proxy ? NO_SERVER : `The server answered with HTTP status ${status}.`));
+    super(body?.message ?? body?.error ?? (proxy ? noServer() : t('The server answered with HTTP status {status}.', { status })));
     this.status = status;
     this.retryAfter = body?.retry_after ?? 0; // seconds
   }
@@ -39,12 +40,12 @@ async function request(url, method = 'GET', keepalive = false) {
   const signal = AbortSignal.timeout(TIMEOUT_MS);
   const headers = credentials();
   const response = await fetch(url, { method, headers, cache: 'no-cache', signal, keepalive }).catch((error) => {
-    throw new Unreachable(error.name === 'TimeoutError' ? NO_ANSWER : NO_SERVER);
+    throw new Unreachable(error.name === 'TimeoutError' ? noAnswer() : noServer());
   });
   learnFrom(response.headers.get('Date'));
   const body = await response.json().catch(() => null);
   if (!response.ok) throw refusal(response.status, body, used);
-  if (body === null) throw new Error('The server sent an answer that this page cannot read. Reload the page.');
+  if (body === null) throw new Error(t('The server sent an answer that this page cannot read. Reload the page.'));
   return body;
 }
 
@@ -54,7 +55,8 @@ export const health = () => request('api/health');
 
 /**
  * @param {URLSearchParams} params
- * @returns {Promise<{jobs: object[], total: number, next?: string, counts?: Record<string, number>}>} a page of jobs
+ * @returns {Promise<{jobs: object[], total: number, next?: string, counts?: Record<string, number>,
+ *   exact?: false}>} a page of jobs
  */
 export const listJobs = (params) => request(`api/jobs?${params}`);
 
@@ -67,9 +69,6 @@ export const getBatch = (id) => request(`api/batch/${encodeURIComponent(id)}`);
 export const cancelBatch = (id, isLeaving) => request(`api/batch/${encodeURIComponent(id)}`, 'DELETE', isLeaving);
 export const retryJob = (id) => request(jobUrl(id, '/retry'), 'POST');
 export const downloadUrl = (id) => jobUrl(id, '/download');
-
-/** @returns {Promise<{token: string, expires_at: string}>} to watch all jobs where no header can be sent */
-export const watchToken = () => request('api/token', 'POST');
 
 /** A link cannot carry a header, so it contains a short-lived token for this one job. */
 export async function signedDownloadUrl(id) {

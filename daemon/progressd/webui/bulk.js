@@ -110,6 +110,7 @@ export class Selection {
     if (question && !isConfirmed(button, question)) return;
     const jobs = this.#jobs().filter(CAN[bulk]);
     this.clear();
+    if (!jobs.length) return; // they have ended since
     await this.#source.actions[bulk](jobs);
   }
 }

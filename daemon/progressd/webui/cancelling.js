@@ -31,11 +31,7 @@ export class Cancelling {
   /** @param {object[]} entries jobs or batches */
   add(entries) {
     const group = { entries };
-    const values = { n: entries.length, name: entries[0].batch ? t('the batch') : nameOf(entries[0]) };
-    const sentence = entries.length === 1
-      ? t('{name} will be cancelled.', values)
-      : t('{n} job will be cancelled. | {n} jobs will be cancelled.', values);
-    group.close = this.#listener.offerUndo(sentence, () => this.#forget(group));
+    group.close = this.#listener.offerUndo(sentenceFor(entries), () => this.#forget(group));
     group.timer = setTimeout(() => this.#end(group, false), UNDO_MS);
     for (const { id } of entries) this.#pending.set(id, group);
     this.#listener.onChange();
@@ -52,4 +48,9 @@ export class Cancelling {
     for (const { id } of group.entries) this.#pending.delete(id);
     this.#listener.onChange();
   }
+}
+
+function sentenceFor([first, ...others]) {
+  if (others.length) return t('{n} job will be cancelled. | {n} jobs will be cancelled.', { n: others.length + 1 });
+  return first.batch ? t('The batch will be cancelled.') : t('{name} will be cancelled.', { name: nameOf(first) });
 }

@@ -28,7 +28,7 @@ export function isConfirmed(button, question) {
   };
   const timer = setTimeout(calm, PATIENCE_MS);
   button.addEventListener('blur', calm);
-  Object.assign(button, { textContent: question, ariaLabel: `${question} ${ariaLabel}` });
+  Object.assign(button, { textContent: question, ariaLabel: [question, ariaLabel].filter(Boolean).join(' ') });
   button.setAttribute('data-asking', '');
   asking.set(button, calm);
   return false;

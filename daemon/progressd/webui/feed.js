@@ -43,10 +43,6 @@ class Pages {
   constructor(params) {
     this.params = params;
   }
-
-  restart() {
-    Object.assign(this, { after: undefined, done: false, loaded: 0 });
-  }
 }
 
 export class Feed {
@@ -76,7 +72,7 @@ export class Feed {
    * @param {(connection: Connection, heardAt: number) => void} listener.onConnection
    * @param {(sentence: ?string) => void} listener.onNotice receives the server's notice about itself, and null when it
    *   no longer applies
-   * @param {(counts: Record<string, number>) => void} listener.onCounts
+   * @param {(counts: Record<string, number>, isExact: boolean) => void} listener.onCounts
    * @param {(message: object) => void} listener.onUnknown receives a message about a job that the page does not have
    * @param {() => void} listener.onLoaded
    */
@@ -99,7 +95,7 @@ export class Feed {
 
   /** @returns {boolean} whether jobs of the query are still being loaded without being asked for */
   get loading() {
-    return this.#running && (!this.#isWhole || !this.isKnown);
+    return !this.#isWhole || !this.isKnown;
   }
 
   /** The unfinished jobs that the page has not loaded yet. */
@@ -152,11 +148,18 @@ export class Feed {
     this.#stream.stop();
     this.#wanted.clear();
     this.#hear(null);
+    this.#restart(); // the next key may see other jobs
   }
 
   /** @param {import('./query.js').Query} query what the list shows from now on */
   show(query) {
     this.#query = query;
+    this.#choosePages();
+    if (this.#running) this.#load().catch((error) => this.#unanswered(error));
+  }
+
+  #choosePages() {
+    const query = this.#query;
     const pagesOf = (values) => {
       const params = filtersOf(query);
       for (const [name, value] of Object.entries(values)) params.set(name, value);
@@ -166,23 +169,23 @@ export class Feed {
     if (finished) this.#rest = pagesOf({ ...finished, sort: query.sort });
     else this.#rest = null;
     this.#found = isFiltered(query) && !this.#unfinished.done ? pagesOf(UNFINISHED) : null;
-    if (this.#running) this.#load().catch((error) => this.#unanswered(error));
+  }
+
+  /** Starts all lists again. Responses to requests for the old pages are ignored. */
+  #restart() {
+    this.#unfinished = new Pages(new URLSearchParams(UNFINISHED));
+    this.#choosePages();
   }
 
   /** Loads the next finished jobs, because the end of the list is in sight. */
   more() {
     const rest = this.#rest;
-    if (this.#running && rest && !rest.done && !rest.busy) this.#next(rest, FIRST_PAGE).catch(() => {});
+    if (this.#running && rest && !rest.done && !rest.busy) this.#nextJobs(rest).catch(() => {});
   }
 
   /** The page has dropped finished jobs. */
   restartPages() {
-    this.#rest?.restart();
-  }
-
-  /** Requests what has changed now. */
-  refresh() {
-    if (this.#running) this.#sync();
+    if (this.#rest) this.#rest = new Pages(this.#rest.params);
   }
 
   /** Requests one job, after those requested before. */
@@ -242,8 +245,7 @@ export class Feed {
     } else if (message.type === 'resync') {
       this.#log.length = 0;
       this.#jobs.clear(); // a daemon restored from a backup may have other jobs, and finished jobs may run again
-      this.#rest?.restart();
-      this.#unfinished.restart();
+      this.#restart();
       this.#sync();
     } else if (message.job_id) {
       if (this.#asking) this.#log.push(message);
@@ -307,15 +309,16 @@ export class Feed {
 
   /** Loads the numbers, the first finished jobs of the query, and page by page all unfinished jobs. */
   async #load() {
+    const isRestMissing = this.#rest && !this.#rest.loaded && !this.#rest.busy;
+    const rest = isRestMissing ? this.#nextJobs(this.#rest) : null;
+    rest?.catch(() => {}); // it is awaited last, and an earlier error counts
     const first = [this.#count()];
-    if (this.#rest && !this.#rest.loaded && !this.#rest.busy) first.push(this.#next(this.#rest, FIRST_PAGE));
     if (!this.#unfinished.loaded && !this.#unfinished.busy) first.push(this.#next(this.#unfinished, FIRST_PAGE));
     await Promise.all(first);
     const found = this.#found;
-    while (this.#running && found === this.#found && found && !found.done && found.loaded < MAX_UNFINISHED) {
-      await this.#next(found, PAGE);
-    }
+    while (this.#isWanted(found) && !found.done && !found.busy && found.loaded < MAX_UNFINISHED) await this.#next(found, PAGE);
     while (this.#running && !this.#isWhole && !this.#unfinished.busy) await this.#next(this.#unfinished, PAGE);
+    await rest;
   }
 
   async #count() {
@@ -323,8 +326,21 @@ export class Feed {
     params.set('counts', 'true');
     params.set('limit', '1');
     const query = this.#query;
-    const { counts } = await listJobs(params);
-    if (this.#running && query === this.#query && counts) this.#listener.onCounts(counts);
+    const { counts, exact = true } = await listJobs(params);
+    if (!this.#running) return;
+    this.#heardAt = Date.now();
+    if (query === this.#query) this.#listener.onCounts(counts, exact);
+  }
+
+  #isWanted(pages) {
+    return this.#running && pages !== null && [this.#unfinished, this.#rest, this.#found].includes(pages);
+  }
+
+  /** Loads pages until one has jobs: a page of a search that took too long may be empty, and not be the last. */
+  async #nextJobs(pages) {
+    const before = pages.loaded;
+    do await this.#next(pages, FIRST_PAGE);
+    while (this.#isWanted(pages) && !pages.done && !pages.busy && pages.loaded === before);
   }
 
   /** Loads one page. Messages that arrive meanwhile are applied to its jobs again: an older list must not undo them. */
@@ -336,10 +352,9 @@ export class Feed {
     if (pages.after !== undefined) params.set('after', pages.after);
     try {
       const { jobs, next, total } = await listJobs(params);
-      if (!this.#running) return;
+      if (!this.#isWanted(pages)) return;
       this.#heardAt = Date.now();
       Object.assign(pages, { after: next, done: !next, total, loaded: pages.loaded + jobs.length });
-      if (pages !== this.#unfinished && pages !== this.#rest && pages !== this.#found) return;
       this.#put(jobs, mark);
       this.#listener.onLoaded();
     } finally {

@@ -124,6 +124,3 @@ export function moment(time) {
   const today = date.toDateString() === new Date().toDateString();
   return date.toLocaleString(locale(), today ? hour : { day: 'numeric', month: 'short', ...hour });
 }
-
-/** @param {number} n @param {string} noun */
-export const count = (n, noun) => `${n} ${noun}${n === 1 ? '' : 's'}`;

@@ -2,6 +2,7 @@
 
 import { currentKey, isPossible, onRefused, useKey } from './access.js';
 import { whoAmI } from './api.js';
+import { t } from './text.js';
 
 /**
  * @typedef {object} Who
@@ -57,7 +58,7 @@ export class Gate {
 
   async #try(key) {
     if (!isPossible(key)) {
-      this.#complain('This is not a key: it contains characters that keys never have.');
+      this.#complain(t('This is not a key: it contains characters that keys never have.'));
       return;
     }
     useKey(key);
@@ -109,4 +110,4 @@ const mayLook = ({ scopes = [] }) => scopes.includes('read') || scopes.includes(
 export const mayWrite = (who) =>
   !who?.authenticated || who.scopes.includes('write') || who.scopes.includes('admin');
 
-const lacking = ({ key_name: name }) => `The key ${name} cannot view jobs: it needs the scope read.`;
+const lacking = ({ key_name: name }) => t('The key {name} cannot view jobs: it needs the scope read.', { name });

@@ -11,8 +11,6 @@ const [MANY, FEW] = [10, 8];
 /** Cards take long to build. The rest is shown as rows only. */
 const MAX_CARDS = 100;
 
-const NOTHING = Object.freeze({});
-
 export class List {
   #jobs;
   #uploads;
@@ -43,11 +41,6 @@ export class List {
     this.#view = view;
     this.#batches = batches;
     this.#extras = extras;
-  }
-
-  /** @returns {'rows' | 'cards' | null} */
-  get mode() {
-    return this.#mode;
   }
 
   /** The rows, if they are shown. */
@@ -110,12 +103,12 @@ export class List {
     if (this.#mode === 'rows') {
       this.#rows ??= new Rows(rows, {
         entryOf: (line) => this.#entryOf(line),
-        marksOf: (id) => this.#extras.marksOf(id) ?? NOTHING,
+        marksOf: this.#extras.marksOf,
         onEnd: this.#extras.onEnd,
       }, {
         act: this.#extras.act,
         select: this.#extras.select,
-        unfold: (id, open) => this.#extras.unfold(id, open),
+        unfold: this.#extras.unfold,
       });
     } else if (!this.#cards) {
       this.#cards = await this.#extras.newCards(cards);
@@ -124,12 +117,12 @@ export class List {
   }
 
   #showCards() {
-    if (!this.#cards?.show) return;
+    if (!this.#cards) return;
     const { lines } = this.#view;
     const shown = lines.filter(({ level }) => !level).slice(0, MAX_CARDS);
     this.#cards.show(shown.map((line) => this.#cardEntryOf(line)).filter(Boolean));
     for (const card of this.#roots.cards.querySelectorAll('[data-job-id]')) {
-      card.toggleAttribute('data-pending', Boolean(this.#extras.marksOf(card.dataset.jobId)?.pending));
+      card.toggleAttribute('data-pending', Boolean(this.#extras.marksOf(card.dataset.jobId).pending));
     }
     const hidden = lines.length - shown.length;
     this.#roots.rest.hidden = hidden <= 0;

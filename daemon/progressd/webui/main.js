@@ -81,8 +81,8 @@ const feed = new Feed(jobs, {
   onConnection: showConnection,
   onNotice: showNotice,
   onLoaded: redrawSoon,
-  onCounts(counts) {
-    view.counts = counts;
+  onCounts(counts, isExact) {
+    Object.assign(view, { counts, isExact });
     redrawSoon();
   },
   onUnknown({ type, data }) {
@@ -143,7 +143,7 @@ async function act(name, entry, button) {
     star(entry.id);
     redrawSoon();
   } else if (name !== 'delete' || isConfirmed(button, t('Really delete?'))) {
-    await Promise.resolve(actions[name](entry, button)).catch((error) => toasts.say(`${nameOf(entry)}: ${error.message}`));
+    await Promise.resolve(actions[name](entry, button)).catch((error) => toasts.say(t('{name}: {reason}', { name: nameOf(entry), reason: error.message })));
   }
 }
 
@@ -240,7 +240,7 @@ function redraw() {
   if (due < Infinity) timer = setTimeout(redraw, due);
   if (isNew) dropFinished();
   list.show(isNew, view.misses ? feed.missing : 0, feed.isKnown);
-  toolbar.showCounts(view.counts);
+  toolbar.showCounts(view.counts, view.isExact);
   selection.show();
   showEmpty(!view.lines.length && !feed.loading);
   byId('cut').hidden = !feed.isCut || !view.misses;

@@ -1,5 +1,7 @@
 /** The page previews of a job: a strip of thumbnails, and a dialog that shows one in full size. */
 
+import { t } from './text.js';
+
 const dialog = document.getElementById('preview');
 const picture = dialog.querySelector('img');
 const caption = dialog.querySelector('[data-part=caption]');
@@ -7,7 +9,7 @@ const caption = dialog.querySelector('[data-part=caption]');
 /** @typedef {import('./jobs.js').Preview} Preview */
 
 const sourceOf = (preview) => `data:image/jpeg;base64,${preview.preview_base64}`;
-const titleOf = (preview) => [`Page ${preview.page_number}`, preview.stage].filter(Boolean).join(' · ');
+const titleOf = ({ page_number: page, stage }) => (stage ? t('Page {page} · {stage}', { page, stage }) : t('Page {page}', { page }));
 
 /** @type {{pages: Preview[], at: number}} the previews in the dialog, and the index of the shown one */
 const shown = { pages: [], at: 0 };
@@ -56,7 +58,7 @@ export class PreviewStrip {
     const list = this.#list;
     list.hidden = false;
     const atEnd = list.scrollLeft + list.clientWidth >= list.scrollWidth - 1;
-    list.setAttribute('aria-label', `Pages of ${name}`);
+    list.setAttribute('aria-label', t('Pages of {name}', { name }));
     for (const [number, button] of this.#buttons) if (!pages.has(number)) this.#drop(number, button);
     for (const [number, preview] of pages) if (preview !== this.#pages.get(number)) this.#put(number, preview);
     if (atEnd) list.scrollLeft = list.scrollWidth;

@@ -4,7 +4,7 @@ import { accountOf, aboutOf, endOf, Batches, titleOf } from './batches.js';
 import { Jobs } from './jobs.js';
 import { getJson } from './progressd.js';
 import { ProgressdElement, sentenceFor } from './progressd-element.js';
-import { filtersOf, finishedOf, parseQuery } from './query.js';
+import { filtersOf, finishedOf, isFiltered, parseQuery } from './query.js';
 import { Rows } from './rows.js';
 import { t } from './text.js';
 import { View } from './view.js';
@@ -53,6 +53,7 @@ export class ProgressdJobs extends ProgressdElement {
   #query = parseQuery('');
   #log = null; // the messages since the first page was requested
   #loading = new AbortController();
+  #isLoaded = false;
   #clock = 0;
   #due = 0;
 
@@ -70,6 +71,7 @@ export class ProgressdJobs extends ProgressdElement {
   begin() {
     this.#query = parseQuery(this.getAttribute('query') ?? '');
     this.#jobs.clear();
+    this.#isLoaded = false;
     this.#view.show(this.#query);
     this.#clock ||= setInterval(() => this.#rows?.tick(), 1000);
     return { interval: INTERVAL };
@@ -81,6 +83,8 @@ export class ProgressdJobs extends ProgressdElement {
     clearInterval(this.#clock);
     clearTimeout(this.#due);
     this.#clock = 0;
+    this.#rows?.close();
+    this.#rows = null;
   }
 
   /** The stream has everything from now on, and the pages have everything before. */
@@ -92,6 +96,9 @@ export class ProgressdJobs extends ProgressdElement {
       await this.#load({ status: 'queued,processing' }, MAX_UNFINISHED, signal);
       const finished = finishedOf(this.#query);
       if (finished) await this.#load({ ...finished, sort: this.#query.sort }, FINISHED, signal);
+      if (signal.aborted) return;
+      this.#isLoaded = true;
+      this.redraw();
     } catch (error) {
       if (!signal.aborted && !error.transient) this.tell(sentenceFor(error, this.url));
     } finally {
@@ -130,6 +137,7 @@ export class ProgressdJobs extends ProgressdElement {
   }
 
   draw() {
+    if (!this.isConnected) return;
     const { rows, empty } = this.parts;
     this.#rows ??= this.#newRows(rows);
     const isNew = this.#view.refresh();
@@ -138,8 +146,8 @@ export class ProgressdJobs extends ProgressdElement {
     if (due < Infinity) this.#due = setTimeout(() => this.redraw(), due);
     rows.setAttribute('aria-label', t('Jobs'));
     rows.toggleAttribute('data-empty', !this.#view.lines.length);
-    empty.hidden = Boolean(this.#view.lines.length) || Boolean(this.#log) || !this.parts.message.hidden;
-    empty.textContent = t('No jobs yet');
+    empty.hidden = Boolean(this.#view.lines.length) || !this.#isLoaded || !this.parts.message.hidden;
+    empty.textContent = isFiltered(this.#query) ? t('No job matches') : t('No jobs yet');
     if (isNew) this.#rows.show(this.#view.lines, 0);
     else this.#rows.update();
   }

@@ -1,9 +1,8 @@
 /** One row of the list: a job, an upload, or a batch. It shows its entry and sends no requests. */
 
-import { number } from './format.js';
+import { number, rate } from './format.js';
 import { isFinished, isLate, isOpenEnded } from './jobs.js';
 import { canRetry, forecast, nameOf, percentOf, resultOf, spentOn, stateOf, stepOf } from './job-text.js';
-import { rate } from './format.js';
 import { t } from './text.js';
 
 const ICONS = {
@@ -51,6 +50,7 @@ export class Row {
   #height = 0;
   #buttons = '';
   #isTabbable = false;
+  #pending = false;
 
   constructor() {
     this.element = template.content.firstElementChild.cloneNode(true);
@@ -105,7 +105,7 @@ export class Row {
   /**
    * @param {object} entry a job, an upload, or a batch
    * @param {import('./view.js').Line} line
-   * @param {{selected?: boolean, pending?: boolean, starred?: boolean, note?: string}} marks
+   * @param {{selected?: boolean, pending?: boolean, starred?: boolean}} marks
    */
   show(entry, line, marks) {
     const text = JSON.stringify(marks);
@@ -120,7 +120,7 @@ export class Row {
     this.tick();
   }
 
-  #identify({ selected, pending, note }) {
+  #identify({ selected, pending }) {
     const { upload, batch, id, status, kind, labels, error } = this.#entry;
     const { element } = this;
     const { box, link, toggle } = this.#parts;
@@ -146,10 +146,10 @@ export class Row {
     box.disabled = Boolean(upload);
     box.setAttribute('aria-label', t('Select {name}', { name }));
     if (batch) toggle.setAttribute('aria-label', this.#line.open ? t('Hide the jobs of {name}', { name }) : t('Show the jobs of {name}', { name }));
-    const step = note || (batch ? this.#entry.account : stepOf(this.#entry));
+    const step = batch ? this.#entry.account : stepOf(this.#entry);
     set(this.#parts.step, step);
     this.#parts.step.title = step;
-    this.#parts.step.toggleAttribute('data-error', Boolean(note || (status === 'failed' && error)));
+    this.#parts.step.toggleAttribute('data-error', Boolean(status === 'failed' && error));
   }
 
   #showProgress({ pending }) {
@@ -167,8 +167,6 @@ export class Row {
     set(this.#parts.rate, status === 'processing' ? rate(progress?.rate, progress?.unit) : '');
     this.#pending = pending;
   }
-
-  #pending = false;
 
   /** Updates the elapsed and the remaining time, and how long a job has been silent. */
   tick() {
@@ -218,7 +216,6 @@ function newButton(action, title, result) {
   else element.type = 'button';
   return element;
 }
-
 
 function linkTo(link, { href, elsewhere }) {
   link.href = href;

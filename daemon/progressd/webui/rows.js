@@ -24,12 +24,13 @@ export class Rows {
   #height = 40;
   #frame = 0;
   #settling = 0;
+  #listening = new AbortController();
 
   /**
    * @param {HTMLElement} root
    * @param {object} source
    * @param {(line: import('./view.js').Line) => object} source.entryOf the job, upload or batch of a line
-   * @param {(id: string) => object} source.marksOf `{selected, pending, starred, note}` of a job
+   * @param {(id: string) => object} source.marksOf `{selected, pending, starred}` of a job
    * @param {string} [source.base] the address of the daemon, for links
    * @param {() => void} source.onEnd the end of the list is in sight
    * @param {object} actions `act(name, entry, button)`, `select(id, how)`, `unfold(id, open)`
@@ -38,15 +39,16 @@ export class Rows {
     this.#root = root;
     this.#source = source;
     this.#actions = actions;
-    root.append(header(), (this.#body = document.createElement('div')));
+    root.replaceChildren(header(), (this.#body = document.createElement('div')));
     this.#body.className = 'rows-body';
     this.#body.setAttribute('role', 'rowgroup');
-    root.addEventListener('keydown', (event) => this.#pressed(event));
-    root.addEventListener('focusin', ({ target }) => this.#focused(target));
-    root.addEventListener('click', (event) => this.#clicked(event));
+    const { signal } = this.#listening;
+    root.addEventListener('keydown', (event) => this.#pressed(event), { signal });
+    root.addEventListener('focusin', ({ target }) => this.#focused(target), { signal });
+    root.addEventListener('click', (event) => this.#clicked(event), { signal });
     const render = () => this.update();
-    document.addEventListener('scroll', render, { capture: true, passive: true });
-    window.addEventListener('resize', render);
+    document.addEventListener('scroll', render, { capture: true, passive: true, signal });
+    window.addEventListener('resize', render, { signal });
     const probe = document.createElement('div');
     probe.className = 'row-probe';
     root.append(probe);
@@ -55,6 +57,12 @@ export class Rows {
       this.#resize();
       this.update();
     }).observe(probe);
+  }
+
+  /** Ends the listeners for the document, which would keep a removed list in memory. */
+  close() {
+    this.#listening.abort();
+    clearTimeout(this.#settling);
   }
 
   /**
@@ -88,11 +96,6 @@ export class Rows {
   /** Updates the times of the visible rows. */
   tick() {
     for (const row of this.#rows.values()) row.tick();
-  }
-
-  /** @returns {string | null} the id of the line with the focus, or the last one */
-  get active() {
-    return this.#active;
   }
 
   /** Moves the focus to the first row, or to the one that had it. */
@@ -249,7 +252,7 @@ export class Rows {
     } else if (key === ' ' && !target.matches('button, input')) {
       this.#actions.select(line.id, 'toggle');
     } else if (key === 'Enter' && target.matches('[role=row]')) {
-      target.querySelector('.row-name a, [data-action=toggle]')?.click();
+      target.querySelector('.row-name a').click();
     } else {
       return;
     }

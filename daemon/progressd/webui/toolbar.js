@@ -64,12 +64,13 @@ export class Toolbar {
     this.#go({ ...this.#query, q: '', kind: '', host: '', labels: [] });
   }
 
-  /** @param {Record<string, number> | null} counts of the jobs in each tab */
-  showCounts(counts) {
+  /** @param {Record<string, number> | null} counts of the jobs in each tab @param {boolean} isExact */
+  showCounts(counts, isExact) {
     for (const link of this.#root.querySelectorAll('[data-tab]')) {
       const n = counts?.[link.dataset.tab];
       const figure = link.querySelector('b');
-      const text = n === undefined ? '' : number(Math.max(0, n));
+      const shown = number(Math.max(0, n ?? 0));
+      const text = n === undefined ? '' : isExact ? shown : t('{n}+', { n: shown });
       if (figure.textContent !== text) figure.textContent = text;
       figure.toggleAttribute('data-none', !n);
     }

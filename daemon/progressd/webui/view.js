@@ -46,6 +46,8 @@ export class View {
   lines = [];
   /** The jobs of the query that the page has, without uploads. */
   count = 0;
+  /** Whether the numbers of the server are exact; otherwise there may be more jobs. */
+  isExact = true;
   /** Whether a batch is one line even if the query shows only one of its jobs. */
   cards = false;
   #jobs;
