@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from progressd.cli.screen import job_view
 from progressd.cli.screen.cells import Painter, Span, clip, fit, line_width, shorten
 from progressd.cli.screen.columns import GAP, NAME_WIDTH, OPTIONAL, layout
 from progressd.cli.screen.keys import Keys
 from progressd.cli.screen.list_view import Actions, ListView
-from progressd.cli.screen.rows import Filter, Rows, Selection, Tab
+from progressd.cli.screen.rows import Filter, Row, Rows, Selection, Tab
 from progressd.cli.screen.terminal import shows_progress
-from progressd.core.messages import JobStatus, Message, decode
+from progressd.core.messages import JobLogData, JobStatus, LogLine, Message, decode
 from rich.cells import cell_len
 from support.samples import job_id
 
@@ -255,3 +256,15 @@ def test_a_filter_selects_jobs_and_messages(given: Filter, shown: bool) -> None:
 )
 def test_only_some_terminals_show_progress_in_their_tab(environ: dict[str, str], shown: bool) -> None:
     assert shows_progress(environ) is shown
+
+
+def test_a_gap_in_the_log_ends_the_line_before_it() -> None:
+    def nothing(*_: object) -> None: ...
+
+    actions = job_view.Actions(nothing, nothing, nothing, nothing)
+    view = job_view.JobView(Row(job_id(1)), Rows(Filter()), Painter(colors=False), "http://x", actions)
+    view.add_log(JobLogData(10, [LogLine(TIME, "o", "begin ", partial=True)]))
+    view.add_log(JobLogData(90, [LogLine(TIME, "o", "end")], missed=70))
+    shown = [SGR.sub("", line) for line in view.lines(60, 12)]
+    begin = shown.index("begin ")
+    assert shown[begin + 1 : begin + 3] == ["[70 bytes of the log are missing here]", "end"]

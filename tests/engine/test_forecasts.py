@@ -7,7 +7,9 @@ from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
+import trio
 from msgspec.structs import replace
+from progressd.auth.authenticator import UNRESTRICTED
 from progressd.core.eta import RUNS_PER_KEY, Forecasts, KeyedRun, Run, hashed
 from progressd.core.events import (
     CompletedEvent,
@@ -21,8 +23,12 @@ from progressd.core.events import (
 )
 from progressd.core.job import Job, apply
 from progressd.core.messages import ErrorData, Eta, JobStatus, Progress
+from progressd.engine.attention import MAX_ESTIMATES, Attention
+from progressd.engine.log_reader import LogReaders
 from progressd.engine.queue_estimates import QueueEstimates, QueuePlace
 from progressd.engine.registry import RunQueue
+from progressd.engine.view import ClientView, Engine
+from progressd.store.base import Filter, Paging
 from progressd.store.sqlite import SQLiteStore
 from support.samples import NOW, job, job_id
 from support.spine import Spine, register, running, start, submit
@@ -170,6 +176,37 @@ async def test_a_waiting_job_has_place_and_time(tmp_path: Path) -> None:
             assert isinstance(after, datetime)
             assert (after - before).total_seconds() == pytest.approx(100, abs=2)
         assert place_of(spine, queue, 4) is None  # a producer's job does not wait
+
+
+async def test_a_list_after_a_restart_does_not_block_the_event_loop(tmp_path: Path) -> None:
+    many = 4 * MAX_ESTIMATES
+    run = KeyedRun(hashed("pdf\npdf\n\n"), Run((), 100.0, 0, ()))
+    forecasts = Forecasts()
+    forecasts.finish((), [run])
+    with closing(SQLiteStore.open(tmp_path / "progressd.db")) as store:
+        async with running(store) as spine, trio.open_nursery() as nursery:
+            attention = Attention(spine.registry, forecasts)
+            logs = LogReaders(spine.files.logs, spine.registry)
+            core = (store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest, logs)
+            view = ClientView(Engine(*core, attention), UNRESTRICTED)
+            await spine.submit(*map(register, range(many)))
+            await spine.submit(*map(start, range(many)))
+            most = 0  # estimates in a pass
+            before = len(forecasts._running)
+
+            async def count() -> None:
+                nonlocal most, before
+                while True:
+                    await trio.lowlevel.checkpoint()
+                    most, before = max(most, len(forecasts._running) - before), len(forecasts._running)
+
+            nursery.start_soon(count)
+            assert len((await view.page(Filter(), Paging(many))).jobs) == many
+            for _ in range(3):
+                await trio.lowlevel.checkpoint()  # so that the last pass counts
+            nursery.cancel_scope.cancel()
+    assert len(forecasts._running) == many
+    assert most <= 2 * MAX_ESTIMATES
 
 
 async def test_without_history_a_waiting_job_has_only_a_place(tmp_path: Path) -> None:

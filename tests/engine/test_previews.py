@@ -40,3 +40,10 @@ def test_previews_stay_within_their_limits(given_: list[tuple[str, int, int]]) -
             sizes = {one: sum(len(p.picture) + OVERHEAD for p in kept.of(one)) for one in "abc"}
             assert all(size <= 3000 for size in sizes.values())
             assert kept.bytes == sum(sizes.values()) <= 5000
+
+
+def test_the_previews_that_are_oldest_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_JOB_BYTES", 3 * OVERHEAD + 50)
+    kept = Previews()
+    kept.keep(("a", preview(page, 5)) for page in (1, 2, 3, 1, 4, 5))
+    assert [one.page_number for one in kept.of("a")] == [1, 4, 5]

@@ -133,3 +133,28 @@ async def test_the_quota_limits_what_is_written(tmp_path: Path) -> None:
         with pytest.raises(InsufficientStorage):
             await writer.write(DATA[40:80])
     assert (upload.offset, usage.receiving) == (40, 40)
+
+
+async def test_an_upload_does_not_expire_while_bytes_arrive(tmp_path: Path) -> None:
+    uploads, usage = await opened(tmp_path)
+    upload = await uploads.create(info())
+    async with uploads.writing(upload) as writer:
+        upload.changed_at -= uploads.lifetime  # the request lasts longer than the lifetime
+        await writer.write(DATA[:9])
+        await uploads.expire()
+    assert (uploads.all(), upload.path.read_bytes(), usage.receiving) == ([upload], DATA[:9], 9)
+
+
+async def test_an_upload_that_cannot_be_read_at_a_start_is_not_deleted(tmp_path: Path) -> None:
+    uploads, _ = await opened(tmp_path)
+    upload = await uploads.create(info())
+    async with uploads.writing(upload) as writer:
+        await writer.write(DATA[:9])
+    description = tmp_path / "partial" / f"{ID}.json"
+    saved = description.rename(tmp_path / "saved")
+    description.symlink_to(description)  # reading it fails, as on a disk with errors
+    uploads, usage = await opened(tmp_path)
+    assert (uploads.all(), usage.receiving) == ([], 0)
+    saved.rename(description)
+    uploads, usage = await opened(tmp_path)
+    assert (found(uploads).offset, usage.receiving) == (9, 9)

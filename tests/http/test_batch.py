@@ -222,7 +222,9 @@ async def test_a_finished_batch_is_downloaded_retried_and_deleted(tmp_path: Path
     contents = [("a.pdf", b"one"), ("A.pdf", b"two"), ("dir/a.pdf", b"three"), ("b.pdf", b"bad"), ("..", b"four")]
     async with running_daemon(tmp_path, pipelines=SORTING) as daemon, client_of(daemon) as client:
         files = [("files", (name, content)) for name, content in contents]
-        response = await client.post("/api/batch?pipeline=sort", files=files, data={"name": "Bücher/März"})
+        key = {"Idempotency-Key": "again"}
+        name = {"name": "Bücher/März"}
+        response = await client.post("/api/batch?pipeline=sort", files=files, data=name, headers=key)
         url = f"/api/batch/{response.json()['batch_id']}"
         await ended(daemon, response.json()["batch_id"])
         batch = (await client.get(url)).json()
@@ -239,8 +241,7 @@ async def test_a_finished_batch_is_downloaded_retried_and_deleted(tmp_path: Path
         head = await client.head(f"{url}/download")
         assert (head.status_code, head.content) == (200, b"")
 
-        key = {"Idempotency-Key": "again"}
-        retried = await client.post(f"{url}/retry", headers=key)
+        retried = await client.post(f"{url}/retry", headers=key)  # another request, although the key is the same
         assert (retried.status_code, retried.json()["job_count"]) == (202, 1)
         again = retried.json()["batch_id"]
         await ended(daemon, again)

@@ -14,8 +14,11 @@ import pytest
 import trio
 from msgspec.structs import replace
 from progressd.core.eta import KeyedRun, Run, key_of
+from progressd.core.event_limits import MAX_STEP_NAME
 from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline
+from progressd.http.list_query import list_query, token_of
+from progressd.store.base import Position, Sort
 from progressd.store.sqlite import SQLiteStore
 from support.daemon import (
     PATIENCE,
@@ -32,6 +35,7 @@ from support.samples import ID, job_id
 from support.submitting import PDF, ended, run, running_job, shell, submit
 from support.waiting import alive, eventually
 from trio.testing import wait_all_tasks_blocked
+from werkzeug.datastructures import MultiDict
 
 ALWAYS = {"id", "job_id", "status", "kind", "options", "progress", "created_at", "attempt", "labels", "cursor"}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
@@ -320,6 +324,12 @@ async def test_a_list_has_counts(daemon: RunningDaemon, client: httpx.AsyncClien
         assert (await client.get(f"/api/jobs?counts=true{query}")).json()["counts"] == counts
     history = (await client.get("/api/jobs/history?counts=true")).json()["counts"]
     assert history == {"running": 0, "waiting": 0, "attention": 1, "done": 4, "all": 4}
+
+
+def test_the_longest_name_fits_into_a_token() -> None:
+    position = Position(2**53, "図" * MAX_STEP_NAME)  # of a file
+    given = MultiDict({"sort": "name", "after": token_of(position, Sort.NAME)})
+    assert list_query(given, None).paging.after == position
 
 
 async def test_jobs_are_searched_by_words(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
 from progressd.core.errors import StoreFailed
 from progressd.core.pipeline import Option, Pipeline
 from progressd.http.routes import uploads
@@ -257,17 +258,48 @@ async def test_only_its_key_continues_an_upload(tmp_path: Path) -> None:
 
 
 class Full(SQLiteStore):
-    """A store that stores no jobs while it is `full`."""
+    """A store that stores no jobs while it is `full`, or until `room` is set."""
 
     full = True
+    room: trio.Event | None = None
 
     async def commit(self, *args: Any, **kwargs: Any) -> None:
+        if self.room is not None:
+            await self.room.wait()
         if self.full:
             raise StoreFailed("the store does not take it: disk full")
         await super().commit(*args, **kwargs)
 
 
-async def test_a_failing_store_delays_the_job(tmp_path: Path) -> None:
+async def test_an_upload_is_deleted_while_its_job_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Full, "full", True)
+    async with running_daemon(tmp_path, open_store=Full.open) as daemon, client_of(daemon) as client:
+        url = (await created(client)).headers["Location"]
+        assert (await patched(client, url, 0, FILE)).status_code == 503
+        [upload] = daemon.daemon.files.resumable.all()
+        monkeypatch.setattr(Full, "full", False)
+        monkeypatch.setattr(Full, "room", trio.Event())
+        answers = list[httpx.Response]()
+
+        async def delete() -> None:
+            answers.append(await client.delete(url, headers=TUS))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(daemon.daemon.uploaded_jobs.create, upload)
+            await eventually(lambda: daemon.daemon.files.usage.receiving == 0)
+            nursery.start_soon(delete)
+            await eventually(lambda: bool(answers or upload.creating.statistics().tasks_waiting))
+            assert Full.room is not None
+            Full.room.set()
+        assert answers[0].status_code == 204
+        assert daemon.daemon.files.input(upload.info.id).read_bytes() == FILE
+        assert (partial(daemon), daemon.daemon.files.usage.receiving) == ([], 0)
+        await daemon.daemon.uploaded_jobs.create(upload)  # as by the task that had seen it before
+        assert (await client.get("/api/jobs")).json()["total"] == 1
+
+
+async def test_a_failing_store_delays_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Full, "full", True)
     async with running_daemon(tmp_path, open_store=Full.open) as daemon, client_of(daemon) as client:
         url = (await created(client)).headers["Location"]
         assert (await patched(client, url, 0, FILE)).status_code == 503
@@ -275,7 +307,7 @@ async def test_a_failing_store_delays_the_job(tmp_path: Path) -> None:
         assert daemon.daemon.files.usage.receiving == len(FILE)
         assert (await created(client, content=FILE)).status_code == 503  # the client knows no URL, and sends it again
         assert len(daemon.daemon.files.resumable.all()) == 1
-        Full.full = False
+        monkeypatch.setattr(Full, "full", False)
         state = await client.head(url, headers=TUS)
         job_id = state.headers["Progressd-Job-Id"]
         assert daemon.daemon.files.input(job_id).read_bytes() == FILE

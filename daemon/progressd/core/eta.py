@@ -465,7 +465,7 @@ class Forecasts:
         return job.id in self._running or not self._runs
 
     def is_slow(self, job: Job, now: datetime) -> bool:
-        """Return whether a job has been running for longer than usual. The first time, this may take 0.1 ms."""
+        """Return whether a job has been running for longer than usual. The first time, this may take 0.2 ms."""
         if job.status is not JobStatus.PROCESSING or job.started_at is None:
             return False
         estimator = self._running.get(job.id)

@@ -1,6 +1,7 @@
 """Unfinished jobs that need attention: stalled ones, and those that take longer than usual."""
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,7 +14,7 @@ from progressd.core.messages import JobStatus
 from progressd.engine.registry import Registry
 
 MAX_AGE: Final = 1.0  # seconds for which the list is valid
-MAX_ESTIMATES: Final = 50  # jobs whose usual duration is computed at a time, each in up to 0.1 ms
+MAX_ESTIMATES: Final = 50  # jobs whose usual duration is computed at a time, each in 0.1 to 0.2 ms
 
 
 class Attention:
@@ -37,6 +38,15 @@ class Attention:
         if job.status is JobStatus.PROCESSING and self._forecasts.is_slow(job, datetime.now(UTC)):
             return replace(job, progress=replace(job.progress, slow=True))
         return job
+
+    async def estimate(self, jobs: Iterable[Job]) -> None:
+        """Compute the usual durations of jobs for `shown` in several passes of the event loop, as after a restart."""
+        new = [job.id for job in jobs if job.status is JobStatus.PROCESSING and not self._forecasts.estimates(job)]
+        for number, job_id in enumerate(new, 1):
+            if (job := self._registry.unfinished.get(job_id)) is not None:
+                self._forecasts.is_slow(job, datetime.now(UTC))
+            if number % MAX_ESTIMATES == 0:
+                await trio.lowlevel.checkpoint()
 
     def _found(self, now: datetime) -> list[int]:
         found, estimates = list[int](), 0

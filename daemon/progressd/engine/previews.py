@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from progressd.core.messages import PagePreviewData
 
-MAX_JOB_BYTES: Final = 2 << 20  # of the previews of one job; those of its first pages are dropped
+MAX_JOB_BYTES: Final = 2 << 20  # of the previews of one job; the oldest are dropped
 MAX_BYTES: Final = 32 << 20  # of all previews; those of the job that was quiet for longest are dropped
 OVERHEAD: Final = 300  # bytes of memory for each preview, besides its picture
 
@@ -44,7 +44,7 @@ class Previews:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._jobs = dict[str, dict[int, Preview]]()  # the job that was quiet for longest is the first
+        self._jobs = dict[str, dict[int, Preview]]()  # both sorted by time, the oldest first
         self._sizes = dict[str, int]()
         self._count = 0
 
@@ -66,7 +66,7 @@ class Previews:
             )
             self._add(job_id, len(picture) + OVERHEAD)
             while self._sizes[job_id] > MAX_JOB_BYTES:
-                self._drop(job_id, min(page for page in pages if page != data.page_number))
+                self._drop(job_id, next(iter(pages)))
         while self.bytes > MAX_BYTES:
             self.forget(next(iter(self._jobs)))
 

@@ -32,7 +32,7 @@ class UploadedJobs:
         """
         with trio.CancelScope(shield=True):
             async with upload.creating:
-                if upload.done:
+                if upload.done or self._files.resumable.find(upload.info.id) is None:  # deleted in the meantime
                     return
                 if upload.info.id in await self._registry.find([upload.info.id]):  # the daemon was killed after this
                     self._files.resumable.release(upload)

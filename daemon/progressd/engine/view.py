@@ -3,7 +3,7 @@
 Jobs and batches that a client may not see do not exist for it. Callers need not check the client's permissions.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -83,7 +83,7 @@ class ClientView(EventSink):
             moving = self._engine.registry.unfinished.values()
             paging = paging._replace(unfinished=[(job.offset, job.created_offset) for job in moving])
         page = await self._engine.store.page(self._visible(which), paging)
-        return page._replace(jobs=list(map(self._current, page.jobs)))
+        return page._replace(jobs=await self._all_current(page.jobs))
 
     async def counts(self, which: Filter = EVERY_JOB) -> Mapping[JobStatus, int]:
         """Return the number of jobs by status, including zeros."""
@@ -112,7 +112,7 @@ class ClientView(EventSink):
 
     async def jobs_of_batch(self, batch: JobBatch) -> list[Job]:
         """Return the jobs of a batch in their current state, in order of submission."""
-        return list(map(self._current, await self._engine.store.jobs_of_batch(batch.id)))
+        return await self._all_current(await self._engine.store.jobs_of_batch(batch.id))
 
     async def submit(self, *events: Event) -> list[Outcome]:
         """See EventSink. Events for invisible jobs are rejected like events for unknown jobs. New jobs get `labels`."""
@@ -135,6 +135,10 @@ class ClientView(EventSink):
         """Return the topics that exist."""
         found = await self._engine.history.existing(topics, self._may_see)
         return found if self._identity.may_watch_all else found - {ALL_JOBS}
+
+    async def _all_current(self, stored: Sequence[Job]) -> list[Job]:
+        await self._engine.attention.estimate(stored)
+        return list(map(self._current, stored))
 
     def _current(self, stored: Job) -> Job:
         job = self._engine.registry.known(stored.id)

@@ -59,6 +59,7 @@ class ResumableUpload:
         self.offset = 0
         self.changed_at = time.time()
         self.done = False  # whether it has become a job
+        self.appending = False  # whether a block is writing to it
         self.creating = trio.Lock()  # held while its job is created
         self._head: bytes | None = None
 
@@ -131,7 +132,11 @@ class ResumableUploads:
                 yield upload
             except (OSError, msgspec.MsgspecError, ValueError) as error:
                 if not isinstance(error, FileNotFoundError):  # the creation was interrupted
-                    log.warning("unreadable resumable upload deleted", upload_id=id_, error=str(error))
+                    kept = isinstance(error, OSError)  # the next daemon may be able to read it
+                    event = "cannot read a resumable upload, kept" if kept else "invalid resumable upload deleted"
+                    log.warning(event, upload_id=id_, error=str(error))
+                    if kept:
+                        continue
                 for name in (name for name, of in names.items() if of == id_):
                     (self._directory / name).unlink(missing_ok=True)
 
@@ -221,6 +226,7 @@ class ResumableUploads:
                 descriptor = await trio.to_thread.run_sync(begin)
             writer = UploadWriter(upload, descriptor, self._free_space, self._usage)
             writer.verified = not unverified
+            upload.appending = True
             try:
                 yield writer
             finally:
@@ -229,6 +235,7 @@ class ResumableUploads:
                         upload.offset = await trio.to_thread.run_sync(end, writer.verified)
                         upload.changed_at = time.time()
                     finally:
+                        upload.appending = False
                         self._usage.receiving -= writer.size - upload.offset
 
     def release(self, upload: ResumableUpload) -> None:
@@ -262,7 +269,9 @@ class ResumableUploads:
             await trio.to_thread.run_sync(self._unlink, upload.path)
 
     async def expire(self) -> None:
-        """Delete the uploads to which nothing was added for `lifetime`, except whole ones that are no job yet.
+        """Delete the uploads to which nothing was added for `lifetime`.
+
+        Those to which a request is adding bytes, and whole ones that are no job yet, are kept.
 
         Of those that have become jobs, the newest MAX_DONE are kept: a client may ask for them again.
         """
@@ -271,7 +280,7 @@ class ResumableUploads:
         for upload in sorted(done, key=lambda upload: upload.changed_at)[:-MAX_DONE]:
             await self.remove(upload)
         for upload in self.all():
-            if self.expires_at(upload) <= now and (upload.done or not upload.whole):
+            if self.expires_at(upload) <= now and (upload.done or not (upload.whole or upload.appending)):
                 count += not upload.done
                 await self.remove(upload)
         if count:

@@ -17,7 +17,7 @@ MAX_PAGE: Final = 1000  # jobs
 REPEATABLE: Final = ("status", "label")
 MAX_QUERY: Final = 200  # characters of `q`
 MAX_WORDS: Final = 10
-_TOKEN: Final = re.compile(r"([a-z]{1,10})\.([0-9]{1,16})(?:\.([A-Za-z0-9_-]{0,2000}))?", re.ASCII)
+_TOKEN: Final = re.compile(r"([a-z]{1,10})\.([0-9]{1,16})(?:\.([A-Za-z0-9_-]{0,5400}))?", re.ASCII)  # 1000 characters
 
 
 class PageQuery(Struct, frozen=True):

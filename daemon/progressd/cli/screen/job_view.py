@@ -62,6 +62,7 @@ class JobView:
         """Add lines to the log."""
         if data.missed:
             self._add(f"{data.missed} bytes of the log are missing here", remark=True)
+            self._partial = False
         for line in data.lines:
             if self._partial and line.s != "n":
                 last, _ = self._log.pop()

@@ -220,7 +220,7 @@ async def retry(batch_id: str) -> Response:
     context = request_context()
     require_ready()
     batch = await _find(batch_id)
-    with claimed_id("batch") as new_id:
+    with claimed_id(f"retry {batch.id}") as new_id:
         if (known := await context.view.find_batch(new_id)) is not None:
             return _accepted(known, REPLAYED)
         if not batch.status.finished:

@@ -206,7 +206,7 @@ async def terminate(upload_id: str) -> Response:
     holder = context.app.receiving.get(upload.info.id)
     if holder is not None and holder.body is not None:
         holder.scope.cancel()
-    async with _held(upload):
+    async with _held(upload), upload.creating:  # the daemon may be creating its job, after an earlier failure
         await context.app.files.resumable.remove(upload)
     return _empty(204)
 
