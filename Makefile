@@ -9,13 +9,14 @@ WORKERS ?= 4
 VENV := $(if $(PYTHON),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
 PIP := bin/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help run test torture tools check bench bench-page eta pdf format clean
+.PHONY: help run test torture tools screenshots check bench bench-page eta pdf format clean
 
 help:
 	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
 	@echo 'make test     run the tests (ARGS="-k name"; WORKERS=0: one by one; PYTHON=/usr/bin/python3: another Python)'
 	@echo 'make torture  run the tests that take minutes (ARGS="tests/torture --rounds 1000 --seed 1")'
 	@echo 'make tools    run rsync, tar, ffmpeg and other tools with and without progressd; write the table in docs/commands.md'
+	@echo 'make screenshots  take pictures of the page in its states into screenshots/, and the picture of the README'
 	@echo 'make check    check format, lint, types and layers'
 	@echo 'make bench    measure against other servers (ARGS="--help")'
 	@echo 'make bench-page  measure the page over 10,000 running jobs in Chromium (ARGS="--help")'
@@ -28,7 +29,7 @@ run: .venv/.daemon
 	@.venv/bin/python scripts/run.py $(ARGS)
 
 # Empty, so that the many processes of the tests do not compile the sources each time.
-test torture tools: export PYTHONDONTWRITEBYTECODE =
+test torture tools screenshots: export PYTHONDONTWRITEBYTECODE =
 
 test: $(VENV)/.tests
 	@scripts/system-packages.sh
@@ -42,6 +43,10 @@ tools: $(VENV)/.tests
 	@scripts/system-packages.sh tools
 	@$(VENV)/$(PIP) --group tools
 	$(VENV)/bin/python -m pytest -m tools $(ARGS)
+
+screenshots: $(VENV)/.tests
+	@scripts/system-packages.sh
+	$(VENV)/bin/python -m pytest -m screenshots $(ARGS)
 
 check: .venv/.checks .venv/.tests
 	.venv/bin/ruff format --check

@@ -121,10 +121,16 @@ def every_state(daemon: ServedDaemon) -> dict[str, str]:
         kind="ffmpeg",
         host="media",
     )
-    steps = [started(), progress("/srv/www", 9, 20)]
-    ids["stalled"] = job(daemon, "borg create ::nightly /srv", *steps, kind="borg", lease_seconds=STALLED_AFTER)
-    until(lambda: daemon.job(ids["stalled"])["progress"].get("stalled", False))
+    ids["stalled"] = stalled(daemon, STALLED_AFTER)
     return ids
+
+
+def stalled(daemon: ServedDaemon, lease: float) -> str:
+    """Report a job, wait until it is stalled, and return its id. It fails after three times the lease."""
+    steps = [started(), progress("/srv/www", 9, 20)]
+    job_id = job(daemon, "borg create ::nightly /srv", *steps, kind="borg", lease_seconds=lease)
+    until(lambda: daemon.job(job_id)["progress"].get("stalled", False))
+    return job_id
 
 
 def many(daemon: ServedDaemon, number: int) -> None:
