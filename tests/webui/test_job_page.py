@@ -95,9 +95,11 @@ def test_a_job_is_shown_live_until_its_end(page: Page, daemon: Keyed) -> None:
     expect(page).to_have_title("50% Nightly build – progressd")
     expect(page.locator(".lane-name")).to_have_text(["Compile", "Link"])
     sockets[0].close(code=1001)  # the page reconnects
-    daemon.report(id_, "progress", **progress(3, "Link"))
+    daemon.report(id_, "progress", **progress(3, "Link"), eta_seconds=3000)
     expect(page.locator("#figure")).to_have_text("75%")
     page.reload()
+    expect(page.locator("#figures")).to_contain_text("about 50 min left")
+    expect(page.locator("#figures")).to_contain_text("as its program reports")
     expect(page.get_by_role("img", name="Page 7 · Linked")).to_have_js_property("naturalWidth", 3)
     expect(page.locator("[data-connection=live]")).to_be_visible()
     daemon.report(id_, "completed", output_path="https://example.org/build.tar.gz")

@@ -169,6 +169,29 @@ def test_only_visible_rows_exist_and_keys_reach_all(page: Page) -> None:
     expect(page).to_have_url(re.compile(r"/jobs/[0-9a-f-]{36}$"))
 
 
+def test_a_page_older_than_the_daemon_loads_itself_again(browser: Browser, served: ServedDaemon) -> None:
+    """Let a module of the page be gone, as after an update of the daemon, and stay so after the reload."""
+    gone = re.compile(r"/static/v-[\w-]+/(cards|lazy)\.js$")
+
+    def answer(route: Route) -> None:
+        if route.request.method == "HEAD" or "cards" in route.request.url:
+            route.fulfill(status=404)
+        else:
+            route.continue_()
+
+    with opened_page(browser, "about:blank", "status of 404") as page:
+        page.route(gone, answer)
+        page.goto(served.url)
+        expect(rows(page).first).to_be_visible()
+        page.evaluate("document.body.dataset.old = ''")
+        page.get_by_text("View", exact=True).click()
+        page.get_by_role("radio", name="cards", exact=True).click()
+        expect(page.locator("body[data-old]")).to_have_count(0)
+        expect(page.get_by_text("The server was updated. Reload the page.").first).to_be_visible()
+        page.unroute_all()
+        expect(page.locator(".job").first).to_be_visible()
+
+
 def test_changes_reach_the_rows_and_the_numbers(page: Page, served: ServedDaemon) -> None:
     page.get_by_role("searchbox").fill("copy c119")
     expect_rows(page, 1)

@@ -109,10 +109,14 @@ export class Feed {
     return this.#unfinished.loaded >= MAX_UNFINISHED && !this.#unfinished.done;
   }
 
+  /** Whether the first unfinished jobs are here, and with them the number of all unfinished jobs. */
+  get isCounted() {
+    return this.#unfinished.done || this.#unfinished.loaded > 0;
+  }
+
   /** Whether the first unfinished and the first finished jobs are here. */
   get isKnown() {
-    const { done, loaded } = this.#unfinished;
-    return (done || loaded > 0) && (!this.#rest || this.#rest.done || this.#rest.loaded > 0);
+    return this.isCounted && (!this.#rest || this.#rest.done || this.#rest.loaded > 0);
   }
 
   /** The finished jobs that the page has loaded in pages. */

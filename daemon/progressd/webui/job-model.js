@@ -1,6 +1,7 @@
 /** One job, kept up to date: requested over REST, and changed by the messages of its stream. No DOM. */
 
 import { now } from './clock.js';
+import { forecastOf, isFinished, offsetOf } from './jobs.js';
 import { jobPath, pass, request, token } from './pass.js';
 import { watch } from './progressd.js';
 
@@ -13,22 +14,12 @@ const POLL_MS = 2000;
 /** The time for the stream to reconnect before the page polls. */
 const PATIENCE_MS = 1500;
 
-const FINISHED = new Set(['completed', 'failed', 'cancelled']);
-
 /**
- * A job as in docs/rest.md. Added by the page: `ends_at` and `ends_within`, the forecast in milliseconds since the
- * epoch by the server's clock.
+ * A job as in docs/rest.md. Added by the page, as in jobs.js: `ends_at`, `ends_within`, `silent_since` and `heard_at`.
  * @typedef {Record<string, any>} Job
  *
  * @typedef {'missing' | 'deleted' | 'expired' | 'forbidden'} Absence
  */
-
-/** @param {{status: string}} job */
-export const isFinished = ({ status }) => FINISHED.has(status);
-
-/** @param {Job} job whether its progress is unknown: without a percentage or a number of steps */
-export const isOpenEnded = ({ status, progress }) =>
-  status === 'processing' && !progress?.total_steps && !progress?.percent;
 
 export class JobModel {
   #id;
@@ -129,7 +120,8 @@ export class JobModel {
   }
 
   #receive({ type, data, cursor, time }) {
-    if (cursor) this.#newest = offsetOf(cursor);
+    if (type === 'resync') this.#newest = 0; // another daemon counts anew
+    else if (cursor) this.#newest = offsetOf(cursor);
     if (type === 'connection') this.#connected(data.state);
     else if (type === 'progress') this.#moved(data, time);
     else if (type === 'page_preview') this.#listener.onPreview(data);
@@ -157,15 +149,10 @@ export class JobModel {
 
   #moved(data, time) {
     if (!this.#job || isFinished(this.#job)) return;
-    const { eta, ...progress } = data;
     const before = this.#job.progress ?? {};
-    const at = Date.parse(time); // the message may be old
-    const ends = eta && !Number.isNaN(at)
-      ? { ends_at: at + eta.seconds * 1000, ends_within: { earliest: at + eta.low * 1000, latest: at + eta.high * 1000 } }
-      : { ends_at: undefined, ends_within: undefined };
     const status = this.#job.status === 'queued' ? 'processing' : this.#job.status;
-    this.#set({ ...this.#job, ...ends, status, progress: { ...progress, eta } });
-    if (progress.step_name !== before.step_name || progress.phase !== before.phase) this.#refreshSoon();
+    this.#set({ ...this.#job, ...forecastOf(this.#job, data, time), status, progress: data, progress_at: time });
+    if (data.step_name !== before.step_name || data.phase !== before.phase) this.#refreshSoon();
   }
 
   #refreshSoon(milliseconds = Math.max(0, this.#requestedAt + REFRESH_MS - performance.now())) {
@@ -174,15 +161,10 @@ export class JobModel {
 
   /** Stores a job from REST. Its progress may be older than that of the stream. */
   #put(job) {
-    const known = this.#job;
-    const isOlder = known && !isFinished(job) && offsetOf(job.cursor) < this.#newest;
-    const { ends_at, ends_within, progress } = known ?? {};
-    const same = isOlder || known?.progress?.percent === job.progress?.percent;
-    this.#set({
-      ...job,
-      progress: isOlder && progress ? progress : job.progress,
-      ...(same && !isFinished(job) ? { ends_at, ends_within } : {}),
-    });
+    const isOlder = this.#job?.progress && !isFinished(job) && offsetOf(job.cursor) < this.#newest;
+    const { progress, progress_at } = isOlder ? this.#job : job;
+    const forecast = isFinished(job) || !progress ? {} : forecastOf(job, progress, progress_at);
+    this.#set({ ...job, ...forecast, progress, progress_at });
   }
 
   #set(job) {
@@ -199,9 +181,6 @@ export class JobModel {
   }
 }
 
-/** @param {string} cursor */
-const offsetOf = (cursor) => Number(cursor?.split('-')[1] ?? 0);
-
 /** Seconds until the forecast end; undefined if it is unknown, or once a step takes longer than predicted. */
 export function remainingOf({ ends_at: end, ends_within: within, progress }) {
   if (end === undefined) return undefined;
@@ -210,4 +189,3 @@ export function remainingOf({ ends_at: end, ends_within: within, progress }) {
   if (seconds < 3 && progress?.percent < 75) return undefined;
   return { seconds, low: within ? left(within.earliest) : seconds, high: within ? left(within.latest) : seconds };
 }
-

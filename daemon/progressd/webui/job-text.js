@@ -51,7 +51,7 @@ export function stepOf({ status, pipeline, progress = {}, page_count: pages, err
 
 /** The remaining time; empty once a step takes longer than the previous steps predict. */
 export function forecast({ ends_at: end, ends_within: within, progress }) {
-  if (end === undefined) return '';
+  if (end === undefined || progress?.stalled) return '';
   const left = (time) => Math.max(0, time - shownNow()) / 1000;
   const seconds = left(end);
   if (seconds < 3 && progress?.percent < 75) return '';

@@ -1,14 +1,13 @@
 /** Shows one job: its title, state, bar, figures, tasks, error and details. */
 
-import { now } from './clock.js';
 import { byId, describe, element, setText } from './dom.js';
-import { duration, moment, rate, remaining, steps, stopwatch } from './format.js';
-import { isFinished, isOpenEnded, remainingOf } from './job-model.js';
+import { duration, moment, rate, remaining, steps } from './format.js';
+import { remainingOf } from './job-model.js';
+import { nameOf, percentOf, spentOn, stateOf } from './job-text.js';
+import { isFinished, isLate, isOpenEnded } from './jobs.js';
 import { language, t } from './text.js';
 
-/** @param {import('./job-model.js').Job} job */
-export const nameOf = (job) => job.name || job.input_filename || job.kind || t('Untitled job');
-
+/** The states of a task. */
 const STATES = {
   queued: 'Waiting',
   processing: 'Running',
@@ -16,11 +15,6 @@ const STATES = {
   failed: 'Failed',
   cancelled: 'Cancelled',
 };
-
-/** @param {import('./job-model.js').Job} job */
-export const stateOf = ({ status, progress }) => t(progress?.stalled && status === 'processing' ? 'Silent' : STATES[status]);
-
-const percentOf = ({ status, progress }) => (status === 'completed' ? 100 : progress?.percent ?? 0);
 
 const number = (value) => new Intl.NumberFormat(language).format(value);
 const percentage = (value) => new Intl.NumberFormat(language, { style: 'percent' }).format(value / 100);
@@ -33,10 +27,9 @@ export function showJob(job) {
   const { status, progress = {} } = job;
   const page = document.body;
   page.dataset.status = status;
-  page.toggleAttribute('data-stalled', status === 'processing' && Boolean(progress.stalled));
+  page.toggleAttribute('data-stalled', isLate(job));
   setText(byId('name'), nameOf(job));
   setText(byId('kind'), job.kind && job.kind !== nameOf(job) ? job.kind : '');
-  setText(byId('state'), stateOf(job));
   showProgress(job);
   showFigures(job);
   showTasks(status === 'processing' ? progress.tasks ?? [] : []);
@@ -76,6 +69,7 @@ function stepOf({ status, pipeline, progress = {}, page_count: pages, queue_posi
 export function showFigures(job) {
   const { status, progress = {} } = job;
   const spent = spentOn(job);
+  setText(byId('state'), stateOf(job));
   setText(byId('time'), isFinished(job) && spent ? t(status === 'completed' ? 'in {time}' : 'after {time}', { time: spent }) : '');
   const running = status === 'processing';
   const { rate: speed, unit } = running ? progress : {};
@@ -105,14 +99,6 @@ function forecast(job) {
   };
   const about = interval !== text && !interval.startsWith(text) ? interval : '';
   return element('span', {}, text, element('span', { class: 'origin' }, [about, origins[from]].filter(Boolean).join(' · ')));
-}
-
-function spentOn(job) {
-  if (isFinished(job) && job.elapsed_seconds !== undefined) return duration(job.elapsed_seconds);
-  const end = isFinished(job) ? Date.parse(job.completed_at) : now();
-  const seconds = (end - Date.parse(job.started_at)) / 1000;
-  if (Number.isNaN(seconds)) return '';
-  return isFinished(job) ? duration(seconds) : stopwatch(seconds);
 }
 
 /** Shows the unfinished tasks first. Each line stays the same element, so that its bar moves. */

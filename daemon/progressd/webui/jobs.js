@@ -74,19 +74,20 @@ export const isLate = ({ status, progress }) =>
 /** @param {Job} job */
 export const needsLook = (job) => job.status === 'failed' || isLate(job);
 
-const offsetOf = (cursor) => Number(cursor?.slice(cursor.lastIndexOf('-') + 1)) || 0;
+/** @param {string} [cursor] @returns {number} its place in the order of all changes */
+export const offsetOf = (cursor) => Number(cursor?.slice(cursor.lastIndexOf('-') + 1)) || 0;
 
 /** A job stalls one lease after its last event. */
 function silentSince({ lease_seconds: lease, heard_at: heard }, stalledAt) {
-  return lease ? new Date(stalledAt - lease * 1000).toISOString() : heard;
+  return lease && !Number.isNaN(stalledAt) ? new Date(stalledAt - lease * 1000).toISOString() : heard;
 }
 
 /** What the progress of a job says about its future and its silence. The progress may be old. */
-function forecastOf(job, { eta, eta_seconds: seconds = eta?.seconds, stalled }, time) {
+export function forecastOf(job, { eta, stalled }, time) {
   const from = Date.parse(time);
-  const ends_at = from + seconds * 1000;
+  const ends_at = from + eta?.seconds * 1000;
   const known = !Number.isNaN(ends_at);
-  const ends_within = known && eta ? { earliest: from + eta.low * 1000, latest: from + eta.high * 1000 } : undefined;
+  const ends_within = known ? { earliest: from + eta.low * 1000, latest: from + eta.high * 1000 } : undefined;
   const times = stalled ? { silent_since: silentSince(job, from) } : { heard_at: time };
   return { ...times, ends_at: known ? ends_at : undefined, ends_within };
 }

@@ -8,6 +8,9 @@ import { t } from './text.js';
 /** More entries than the first number become rows, and fewer than the second become cards again. */
 const [MANY, FEW] = [10, 8];
 
+/** The time until cards that could not be loaded are requested again. */
+const RETRY_MS = 5000;
+
 /** Cards take long to build. The rest is shown as rows only. */
 const MAX_CARDS = 100;
 
@@ -20,6 +23,7 @@ export class List {
   #roots;
   #rows = null;
   #cards = null;
+  #isLoading = false;
   #mode = null;
   #missing = 0;
 
@@ -33,6 +37,7 @@ export class List {
    * @param {() => void} extras.onEnd
    * @param {(mode: 'rows' | 'cards') => void} extras.onMode
    * @param {(root: HTMLElement) => Promise<object>} extras.newCards
+   * @param {(error: Error) => void} extras.onError
    */
   constructor(roots, { jobs, uploads, view, batches }, extras) {
     this.#roots = roots;
@@ -52,10 +57,10 @@ export class List {
    * Shows the current state.
    * @param {boolean} isNew whether the lines of the view are new
    * @param {number} missing the lines that are still being loaded
-   * @param {boolean} isKnown whether the page knows how many jobs there are
+   * @param {boolean} isKnown whether the page knows about how many entries there are
    */
   show(isNew, missing, isKnown) {
-    if (!isKnown && !this.#mode && !this.#view.lines.length) return;
+    if (!isKnown && !this.#mode) return; // a list of many jobs must not begin as cards
     // A search that finds little does not turn rows into cards.
     const mode = this.#modeOf(Math.max(this.#view.lines.length + missing, this.#jobs.size));
     const changed = mode !== this.#mode;
@@ -93,7 +98,7 @@ export class List {
     return length > (this.#mode === 'rows' ? FEW - 1 : MANY) ? 'rows' : 'cards';
   }
 
-  async #start() {
+  #start() {
     const { rows, cards, rest } = this.#roots;
     rows.hidden = this.#mode !== 'rows';
     cards.hidden = !rows.hidden;
@@ -110,9 +115,22 @@ export class List {
         select: this.#extras.select,
         unfold: this.#extras.unfold,
       });
-    } else if (!this.#cards) {
-      this.#cards = await this.#extras.newCards(cards);
+    } else {
+      this.#loadCards();
+    }
+  }
+
+  async #loadCards() {
+    if (this.#cards || this.#isLoading) return;
+    this.#isLoading = true;
+    try {
+      this.#cards = await this.#extras.newCards(this.#roots.cards);
       if (this.#mode === 'cards') this.#showCards();
+    } catch (error) {
+      this.#extras.onError(error);
+      setTimeout(() => this.#mode === 'cards' && this.#loadCards(), RETRY_MS);
+    } finally {
+      this.#isLoading = false;
     }
   }
 

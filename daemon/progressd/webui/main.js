@@ -13,6 +13,7 @@ import { Gate, mayWrite } from './gate.js';
 import { Intake } from './intake.js';
 import { nameOf } from './job-text.js';
 import { isFinished, Jobs } from './jobs.js';
+import { lazily } from './lazy.js';
 import { List } from './list.js';
 import { isFiltered } from './query.js';
 import { choose, setting } from './settings.js';
@@ -172,7 +173,8 @@ const list = new List({ rows: byId('rows'), cards: byId('jobs'), rest: byId('res
     document.body.dataset.view = mode;
     byId('options').open = mode === 'cards' && matchMedia('(min-width: 60rem)').matches;
   },
-  newCards: async (root) => (await import('./cards.js')).newCards(root, actions),
+  newCards: async (root) => (await lazily(() => import('./cards.js'), !uploads.busy)).newCards(root, actions),
+  onError: (error) => toasts.say(error.message),
 });
 const toolbar = new Toolbar(byId('work'), (query) => {
   view.show(query);
@@ -239,7 +241,8 @@ function redraw() {
   const { due } = view;
   if (due < Infinity) timer = setTimeout(redraw, due);
   if (isNew) dropFinished();
-  list.show(isNew, view.misses ? feed.missing : 0, feed.isKnown);
+  const isKnown = feed.isKnown || (feed.isCounted && view.count > 0) || uploads.newestFirst().length > 0;
+  list.show(isNew, view.misses ? feed.missing : 0, isKnown);
   toolbar.showCounts(view.counts, view.isExact);
   selection.show();
   showEmpty(!view.lines.length && !feed.loading);
@@ -391,7 +394,7 @@ function setUpSettings(form) {
   });
 }
 
-async function pressed(event) {
+function pressed(event) {
   const { key, target } = event;
   const isTyping = target.matches('input:not([type=checkbox], [type=radio]), select, textarea');
   if (event.ctrlKey || event.altKey || event.metaKey || target.closest('dialog') || byId('main').hidden) return;
@@ -405,8 +408,12 @@ async function pressed(event) {
     toolbar.focusSearch();
   } else if (key === '?' && !isTyping) {
     event.preventDefault();
-    (await import('./help.js')).showHelp(byId('keys'));
+    showKeys();
   }
+}
+
+function showKeys() {
+  lazily(() => import('./help.js'), !uploads.busy).then(({ showHelp }) => showHelp(byId('keys')), (error) => toasts.say(error.message));
 }
 
 const intake = new Intake(byId('upload'), (...chosen) => uploads.add(...chosen), gate.enter());
@@ -420,6 +427,6 @@ document.addEventListener('visibilitychange', () => {
 });
 document.querySelector('.filters').addEventListener('toggle', ({ target }) => target.open && toolbar.offer(jobs.all()));
 byId('empty').querySelector('button').addEventListener('click', () => toolbar.clear());
-byId('keys-button').addEventListener('click', async () => (await import('./help.js')).showHelp(byId('keys')));
+byId('keys-button').addEventListener('click', showKeys);
 byId('work').addEventListener('click', download);
 byId('sign-out').addEventListener('click', signOut);

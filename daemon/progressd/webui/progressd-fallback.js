@@ -42,17 +42,18 @@ export class Poll {
     const { options, ranks, known, ended, deliver } = this.#watch;
     const id = job.id ?? job.job_id;
     const before = known.get(id);
-    const send = (type, data) => deliver({ type, job_id: id, ...(job.batch_id && { batch_id: job.batch_id }), data });
+    const send = (type, data, time) => deliver({ type, job_id: id, ...(job.batch_id && { batch_id: job.batch_id }), data, time });
     const { status, progress } = job;
     const rank = ranks[status];
     if (before === undefined && !options.job && !options.batch) send('job_created', job);
     if ((before ?? 0) < rank) {
-      send('status_change', { old_status: before === 1 ? 'processing' : 'queued', new_status: status });
+      const time = rank < ranks.completed ? job.started_at : job.completed_at;
+      send('status_change', { old_status: before === 1 ? 'processing' : 'queued', new_status: status }, time);
     }
     const shown = JSON.stringify(progress);
     if (progress && status === 'processing' && this.#progress.get(id) !== shown) {
       this.#progress.set(id, shown);
-      send('progress', progress);
+      send('progress', progress, job.progress_at);
     }
     if (before === ended || rank < ranks.completed) return;
     this.#progress.delete(id);

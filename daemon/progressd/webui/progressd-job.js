@@ -174,11 +174,11 @@ function stepOf({ status, progress = {}, error, page_count: pages }) {
   return [part, name, steps(step, total, unit)].filter(Boolean).join(' · ');
 }
 
-function timeOf({ status, started_at: started, elapsed_seconds: seconds, progress = {} }) {
+function timeOf({ status, started_at: started, elapsed_seconds: seconds, progress = {}, progress_at }) {
   if (status === 'completed' && seconds != null) return duration(seconds);
   if (status !== 'processing') return '';
   if (progress.stalled) return t('no sign of life');
-  const { eta, time } = progress;
+  const { eta, time = progress_at } = progress;
   const passed = time ? (Date.now() - Date.parse(time)) / 1000 : 0;
   if (eta) return remaining(eta.seconds - passed, eta.low - passed, eta.high - passed);
   const spent = (Date.now() - Date.parse(started)) / 1000;

@@ -4,7 +4,7 @@ import { chart } from './charts.js';
 import { byId, describe, element, setText } from './dom.js';
 import { duration, moment } from './format.js';
 import { Frame } from './frame.js';
-import { nameOf, stateOf } from './job-view.js';
+import { nameOf, stateOf } from './job-text.js';
 import { request } from './pass.js';
 import { language, t } from './text.js';
 

@@ -14,8 +14,9 @@ export let language = 'en';
  * @param {readonly string[]} [preferred] language tags, the best first
  */
 export async function loadLanguage(preferred = [setting('language') ?? '', ...navigator.languages]) {
-  language = preferred.map((tag) => tag.split('-')[0]).find((tag) => Object.hasOwn(LANGUAGES, tag)) ?? 'en';
-  messages = language === 'en' ? {} : (await import(`./languages/${language}.js`)).default;
+  const wanted = preferred.map((tag) => tag.split('-')[0]).find((tag) => Object.hasOwn(LANGUAGES, tag)) ?? 'en';
+  const loaded = wanted === 'en' ? {} : (await import(`./languages/${wanted}.js`)).default;
+  [language, messages] = [wanted, loaded];
 }
 
 /**
@@ -43,7 +44,7 @@ export function translate(root) {
 
 /** Translates the page, and offers the languages in its footer. */
 export async function translatePage() {
-  await loadLanguage();
+  await loadLanguage().catch(() => {}); // the server is away: English
   document.documentElement.lang = language;
   translate(document);
   for (const template of document.querySelectorAll('template')) translate(template.content);

@@ -238,6 +238,7 @@ export default {
   'The server sent an answer that this page cannot read. Reload the page.': 'サーバーの応答をこのページで読み取れません。ページを再読み込みしてください。',
   'The server stops now. This page reconnects by itself when the server is back.': 'サーバーが停止します。復旧すると、このページは自動的に再接続します。',
   'The server stops within {n} s. This page reconnects by itself when the server is back.': 'サーバーは {n} 秒以内に停止します。復旧すると、このページは自動的に再接続します。',
+  'The server was updated. Reload the page.': 'サーバーが更新されました。ページを再読み込みしてください。',
   'There are more jobs than this page keeps. Search or filter to see the others.': 'このページに表示できる数を超えるジョブがあります。残りを見るには、検索するか絞り込んでください。',
   'There is nothing here': 'ここには何もありません',
   'This batch was deleted': 'このバッチは削除されました',
