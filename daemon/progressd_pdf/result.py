@@ -237,10 +237,15 @@ def _last_table(file: BinaryIO) -> int:
 
 def _is_signed(pdf: pikepdf.Pdf) -> bool:
     """Return whether the document has a digital signature: bit 1 of SigFlags (PDF 1.7, section 12.7.2), or a field."""
-    form = pdf.Root.get("/AcroForm", pikepdf.Dictionary())
-    fields = form.get("/Fields", pikepdf.Array())
-    signed = any("/V" in field and field.get("/FT") == pikepdf.Name.Sig for field in fields)
-    return signed or bool(int(form.get("/SigFlags", 0)) & 1)
+    form = pdf.Root.get("/AcroForm")
+    if not isinstance(form, pikepdf.Dictionary):
+        return False
+    fields, flags = form.get("/Fields"), form.get("/SigFlags")
+    signed = isinstance(fields, pikepdf.Array) and any(
+        isinstance(field, pikepdf.Dictionary) and "/V" in field and field.get("/FT") == pikepdf.Name.Sig
+        for field in fields
+    )
+    return signed or (isinstance(flags, int) and bool(flags & 1))
 
 
 def _own_resources(shared: pikepdf.Object | None) -> pikepdf.Object:

@@ -42,6 +42,7 @@ async def test_badges_follow_the_job(daemon: RunningDaemon, client: httpx.AsyncC
     shields = await client.get("/badge/kind/a/<b>.json?label=backup")
     assert shields.json() == {"schemaVersion": 1, "label": "backup", "message": "done", "color": "brightgreen"}
     assert (await client.get(f"/badge/job/{ID}.json")).json()["isError"] is True
+    assert text_of(await client.get(f"/badge/job/{ID}.svg?label=a%00%1bb")) == "a  b failed"
     assert (await client.get(f"/badge/job/{ID}.png")).status_code == 404
     assert (await client.get("/badge/job/nonsense.svg")).status_code == 400
 

@@ -274,6 +274,20 @@ def test_ocr_keeps_or_redoes_invisible_text(choice: str, words: str, tmp_path: P
         assert one == other
 
 
+DAMAGED_FORMS = [Array(), Dictionary(Fields=Array([None, 3])), Dictionary(Fields=3), Dictionary(SigFlags=Name.X)]
+
+
+@pytest.mark.parametrize("form", DAMAGED_FORMS, ids=["array", "fields", "field", "flags"])
+def test_a_document_with_a_damaged_form_is_converted(form: pikepdf.Object, tmp_path: Path) -> None:
+    source, output = tmp_path / "form.pdf", tmp_path / "out.pdf"
+    with pikepdf.new() as pdf:
+        add_page(pdf, text(40, 300, "Contents"))
+        pdf.Root.AcroForm = form
+        pdf.save(source)
+    convert(source, output)
+    assert output.read_bytes() == source.read_bytes()
+
+
 @pytest.mark.parametrize("scan", [True, False])
 def test_a_signature_stays_valid_or_is_reported(scan: bool, tmp_path: Path) -> None:
     source, output = tmp_path / "signed.pdf", tmp_path / "out.pdf"

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from progressd.core.events import Registration, SubmitEvent
 from support.daemon import RunningDaemon, Watcher, completed, progress, registered, running_daemon, status_change
 from support.samples import ID, job_id
@@ -142,6 +143,14 @@ async def test_types_and_interval_keep_changes_and_the_last_progress(daemon: Run
     assert [message["type"] for message in seen] == ["status_change", "status_change", "completed"]
     assert [message["data"]["current_step"] for message in kept if message["type"] == "progress"] == [1, 49]
     assert [message["type"] for message in kept][-2:] == ["status_change", "completed"]
+
+
+@pytest.mark.parametrize("interval", ["5e-324", "1e-310", "1e-17", "1e-9"])
+async def test_a_tiny_interval_holds_nothing_back(interval: str, daemon: RunningDaemon) -> None:
+    async with daemon.watch(f"/ws/jobs?interval={interval}") as watcher:
+        await daemon.report(registered(ID), progress(ID, 1), progress(ID, 2), completed(ID))
+        received = await watcher.receive_until("completed")
+    assert [one["data"]["current_step"] for one in received if one["type"] == "progress"][-1] == 2
 
 
 async def test_resuming_sends_the_progress_that_interval_kept_back(daemon: RunningDaemon) -> None:

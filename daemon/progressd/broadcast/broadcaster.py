@@ -27,6 +27,7 @@ from progressd.system.event_loop_limiter import EventLoopLimiter
 FANOUT_THRESHOLD: Final = 100  # from this number of watchers on, the passes of a topic are FANOUT_INTERVAL apart
 FANOUT_INTERVAL: Final = 0.008  # seconds, half the duration of a frame on a screen
 TICKS: Final = 0.1  # of an interval: with an interval, progress of all jobs is sent together this often
+MIN_TICK: Final = 0.001  # seconds; in a shorter tick, there is nothing to share
 MAX_TICK: Final = 0.1  # seconds
 
 Spawn: TypeAlias = Callable[[Callable[[], Awaitable[None]]], object]
@@ -79,8 +80,8 @@ class IntervalAudience(Audience):
 
     def __init__(self, name: str, interval: float) -> None:
         super().__init__(name)
-        tick = min(interval * TICKS, MAX_TICK) if name == ALL_JOBS else 0.0
-        self._throttle = ProgressThrottle(interval, tick)
+        tick = min(interval * TICKS, MAX_TICK)
+        self._throttle = ProgressThrottle(interval, tick if name == ALL_JOBS and tick >= MIN_TICK else 0.0)
         self._until_due = trio.CancelScope()
 
     def put(self, batch: FrameBatch[Envelope]) -> None:

@@ -119,7 +119,9 @@ def _badge(job: Job | None, label: str) -> Badge:
 
 
 def _response(job: Job | None, label: str, form: str, status: int = 200) -> Response:
-    badge = _badge(job, parsed_query(_known(), BadgeQuery).label or label[:100])
+    label = parsed_query(_known(), BadgeQuery).label or label[:100]
+    label = "".join(letter if letter.isprintable() else " " for letter in label)  # XML permits no control characters
+    badge = _badge(job, label)
     if form == "svg":
         body, content_type = _svg(badge).encode(), f"{SVG}; charset=utf-8"
     else:
