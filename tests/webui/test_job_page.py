@@ -183,7 +183,7 @@ def test_a_batch_and_the_statistics_have_pages(page: Page, daemon: Keyed) -> Non
     expect(page.locator("#step")).to_have_text("2 failed")
     page.get_by_role("link", name="part-1.pdf").click()
     expect(page.locator("#error")).to_contain_text("exit status 3")
-    page.get_by_role("link", name="The batch of this job").click()
+    page.get_by_role("link", name="Part of a batch").click()
     expect(page).to_have_url(f"{daemon.url}/batches/{id_}")
     page.goto(f"{daemon.url}/batches/{job_id(9)}")
     expect(page.get_by_role("heading", level=1)).to_have_text("There is no such batch")

@@ -18,7 +18,7 @@ export function chart({ title, kind = '', points, format = plainNumber }) {
   const [from, to] = [points[0]?.[0] ?? 0, points.at(-1)?.[0] ?? 1];
   const place = ([time, value]) => `${(WIDTH * (time - from) / Math.max(1, to - from)).toFixed(1)} ${(HEIGHT - HEIGHT * value / (most || 1)).toFixed(1)}`;
   const path = points.map(place).join(' L ');
-  const label = t('{title}: now {now}, at most {most}', { title, now: format(last), most: format(most) });
+  const label = t('{title}: now {now}, peak {most}', { title, now: format(last), most: format(most) });
   const svg = drawing('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': label },
     drawing('line', { class: 'floor', x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT }));
   if (points.length > 1) {
@@ -29,7 +29,7 @@ export function chart({ title, kind = '', points, format = plainNumber }) {
     element('figcaption', {}, element('span', {}, title), element('b', {}, format(last))), svg,
     element('div', { class: 'bounds', 'aria-hidden': 'true' },
       element('span', {}, minutes ? t('{n} min ago', { n: minutes }) : ''),
-      element('span', {}, t('at most {most}', { most: format(most) }))));
+      element('span', {}, t('peak {most}', { most: format(most) }))));
 }
 
 const plainNumber = (value) => new Intl.NumberFormat(language, { maximumFractionDigits: value < 10 ? 1 : 0 }).format(value);

@@ -1,6 +1,6 @@
 /** Formats numbers, durations, sizes and times for a sentence, in the language in use. */
 
-import { language, t } from './text.js';
+import { language, t, timeLocale } from './text.js';
 
 const formats = new Map();
 
@@ -114,13 +114,10 @@ export function rate(perSecond, unit) {
   return `${number(value, value >= 100 ? 0 : 1)} ${unit}/${per}`;
 }
 
-/** English times have 24 hours and the day before the month, as in the terminal. */
-const locale = () => (language === 'en' ? 'en-GB' : language);
-
 /** @param {string | number} time RFC 3339, or milliseconds since the epoch */
 export function moment(time) {
   const date = new Date(time);
   const hour = { hour: '2-digit', minute: '2-digit' };
   const today = date.toDateString() === new Date().toDateString();
-  return date.toLocaleString(locale(), today ? hour : { day: 'numeric', month: 'short', ...hour });
+  return date.toLocaleString(timeLocale(), today ? hour : { day: 'numeric', month: 'short', ...hour });
 }

@@ -4,7 +4,7 @@ import { currentKey, useKey } from './access.js';
 import { byId, setText } from './dom.js';
 import { Gate, mayWrite } from './gate.js';
 import { token } from './pass.js';
-import { language, t, translatePage } from './text.js';
+import { t, timeLocale, translatePage } from './text.js';
 
 await translatePage();
 
@@ -106,7 +106,7 @@ export class Frame {
 
   #showNotice() {
     const isLost = this.#lostAt !== null && Date.now() - this.#lostAt >= LOST_MS;
-    const time = isLost && new Intl.DateTimeFormat(language, { timeStyle: 'short' }).format(this.#lostAt);
+    const time = isLost && new Intl.DateTimeFormat(timeLocale(), { timeStyle: 'short' }).format(this.#lostAt);
     const sentence = isLost ? t('No connection since {time}. What you see is from then.', { time }) : this.#stated;
     setText(byId('notice'), sentence ?? '');
     byId('notice').hidden = !sentence;

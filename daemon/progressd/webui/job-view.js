@@ -5,7 +5,7 @@ import { duration, moment, rate, remaining, steps } from './format.js';
 import { remainingOf } from './job-model.js';
 import { nameOf, percentOf, spentOn, stateOf } from './job-text.js';
 import { isFinished, isLate, isOpenEnded } from './jobs.js';
-import { language, t } from './text.js';
+import { language, t, timeLocale } from './text.js';
 
 /** The states of a task. */
 const STATES = {
@@ -20,7 +20,7 @@ const number = (value) => new Intl.NumberFormat(language).format(value);
 const percentage = (value) => new Intl.NumberFormat(language, { style: 'percent' }).format(value / 100);
 
 const exactly = (iso) => element('time', { dateTime: iso, title: iso }, whole(iso));
-const whole = (iso) => new Intl.DateTimeFormat(language, { dateStyle: 'medium', timeStyle: 'medium' }).format(new Date(iso));
+const whole = (iso) => new Intl.DateTimeFormat(timeLocale(), { dateStyle: 'medium', timeStyle: 'medium' }).format(new Date(iso));
 
 /** Shows all of a job that changes with a message. */
 export function showJob(job) {
@@ -145,7 +145,7 @@ function showDetails(job) {
     [t('Started'), job.started_at && exactly(job.started_at)],
     [t('Finished'), job.completed_at && exactly(job.completed_at)],
     [t('Result'), resultOf(job)],
-    [t('Silence allowed'), job.lease_seconds && duration(job.lease_seconds)],
+    [t('Stalled after'), job.lease_seconds && duration(job.lease_seconds)],
     [t('Steps'), isFinished(job) && job.status !== 'completed' && steps(progress.current_step, progress.total_steps, progress.unit)],
     [t('Id'), element('code', {}, id)],
   ]);

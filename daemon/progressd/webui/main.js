@@ -280,14 +280,14 @@ function showEmpty(isEmpty) {
     all: t('No jobs yet'),
   };
   const hints = {
-    running: t('Running jobs appear here by themselves.'),
+    running: t('Running jobs appear here automatically.'),
     waiting: t('Jobs that wait for their turn appear here.'),
     attention: t('Failed jobs appear here, and jobs that are silent or slower than usual.'),
     done: t('Completed, failed and cancelled jobs appear here.'),
-    all: t('Jobs of all programs appear here by themselves.'),
+    all: t('Jobs of all programs appear here automatically.'),
   };
   setText(empty.querySelector('.empty-title'), isFound ? t('No job matches') : titles[tab]);
-  setText(empty.querySelector('[data-part=hint]'), isFound ? t('Other words or fewer filters may find it.') : hints[tab]);
+  setText(empty.querySelector('[data-part=hint]'), isFound ? t('Try other words or fewer filters.') : hints[tab]);
   empty.querySelector('button').hidden = !isFound;
 }
 

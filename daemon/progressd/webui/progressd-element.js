@@ -1,7 +1,7 @@
 /** What the elements of progressd share: attributes, the watch, the message about the connection, colours. */
 
 import { watch } from './progressd.js';
-import { language, loadLanguage, t } from './text.js';
+import { language, loadLanguage, t, timeLocale } from './text.js';
 
 /** The daemon that this module comes from. */
 const ROOT = import.meta.url.replace(/static\/[^?#]*.*$/, '');
@@ -217,7 +217,7 @@ export class ProgressdElement extends HTMLElement {
   }
 
   #away(since) {
-    const time = new Date(since).toLocaleTimeString(language, { timeStyle: 'short' });
+    const time = new Date(since).toLocaleTimeString(timeLocale(), { timeStyle: 'short' });
     const { host } = new URL(this.url);
     this.parts.card.setAttribute('data-away', '');
     const isShown = this.isShown();

@@ -178,11 +178,21 @@ export class ProgressdLog extends HTMLElement {
           this.dispatchEvent(new CustomEvent('refused', { detail: { status: error.status } }));
           return null;
         }
-        if (failures > 2) this.#tell(t('The server cannot be reached. The log appears when it is back.'));
+        if (failures > 2) this.#tell(await this.#whyUnreachable());
         await new Promise((resume) => setTimeout(resume, Math.min(15_000, 500 * 2 ** failures)));
       }
     }
     return null;
+  }
+
+  async #whyUnreachable() {
+    const { url } = this.#source;
+    try {
+      if (new URL(url).origin !== location.origin) await (await import('./progressd-fallback.js')).explain(new URL(url));
+    } catch (error) {
+      if (error.code) return (await import('./progressd-element.js')).sentenceFor(error, url);
+    }
+    return t('The server cannot be reached. The log appears when it is back.');
   }
 
   /** Loads lines before the first one. */

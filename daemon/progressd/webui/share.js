@@ -2,7 +2,7 @@
 
 import { byId, setText } from './dom.js';
 import { request } from './pass.js';
-import { language, t } from './text.js';
+import { t, timeLocale } from './text.js';
 
 const dialog = byId('share');
 const form = dialog.querySelector('form');
@@ -49,7 +49,7 @@ async function show({ link, end }) {
   field.value = link;
   byId('share-result').hidden = false;
   const copied = await copy(link, field);
-  const until = end && new Intl.DateTimeFormat(language, { dateStyle: 'medium', timeStyle: 'short' }).format(new Date(end));
+  const until = end && new Intl.DateTimeFormat(timeLocale(), { dateStyle: 'medium', timeStyle: 'short' }).format(new Date(end));
   const sentences = until
     ? [t('Copied. The link works until {time}.', { time: until }), t('Copy the link above. It works until {time}.', { time: until })]
     : [t('Copied.'), t('Copy the link above.')];

@@ -19,6 +19,9 @@ export async function loadLanguage(preferred = [setting('language') ?? '', ...na
   [language, messages] = [wanted, loaded];
 }
 
+/** The locale of times. English times have 24 hours and the day before the month, as in the terminal. */
+export const timeLocale = () => (language === 'en' ? 'en-GB' : language);
+
 /**
  * Returns a text in the language in use.
  * @param {string} english two forms are separated by ` | `: `{n} job | {n} jobs`; `n` chooses one
