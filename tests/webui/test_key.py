@@ -139,6 +139,9 @@ def test_a_read_key_hides_all_actions(locked_page: Page, locked: Locked, scan: P
     locked.report("later")  # a card of the file would be shown before it
     expect(locked_page.locator(".job", has_text="later")).to_be_visible()
     expect(locked_page.locator("[data-upload-id]")).to_have_count(0)
+    loaded = locked_page.evaluate("performance.getEntriesByType('resource').map(({ name }) => name.split('/').at(-1))")
+    assert "main.js" in loaded
+    assert not {"sending.js", "intake.js", "uploads.js"}.intersection(loaded)
 
 
 def test_a_revoked_key_locks_the_page(locked_page: Page, locked: Locked) -> None:

@@ -29,17 +29,32 @@ let batch = null;
 let jobs = [];
 let leaving = new AbortController();
 let refreshing = 0;
+let polling = 0;
 let requestedAt = -Infinity;
 
-const frame = new Frame({ onOpened: follow, onLocked: () => leaving.abort(), onLost: () => batch && showTitle() });
+const frame = new Frame({
+  onOpened: follow,
+  onLocked() {
+    leave();
+    [batch, jobs] = [null, []]; // another key may not see them
+  },
+  onLost: () => batch && showTitle(),
+});
 
 const number = (value) => new Intl.NumberFormat(language).format(value);
 const percentage = (value) => new Intl.NumberFormat(language, { style: 'percent' }).format(value / 100);
 const isFinished = ({ status }) => status !== 'queued' && status !== 'processing';
 const nameOf = () => batch.name || t('Batch of {n} file | Batch of {n} files', { n: batch.progress.total });
 
-async function follow() {
+function leave() {
   leaving.abort();
+  clearTimeout(refreshing);
+  clearTimeout(polling);
+  refreshing = 0;
+}
+
+async function follow() {
+  leave();
   const { signal } = (leaving = new AbortController());
   frame.connect('reconnecting');
   for (let failures = 0; !signal.aborted; failures += 1) {
@@ -61,12 +76,14 @@ function receive(message, signal) {
   const { type, data, job_id: job } = message;
   if (type === 'connection') {
     frame.connect(data.state);
-    if (data.state !== 'live') setTimeout(() => poll(signal), POLL_MS);
+    clearTimeout(polling);
+    if (data.state !== 'live') polling = setTimeout(() => poll(signal), POLL_MS);
+    else refreshSoon(signal); // for what was missed
   } else if (type === 'server_shutdown' || type === 'server_status') {
     frame.state(message);
   } else if (type === 'progress') {
     const known = jobs.find(({ job_id: one }) => one === job);
-    if (!known) return;
+    if (!known || isFinished(known)) return;
     Object.assign(known, { status: 'processing', progress: { percent: data.percent, step_name: data.step_name } });
     show();
   } else {
@@ -77,7 +94,7 @@ function receive(message, signal) {
 async function poll(signal) {
   if (signal.aborted || byId('connection').dataset.connection === 'live') return;
   if (await refresh(signal) && byId('connection').dataset.connection !== 'live') frame.connect('polling');
-  if (!isFinished(batch)) setTimeout(() => poll(signal), POLL_MS);
+  if (!signal.aborted && !isFinished(batch)) polling = setTimeout(() => poll(signal), POLL_MS);
 }
 
 function refreshSoon(signal) {
@@ -114,7 +131,7 @@ function missed({ status, message }) {
     if (status !== 401) frame.state(message);
     return;
   }
-  leaving.abort();
+  leave();
   frame.connect('ended');
   frame.absent(batch && status === 404 ? t('This batch was deleted') : t(absence[0]), absence[1], status === 401);
 }
@@ -222,7 +239,7 @@ const actions = {
   },
   async delete() {
     await request(path('?purge=true'), 'DELETE').catch((error) => { if (error.status !== 404) throw error; });
-    leaving.abort();
+    leave();
     frame.absent(t('This batch was deleted'), t('The files and logs of its jobs were deleted with it.'));
   },
 };

@@ -1,13 +1,7 @@
 /** The intake: a drop zone, and a form for the options that the chosen pipeline of the server has. */
 
-import { listPipelines } from './api.js';
 import { chosenPipeline, rememberPipeline } from './remembered.js';
 import { t } from './text.js';
-
-/** The server was started, or its pipelines were changed, while it could not be reached. */
-const RETRY_MS = 5000;
-
-const MOBILE = matchMedia('(max-width: 59.99rem)');
 
 /**
  * A pipeline of the server.
@@ -32,23 +26,19 @@ const MOBILE = matchMedia('(max-width: 59.99rem)');
 
 export class Intake {
   #form;
+  /** @type {(files: Iterable<File>, folder?: string) => void} */
   #take;
   /** @type {Pipeline[]} */
   #pipelines = [];
-  #loaded;
 
   /**
    * @param {HTMLFormElement} form
    * @param {(files: File[], pipeline: string, options: object, folder?: string) => void} onFiles
-   * @param {Promise<void>} entered files wait until then: whether this page may submit is unknown before
    */
-  constructor(form, onFiles, entered) {
+  constructor(form, onFiles) {
     this.#form = form;
-    this.#loaded = entered.then(() => this.load());
-    this.#take = async (list, folder) => {
+    this.#take = (list, folder) => {
       let files = [...list];
-      await this.#loaded;
-      if (!this.#pipeline) await this.load(); // signed in since
       if (!this.#pipeline) return;
       if (form.closest('[hidden]')) return; // hidden without the right to submit, but files can be dropped
       if (folder) files = files.filter((one) => this.#accepts(one));
@@ -61,23 +51,18 @@ export class Intake {
       rememberPipeline(pipeline.value);
       this.#show();
     });
-    file.addEventListener('change', () => {
-      this.#take(file.files);
-      file.value = ''; // so that choosing the same file again is a change
-    });
+    file.addEventListener('change', () => this.#takeChosen());
     acceptDrops(document.documentElement, this.#take);
-    this.#details.open = !MOBILE.matches;
   }
 
-  /** Reads the pipelines of the server. What the user has entered stays. */
-  async load() {
-    let pipelines;
-    try {
-      pipelines = await listPipelines();
-    } catch (error) {
-      if (!error.status) setTimeout(() => this.load(), RETRY_MS);
-      return;
-    }
+  #takeChosen() {
+    const { file } = this.#form.elements;
+    this.#take(file.files);
+    file.value = ''; // so that choosing the same file again is a change
+  }
+
+  /** Shows the pipelines of the server. What the user has entered stays. @param {Pipeline[]} pipelines */
+  update(pipelines) {
     if (JSON.stringify(pipelines) === JSON.stringify(this.#pipelines)) return;
     this.#pipelines = pipelines;
     const { pipeline: select } = this.#form.elements;
@@ -88,6 +73,7 @@ export class Intake {
     select.closest('label').hidden = pipelines.length < 2;
     this.#form.toggleAttribute('data-without-pipelines', !pipelines.length);
     this.#show();
+    if (this.#form.elements.file.files.length) this.#takeChosen(); // chosen while this module was loading
   }
 
   /** @returns {Pipeline | undefined} */

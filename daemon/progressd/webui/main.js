@@ -1,7 +1,7 @@
 /** Assembles the page: jobs and uploads in the list, the connection in the header, buttons linked to the API. */
 
 import { currentKey, useKey } from './access.js';
-import { cancelBatch, cancelJob, deleteJob, health, retryJob, signedDownloadUrl } from './api.js';
+import { cancelBatch, cancelJob, deleteJob, health, listPipelines, retryJob, signedDownloadUrl } from './api.js';
 import { Batches } from './batches.js';
 import { Selection, withAll } from './bulk.js';
 import { Cancelling } from './cancelling.js';
@@ -10,7 +10,6 @@ import { isConfirmed } from './confirm.js';
 import { Feed } from './feed.js';
 import { moment } from './format.js';
 import { Gate, mayWrite } from './gate.js';
-import { Intake } from './intake.js';
 import { nameOf } from './job-text.js';
 import { isFinished, Jobs } from './jobs.js';
 import { lazily } from './lazy.js';
@@ -22,7 +21,6 @@ import { ended, isStarred, star, startedHere } from './stars.js';
 import { t, translatePage } from './text.js';
 import { Toasts } from './toasts.js';
 import { Toolbar } from './toolbar.js';
-import { Uploads } from './uploads.js';
 import { View } from './view.js';
 
 await translatePage();
@@ -41,6 +39,9 @@ const FINISHED_KEPT = 300;
 
 /** Ends within this time are announced in one sentence. */
 const ANNOUNCE_MS = 1000;
+
+/** The server was started, or its pipelines were changed, while it could not be reached. */
+const RETRY_MS = 5000;
 
 const CONNECTIONS = { live: t('Live'), polling: t('Polling'), reconnecting: t('Reconnecting…') };
 
@@ -64,17 +65,15 @@ const jobs = new Jobs((before, after, told) => {
   if (told && before && after && !isFinished(before) && isFinished(after)) hasEnded(after);
   redrawSoon();
 });
-const uploads = new Uploads({
-  onChange() {
-    view.invalidate();
-    redrawSoon();
+/** What sends files, where the key may submit and the server has pipelines. @type {?import('./sending.js').Sending} */
+let sending = null;
+let isPreparing = false;
+const uploads = {
+  newestFirst: () => sending?.uploads.newestFirst() ?? [],
+  get busy() {
+    return Boolean(sending?.uploads.busy);
   },
-  onArrived(message) {
-    startedHere(message.job_id);
-    jobs.apply(message);
-  },
-  onFailed: announce,
-});
+};
 const view = new View(jobs, uploads);
 const batches = new Batches(redrawSoon);
 const toasts = new Toasts(byId('toasts'));
@@ -125,15 +124,15 @@ const cancelling = new Cancelling({
 /** The actions of cards and rows, by their buttons' `data-action`. */
 const actions = {
   async cancel(entry, button) {
-    if (entry.upload) uploads.remove(entry.id);
+    if (entry.upload) sending.uploads.remove(entry.id);
     else if (setting('cancel') !== 'ask') cancelling.add([entry]);
     else if (isConfirmed(button, t('Really cancel?'))) await cancelOne(entry);
   },
   async retry(entry) {
-    if (entry.upload) uploads.retry(entry.id);
+    if (entry.upload) sending.uploads.retry(entry.id);
     else await retryOne(entry);
   },
-  dismiss: ({ id }) => uploads.remove(id),
+  dismiss: ({ id }) => sending.uploads.remove(id),
   delete: deleteOne,
   cancelAll: cancelOne,
 };
@@ -189,7 +188,7 @@ const gate = new Gate(byId('gate'), {
     byId('connection').hidden = false;
     showWho(who);
     feed.start();
-    uploads.restore();
+    prepareSending();
   },
   onLocked() {
     feed.stop();
@@ -372,10 +371,46 @@ async function showHealth() {
   try {
     const { version } = await health();
     byId('version').textContent = version;
-    intake.load();
+    prepareSending();
   } catch {
     // Without a response, the page lacks a version number and a hint. A later response adds them.
   }
+}
+
+/** Loads what sends files if it is of use here. The pipelines may have changed since. */
+async function prepareSending() {
+  if (isPreparing || byId('upload').hidden) return;
+  isPreparing = true;
+  try {
+    const pipelines = await listPipelines();
+    if (pipelines.length && !sending) {
+      const { Sending } = await lazily(() => import('./sending.js'), true);
+      sending = new Sending(byId('upload'), {
+        onChange() {
+          view.invalidate();
+          redrawSoon();
+        },
+        onArrived(message) {
+          startedHere(message.job_id);
+          jobs.apply(message);
+        },
+        onFailed: announce,
+      });
+    }
+    if (sending) sending.update(pipelines);
+    else byId('upload').toggleAttribute('data-without-pipelines', true);
+  } catch (error) {
+    if (!error.status) setTimeout(prepareSending, RETRY_MS); // the server is away
+  } finally {
+    isPreparing = false;
+  }
+}
+
+/** A file that is dropped where it cannot be sent must not replace the page. */
+function keepOut(event) {
+  if (sending || !event.dataTransfer.types.includes('Files')) return;
+  event.preventDefault();
+  event.dataTransfer.dropEffect = 'none';
 }
 
 function setUpSettings(form) {
@@ -416,8 +451,9 @@ function showKeys() {
   lazily(() => import('./help.js'), !uploads.busy).then(({ showHelp }) => showHelp(byId('keys')), (error) => toasts.say(error.message));
 }
 
-const intake = new Intake(byId('upload'), (...chosen) => uploads.add(...chosen), gate.enter());
+gate.enter();
 setUpSettings(byId('settings'));
+for (const type of ['dragover', 'drop']) document.addEventListener(type, keepOut);
 window.addEventListener('beforeunload', (event) => { if (uploads.busy) event.preventDefault(); });
 setInterval(() => document.hidden || isAway || list.tick(), 1000);
 document.addEventListener('keydown', pressed);

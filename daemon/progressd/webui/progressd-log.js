@@ -228,7 +228,7 @@ export class ProgressdLog extends HTMLElement {
 
   async #download(event) {
     const link = event.currentTarget;
-    if (!this.#source?.key || link.dataset.signed) return;
+    if (!this.#source?.key) return;
     event.preventDefault();
     try {
       const { token } = await this.#request(this.#path('token?log=true'), 'POST');

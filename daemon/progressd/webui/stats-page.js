@@ -60,7 +60,7 @@ async function refresh() {
 }
 
 function again() {
-  document.addEventListener('visibilitychange', () => refresh(), { once: true });
+  document.addEventListener('visibilitychange', () => isOpen && refresh(), { once: true });
 }
 
 function showTiles({ server, jobs, system }, history) {
