@@ -153,11 +153,11 @@ export class Row {
   }
 
   #showProgress({ pending }) {
-    const { batch, status, progress } = this.#entry;
+    const { batch, upload, status, progress } = this.#entry;
     const { track, fill } = this.#parts;
     const openEnded = !batch && isOpenEnded(this.#entry);
     const percent = batch ? this.#entry.percent : percentOf(this.#entry);
-    const shown = openEnded || status === 'queued' ? '' : t('{percent}%', { percent: number(percent) });
+    const shown = openEnded || status === 'queued' || (upload && status === 'failed') ? '' : t('{percent}%', { percent: number(percent) });
     set(this.#parts.percent, shown);
     track.setAttribute('aria-label', t('Progress of {name}', { name: this.#parts.link.textContent }));
     if (openEnded) track.removeAttribute('aria-valuenow');

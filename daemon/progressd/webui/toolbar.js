@@ -17,6 +17,7 @@ export class Toolbar {
   #timer = 0;
   #search;
   #form;
+  #tabs;
 
   /**
    * @param {HTMLElement} root
@@ -27,7 +28,10 @@ export class Toolbar {
     this.#onQuery = onQuery;
     this.#search = root.querySelector('[type=search]');
     this.#form = root.querySelector('.filters form');
-    root.querySelector('.tabs').addEventListener('click', (event) => this.#followed(event));
+    this.#tabs = root.querySelector('.tabs');
+    this.#tabs.addEventListener('click', (event) => this.#followed(event));
+    this.#tabs.addEventListener('scroll', () => this.#fade(), { passive: true });
+    new ResizeObserver(() => this.#reveal()).observe(this.#tabs);
     root.querySelector('.chips').addEventListener('click', ({ target }) => this.#removed(target.closest('button')));
     this.#search.addEventListener('input', () => {
       clearTimeout(this.#timer);
@@ -71,8 +75,10 @@ export class Toolbar {
       const figure = link.querySelector('b');
       const shown = number(Math.max(0, n ?? 0));
       const text = n === undefined ? '' : isExact ? shown : t('{n}+', { n: shown });
+      const isFirst = !figure.textContent && text;
       if (figure.textContent !== text) figure.textContent = text;
       figure.toggleAttribute('data-none', !n);
+      if (isFirst) this.#reveal();
     }
   }
 
@@ -138,6 +144,22 @@ export class Toolbar {
     this.#search.focus();
   }
 
+  /** Scrolls the strip of tabs, but not the page, to the current tab. */
+  #reveal() {
+    const strip = this.#tabs.getBoundingClientRect();
+    const link = this.#tabs.querySelector('[aria-current]')?.getBoundingClientRect();
+    if (link && link.left < strip.left) this.#tabs.scrollLeft -= strip.left - link.left;
+    else if (link && link.right > strip.right) this.#tabs.scrollLeft += link.right - strip.right;
+    this.#fade();
+  }
+
+  /** Shows at which end of the strip there are more tabs. */
+  #fade() {
+    const { scrollLeft, scrollWidth, clientWidth } = this.#tabs;
+    this.#tabs.toggleAttribute('data-before', scrollLeft > 1);
+    this.#tabs.toggleAttribute('data-after', scrollLeft + clientWidth < scrollWidth - 1);
+  }
+
   #show() {
     const { tab, q, kind, host, labels, sort } = this.#query;
     for (const link of this.#root.querySelectorAll('[data-tab]')) {
@@ -161,6 +183,7 @@ export class Toolbar {
     row.replaceChildren(...chips.map(([name, value, text]) => chip(name, value, text)));
     row.hidden = !chips.length;
     this.#root.toggleAttribute('data-filtered', isFiltered(this.#query));
+    this.#reveal();
   }
 }
 

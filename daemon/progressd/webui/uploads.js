@@ -234,9 +234,11 @@ export class Uploads {
   }
 
   #fail(entry, { message, status }) {
-    this.#change(entry, { status: 'failed', waiting: false, error: message, refused: REFUSALS.has(status) });
-    if (REFUSALS.has(status)) { // the server has deleted the upload
-      entry.record.url = undefined;
+    const refused = REFUSALS.has(status);
+    this.#change(entry, { status: 'failed', waiting: false, error: message, refused, detail: '' });
+    if (refused) { // the server has deleted the upload
+      Object.assign(entry.record, { url: undefined, sent: 0 });
+      this.#change(entry, { progress: { ...entry.upload.progress, percent: 0 } });
       forget(entry.record.id);
     }
     this.#listener.onFailed(entry.upload);

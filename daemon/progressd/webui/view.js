@@ -68,9 +68,12 @@ export class View {
     this.#uploads = uploads;
   }
 
-  /** @returns {Record<string, number> | null} the number of jobs in each tab */
+  /** @returns {Record<string, number> | null} the number of jobs and uploads in each tab */
   get counts() {
-    return this.#counts;
+    if (!this.#counts) return null;
+    const counts = { ...this.#counts };
+    for (const upload of this.#uploads.newestFirst()) for (const tab of TABS) counts[tab] += this.#in(tab, upload);
+    return counts;
   }
 
   /** @param {Record<string, number>} counts of the server, which from now on follow the messages */
