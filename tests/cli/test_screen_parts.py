@@ -239,6 +239,33 @@ def test_a_filter_selects_jobs_and_messages(given: Filter, shown: bool) -> None:
     assert Selection(given).admits(first) is shown
 
 
+def test_a_search_finds_what_the_daemon_finds() -> None:
+    row_id = job_id(1)
+    rows = rows_of(
+        created(1, "scan", input_filename="Book.pdf", labels={"team": "archive", "host": "db1"}),
+        created(2, "other"),
+        message("status_change", 2, old_status="processing", new_status="failed"),
+        message("error", 2, message=f"the disk is full{'.' * 1000}unsearched"),
+        created(3, "last"),
+        message("status_change", 3, old_status="processing", new_status="completed"),
+        message("completed", 3, elapsed_seconds=3.2, output_path="/x", download_url="/x", page_count=1),
+    )
+    for words, found in (
+        ("SCAN pdf book archive db1", {1}),
+        (row_id, {1}),
+        (f"{row_id[:9]} SCAN", {1}),
+        (row_id[9:], set[int]()),  # the end of the id
+        (row_id[4:], set[int]()),
+        ("team", set[int]()),  # the name of a label
+        ("full", {2}),
+        ("unsearched", set[int]()),
+        ("3.2", set[int]()),  # the duration
+        ("last", {3}),
+    ):
+        rows.wanted = Filter(search=words)
+        assert {row.id for row in rows.shown} == {job_id(number) for number in found}, words
+
+
 @pytest.mark.parametrize(
     ("environ", "shown"),
     [

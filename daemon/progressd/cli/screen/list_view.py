@@ -41,7 +41,7 @@ HELP: Final = (
     ("Enter", "open the job: steps, tasks and log"),
     ("← →  Tab", "previous and next list"),
     ("1 … 5", "running, waiting, needs a look, done, all"),
-    ("/", "search names, kinds, labels, hosts, errors and ids"),
+    ("/", "search names, kinds, labels, hosts, errors and beginnings of ids"),
     ("Esc", "end the search"),
     ("c", "cancel the job, after a question"),
     ("r", "retry the failed or cancelled job"),
