@@ -285,11 +285,39 @@ def test_only_some_terminals_show_progress_in_their_tab(environ: dict[str, str],
     assert shows_progress(environ) is shown
 
 
-def test_a_gap_in_the_log_ends_the_line_before_it() -> None:
-    def nothing(*_: object) -> None: ...
+def nothing(*_: object) -> None: ...
 
+
+def job_view_of(row: Row, rows: Rows) -> job_view.JobView:
     actions = job_view.Actions(nothing, nothing, nothing, nothing)
-    view = job_view.JobView(Row(job_id(1)), Rows(Filter()), Painter(colors=False), "http://x", actions)
+    return job_view.JobView(row, rows, Painter(colors=False), "http://x", actions)
+
+
+def shown_by(view: ListView | job_view.JobView, width: int, height: int = 20) -> list[str]:
+    return [SGR.sub("", line) for line in view.lines(width, height)]
+
+
+def test_an_open_job_shows_its_keys() -> None:
+    view = job_view_of(Row(job_id(1)), Rows(Filter()))
+    before = shown_by(view, 60)
+    for closing in ("?", "escape", "q"):
+        view.key("?")
+        help_ = "\n".join(shown_by(view, 60))
+        assert all(meaning in help_ for _, meaning in job_view.HELP)
+        assert "no output yet" not in help_
+        view.key(closing)
+        assert shown_by(view, 60) == before
+
+
+def test_a_narrow_bottom_line_keeps_the_keys_that_matter_most() -> None:
+    rows = rows_of(created(1))
+    for view in (view_of(rows), job_view_of(rows.shown[0], rows)):
+        assert {"q quit", "? keys", "c cancel", "r retry"} <= set(shown_by(view, 60)[-1].rstrip().split("  "))
+        assert shown_by(view, 14)[-1] == "q quit  ? keys"
+
+
+def test_a_gap_in_the_log_ends_the_line_before_it() -> None:
+    view = job_view_of(Row(job_id(1)), Rows(Filter()))
     view.add_log(JobLogData(10, [LogLine(TIME, "o", "begin ", partial=True)]))
     view.add_log(JobLogData(90, [LogLine(TIME, "o", "end")], missed=70))
     shown = [SGR.sub("", line) for line in view.lines(60, 12)]
