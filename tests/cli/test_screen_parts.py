@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -307,6 +308,17 @@ def test_an_open_job_shows_its_keys() -> None:
         assert "no output yet" not in help_
         view.key(closing)
         assert shown_by(view, 60) == before
+
+
+@pytest.mark.parametrize(("passed", "shown"), [(-5, "0 s"), (9.9, "9 s"), (59.9, "59 s"), (125.9, "2 min 5 s")])
+def test_an_open_job_shows_for_how_long_it_has_been_running(passed: float, shown: str) -> None:
+    rows = rows_of(created(1))
+    rows.lost()  # its clock stands still
+    rows.lost_since = datetime.fromisoformat(TIME).timestamp() + passed
+    view = job_view_of(rows.shown[0], rows)
+    assert not any("elapsed" in line for line in shown_by(view, 80))
+    view.details = {"created_at": TIME, "started_at": TIME}
+    assert any(line.startswith(f"running  {shown} elapsed") for line in shown_by(view, 80))
 
 
 def test_a_narrow_bottom_line_keeps_the_keys_that_matter_most() -> None:

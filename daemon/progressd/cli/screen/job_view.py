@@ -163,6 +163,7 @@ class JobView:
                 [
                     [drawing.state(row)],
                     [Span(drawing.silence(row, self._rows.time()) if row.stalled else "", drawing.SILENT)],
+                    [Span(self._elapsed())],
                     [Span(" ".join(filter(None, [left, f"({drawing.source(row)})" if left else ""])))],
                     [Span(text.steps(data))],
                     [Span(drawing.rate(row))],
@@ -181,6 +182,13 @@ class JobView:
             if path := self.details.get("output_path"):
                 lines.append([Span("result ", "dim"), Span(text.result_url(path, self._url))])
         return lines
+
+    def _elapsed(self) -> str:
+        """Return for how long a running job has been running; "" until its start is known."""
+        if self.row.status is not JobStatus.PROCESSING or "started_at" not in (details := self.details or {}):
+            return ""
+        started = datetime.fromisoformat(details["started_at"]).timestamp()
+        return f"{text.stopwatch(self._rows.time() - started)} elapsed"
 
     def _times(self, job: Mapping[str, Any]) -> list[str]:
         found = [
@@ -224,7 +232,7 @@ class JobView:
                 lasted = text.seconds(max(0.0, (end - begin).total_seconds()))
             rate = text.rate(step.get("rate", UNSET), step.get("unit", UNSET))
             time = text.short_time(step["started_at"])
-            lines.append([Span(f"  {time}  ", "dim"), Span(f"{lasted:<12}"), Span(f"{rate:<12}"), Span(f"  {name}")])
+            lines.append([Span(f"  {time}  ", "dim"), Span(f"{lasted:<16}"), Span(f"{rate:<12}"), Span(f"  {name}")])
         return lines
 
     def _log_state(self) -> str:
