@@ -315,7 +315,16 @@ def test_times_of_today_are_short() -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.04, "0.0 s"), (9.96, "10.0 s"), (12.4, "12 s"), (59.9, "1 min 0 s"), (125, "2 min 5 s"), (3780, "1 h 3 min")],
+    [
+        (0.0, "less than 0.1 s"),
+        (0.04, "less than 0.1 s"),
+        (0.06, "0.1 s"),
+        (9.96, "10 s"),
+        (12.4, "12 s"),
+        (59.9, "1 min 0 s"),
+        (125, "2 min 5 s"),
+        (3780, "1 h 3 min"),
+    ],
 )
 def test_durations_have_units(value: float, shown: str) -> None:
     assert text.seconds(value) == shown

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -239,6 +240,33 @@ def test_a_filter_selects_jobs_and_messages(given: Filter, shown: bool) -> None:
     assert Selection(given).admits(first) is shown
 
 
+def test_a_search_finds_what_the_daemon_finds() -> None:
+    row_id = job_id(1)
+    rows = rows_of(
+        created(1, "scan", input_filename="Book.pdf", labels={"team": "archive", "host": "db1"}),
+        created(2, "other"),
+        message("status_change", 2, old_status="processing", new_status="failed"),
+        message("error", 2, message=f"the disk is full{'.' * 1000}unsearched"),
+        created(3, "last"),
+        message("status_change", 3, old_status="processing", new_status="completed"),
+        message("completed", 3, elapsed_seconds=3.2, output_path="/x", download_url="/x", page_count=1),
+    )
+    for words, found in (
+        ("SCAN pdf book archive db1", {1}),
+        (row_id, {1}),
+        (f"{row_id[:9]} SCAN", {1}),
+        (row_id[9:], set[int]()),  # the end of the id
+        (row_id[4:], set[int]()),
+        ("team", set[int]()),  # the name of a label
+        ("full", {2}),
+        ("unsearched", set[int]()),
+        ("3.2", set[int]()),  # the duration
+        ("last", {3}),
+    ):
+        rows.wanted = Filter(search=words)
+        assert {row.id for row in rows.shown} == {job_id(number) for number in found}, words
+
+
 @pytest.mark.parametrize(
     ("environ", "shown"),
     [
@@ -258,11 +286,50 @@ def test_only_some_terminals_show_progress_in_their_tab(environ: dict[str, str],
     assert shows_progress(environ) is shown
 
 
-def test_a_gap_in_the_log_ends_the_line_before_it() -> None:
-    def nothing(*_: object) -> None: ...
+def nothing(*_: object) -> None: ...
 
+
+def job_view_of(row: Row, rows: Rows) -> job_view.JobView:
     actions = job_view.Actions(nothing, nothing, nothing, nothing)
-    view = job_view.JobView(Row(job_id(1)), Rows(Filter()), Painter(colors=False), "http://x", actions)
+    return job_view.JobView(row, rows, Painter(colors=False), "http://x", actions)
+
+
+def shown_by(view: ListView | job_view.JobView, width: int, height: int = 20) -> list[str]:
+    return [SGR.sub("", line) for line in view.lines(width, height)]
+
+
+def test_an_open_job_shows_its_keys() -> None:
+    view = job_view_of(Row(job_id(1)), Rows(Filter()))
+    before = shown_by(view, 60)
+    for closing in ("?", "escape", "q"):
+        view.key("?")
+        help_ = "\n".join(shown_by(view, 60))
+        assert all(meaning in help_ for _, meaning in job_view.HELP)
+        assert "no output yet" not in help_
+        view.key(closing)
+        assert shown_by(view, 60) == before
+
+
+@pytest.mark.parametrize(("passed", "shown"), [(-5, "0 s"), (9.9, "9 s"), (59.9, "59 s"), (125.9, "2 min 5 s")])
+def test_an_open_job_shows_for_how_long_it_has_been_running(passed: float, shown: str) -> None:
+    rows = rows_of(created(1))
+    rows.lost()  # its clock stands still
+    rows.lost_since = datetime.fromisoformat(TIME).timestamp() + passed
+    view = job_view_of(rows.shown[0], rows)
+    assert not any("elapsed" in line for line in shown_by(view, 80))
+    view.details = {"created_at": TIME, "started_at": TIME}
+    assert any(line.startswith(f"running  {shown} elapsed") for line in shown_by(view, 80))
+
+
+def test_a_narrow_bottom_line_keeps_the_keys_that_matter_most() -> None:
+    rows = rows_of(created(1))
+    for view in (view_of(rows), job_view_of(rows.shown[0], rows)):
+        assert {"q quit", "? keys", "c cancel", "r retry"} <= set(shown_by(view, 60)[-1].rstrip().split("  "))
+        assert shown_by(view, 14)[-1] == "q quit  ? keys"
+
+
+def test_a_gap_in_the_log_ends_the_line_before_it() -> None:
+    view = job_view_of(Row(job_id(1)), Rows(Filter()))
     view.add_log(JobLogData(10, [LogLine(TIME, "o", "begin ", partial=True)]))
     view.add_log(JobLogData(90, [LogLine(TIME, "o", "end")], missed=70))
     shown = [SGR.sub("", line) for line in view.lines(60, 12)]

@@ -160,7 +160,7 @@ def test_an_open_job_moves_at_once_whatever_the_interval(own: ServedDaemon) -> N
         screen.wait_for("10%")
         screen.type("\r")
         for percent in (20, 30):
-            screen.wait_for("scroll the log")
+            screen.wait_for("Esc back")
             move(own, job, percent)
             screen.wait_for(f"{percent}%")
         screen.type("q")

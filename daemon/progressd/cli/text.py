@@ -226,8 +226,10 @@ def _rounded(value: float, largest: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """Return a duration as text: 3.2 s, 45 s, 2 min 5 s, 1 h 3 min."""
-    if value < 10:
+    """Return a duration as text: less than 0.1 s, 3.2 s, 45 s, 2 min 5 s, 1 h 3 min."""
+    if value < 0.05:
+        return "less than 0.1 s"
+    if value < 9.95:
         return f"{value:.1f} s"
     whole = round(value)
     if whole < 60:
@@ -236,6 +238,12 @@ def seconds(value: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def stopwatch(value: float) -> str:
+    """Return an elapsed time in full seconds, for a number that changes once a second."""
+    whole = max(0, math.floor(value))
+    return f"{whole} s" if whole < 60 else seconds(whole)
 
 
 def result_url(path: str, url: str) -> str:

@@ -128,6 +128,11 @@ def hints(keys: Sequence[tuple[str, str]], width: int) -> list[Span]:
     return line
 
 
+def help_line(key: str, meaning: str, width: int) -> list[Span]:
+    """Return a key with its meaning, for the list of all keys."""
+    return clip([Span(f"  {key:<22}", "bold"), Span(meaning)], width)
+
+
 def message(sentence: str, width: int) -> list[Span]:
     """Return a notice for the bottom line."""
     return [Span(shorten(sentence, width), SILENT)]

@@ -21,11 +21,24 @@ TASK_BAR: Final = 16
 PERCENT: Final = 5  # cells
 SHARE: Final = 5  # tasks and steps each get at most this part of the screen
 HINTS: Final = (
+    ("q", "quit"),
+    ("?", "keys"),
     ("Esc", "back"),
-    ("↑↓", "scroll the log"),
-    ("End", "follow"),
     ("c", "cancel"),
     ("r", "retry"),
+    ("↑↓", "scroll"),
+    ("End", "follow"),
+)
+HELP: Final = (
+    ("Esc  ←", "back to the list"),
+    ("↑ ↓  k j", "scroll the log by a line"),
+    ("PgUp PgDn", "scroll the log by a screen"),
+    ("Home  g", "the beginning of the log"),
+    ("End  G", "follow the log"),
+    ("c", "cancel the job, after a question"),
+    ("r", "retry the failed or cancelled job"),
+    ("Ctrl-L", "draw the screen again"),
+    ("?", "show or hide these keys"),
     ("q", "quit"),
 )
 
@@ -52,6 +65,7 @@ class JobView:
         self._url = url
         self._actions = actions
         self._asked = False  # whether to cancel
+        self._help = False
         self._log = deque[tuple[str, bool]](maxlen=MAX_LINES)  # the text of a line, and whether it is a remark
         self._partial = False  # the rest of the last line follows
         self._log_note = NO_OUTPUT
@@ -87,15 +101,22 @@ class JobView:
         base = "dim" if self._rows.lost_since is not None else ""
         if base:
             lines.append(paint(clip(title, width), base))
-        share = max(1, height // SHARE)
-        body: list[Line] = [*self._head(width), *self._tasks(width, share), *self._steps(share)]
-        lines += [paint(clip(line, width), base) for line in body][: max(0, height - 4)]
-        lines += [paint(clip([Span("Log", "bold"), Span(self._log_state(), "dim")], width))]
-        self._log_height = max(1, height - 1 - len(lines))
-        lines += self._log_lines(width)
+        if self._help:
+            lines += [paint(drawing.help_line(key, meaning, width)) for key, meaning in HELP]
+        else:
+            lines += self._describe(width, height - len(lines), max(1, height // SHARE), base)
         lines = lines[: height - 1]
         lines += [""] * (height - 1 - len(lines))
         return [*lines, paint(self._foot(width))][:height]
+
+    def _describe(self, width: int, room: int, share: int, base: str) -> list[str]:
+        """Return what is between the top and the bottom line. `room`: lines, with the bottom line."""
+        paint = self._painter.paint
+        body: list[Line] = [*self._head(width), *self._tasks(width, share), *self._steps(share)]
+        lines = [paint(clip(line, width), base) for line in body][: max(0, room - 3)]
+        lines += [paint(clip([Span("Log", "bold"), Span(self._log_state(), "dim")], width))]
+        self._log_height = max(1, room - 1 - len(lines))
+        return lines + self._log_lines(width)
 
     def key(self, key: str) -> None:
         """Act on a key."""
@@ -104,6 +125,8 @@ class JobView:
             self._asked = False
             if key in ("y", "Y"):
                 self._actions.cancel(self.row)
+        elif key == "?" or (self._help and key in (ESCAPE, "q")):
+            self._help = not self._help
         elif key in (ESCAPE, BACKSPACE, "left"):
             self._actions.close()
         elif key == "q":
@@ -140,6 +163,7 @@ class JobView:
                 [
                     [drawing.state(row)],
                     [Span(drawing.silence(row, self._rows.time()) if row.stalled else "", drawing.SILENT)],
+                    [Span(self._elapsed())],
                     [Span(" ".join(filter(None, [left, f"({drawing.source(row)})" if left else ""])))],
                     [Span(text.steps(data))],
                     [Span(drawing.rate(row))],
@@ -158,6 +182,13 @@ class JobView:
             if path := self.details.get("output_path"):
                 lines.append([Span("result ", "dim"), Span(text.result_url(path, self._url))])
         return lines
+
+    def _elapsed(self) -> str:
+        """Return for how long a running job has been running; "" until its start is known."""
+        if self.row.status is not JobStatus.PROCESSING or "started_at" not in (details := self.details or {}):
+            return ""
+        started = datetime.fromisoformat(details["started_at"]).timestamp()
+        return f"{text.stopwatch(self._rows.time() - started)} elapsed"
 
     def _times(self, job: Mapping[str, Any]) -> list[str]:
         found = [
@@ -201,7 +232,7 @@ class JobView:
                 lasted = text.seconds(max(0.0, (end - begin).total_seconds()))
             rate = text.rate(step.get("rate", UNSET), step.get("unit", UNSET))
             time = text.short_time(step["started_at"])
-            lines.append([Span(f"  {time}  ", "dim"), Span(f"{lasted:<12}"), Span(f"{rate:<12}"), Span(f"  {name}")])
+            lines.append([Span(f"  {time}  ", "dim"), Span(f"{lasted:<16}"), Span(f"{rate:<12}"), Span(f"  {name}")])
         return lines
 
     def _log_state(self) -> str:

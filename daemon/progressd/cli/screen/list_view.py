@@ -27,12 +27,12 @@ TITLES: Final = {
 }
 HINTS: Final = (
     ("q", "quit"),
+    ("?", "keys"),
     ("Enter", "open"),
     ("/", "search"),
-    ("?", "keys"),
-    ("Tab", "next list"),
     ("c", "cancel"),
     ("r", "retry"),
+    ("Tab", "list"),
     ("↑↓", "select"),
 )
 HELP: Final = (
@@ -41,7 +41,7 @@ HELP: Final = (
     ("Enter", "open the job: steps, tasks and log"),
     ("← →  Tab", "previous and next list"),
     ("1 … 5", "running, waiting, needs a look, done, all"),
-    ("/", "search names, kinds, labels, hosts, errors and ids"),
+    ("/", "search names, kinds, labels, hosts, errors and beginnings of ids"),
     ("Esc", "end the search"),
     ("c", "cancel the job, after a question"),
     ("r", "retry the failed or cancelled job"),
@@ -100,7 +100,7 @@ class ListView:
         paint = self._painter.paint
         lines = [paint(self._banner(width)), paint(self._tabs(width))]
         if self._help:
-            lines += [paint(clip([Span(f"  {key:<22}", "bold"), Span(what)], width)) for key, what in HELP]
+            lines += [paint(drawing.help_line(key, meaning, width)) for key, meaning in HELP]
         else:
             lines += self._jobs(width)
         lines = lines[: max(0, height - FOOT)]

@@ -29,6 +29,7 @@ from progressd.core.messages import (
 
 NOTHING: Final = ProgressData(0, 0, "", 0)
 MAX_FINISHED: Final = 10_000  # finished jobs in memory; the oldest go first
+MAX_SEARCHED_ERROR: Final = 1000  # characters of an error that searches find, as in the daemon
 
 
 class Tab(StrEnum):
@@ -49,6 +50,7 @@ class Row:
         "created",
         "data",
         "ended",
+        "error",
         "id",
         "input_filename",
         "kind",
@@ -76,6 +78,7 @@ class Row:
         self.slow = False  # a running job takes longer than usual; messages do not say so
         self.moved_at = 0.0  # of the monotonic clock, for the remaining time
         self.outcome = ""  # the error, or how long the job took
+        self.error = ""
         self.width = cell_len(self.name)
         self._haystack: str | None = None
 
@@ -103,17 +106,19 @@ class Row:
         self._haystack = None
 
     def contains(self, words: Sequence[str]) -> bool:
-        """Return whether every word, in lower case, occurs in what describes the job."""
+        """Return whether every word, in lower case, occurs in the job as the daemon searches it (docs/rest.md)."""
         if self._haystack is None:
-            parts = [self.name, self.input_filename, self.kind, self.id, self.outcome, *self.labels.values()]
+            error = self.error[:MAX_SEARCHED_ERROR]
+            parts = [self.name if self.kind else "", self.input_filename, self.kind, error, *self.labels.values()]
             self._haystack = "\n".join(parts).lower()
-        return all(word in self._haystack for word in words)
+        return all(word in self._haystack or self.id.startswith(word) for word in words)
 
-    def end(self, status: JobStatus, outcome: str, ended: float) -> None:
-        """Set the final status; "" keeps the outcome that is known."""
+    def end(self, status: JobStatus, ended: float, *, error: str = "", took: str = "") -> None:
+        """Set the final status. Without an error or a duration, the known outcome stays."""
         self.slow = False
+        self.error = error or (self.error if status is self.status else "")
         self.status = status
-        self.outcome = outcome or self.outcome
+        self.outcome = error or took or self.outcome
         self.ended = ended
         self._haystack = None
 
@@ -302,15 +307,16 @@ class Rows:
                 row = self._row(job_id)
                 if data.new_status.finished:
                     self._count_end(row, data.new_status)
-                    row.end(data.new_status, "", _seconds(message.time))
+                    row.end(data.new_status, _seconds(message.time))
                 elif not row.ended or _seconds(message.time) > row.ended:  # not an earlier message of a finished job
                     row.status, row.ended = data.new_status, 0.0
             case Completed(job_id, data):
                 row = self._row(job_id)
-                row.end(JobStatus.COMPLETED, f"in {text.seconds(data.elapsed_seconds)}", _seconds(message.time))
+                took = f"in {text.seconds(data.elapsed_seconds)}"
+                row.end(JobStatus.COMPLETED, _seconds(message.time), took=took)
             case Error(job_id, data):
                 row = self._row(job_id)
-                row.end(JobStatus.FAILED, text.printable(data.message), _seconds(message.time))
+                row.end(JobStatus.FAILED, _seconds(message.time), error=text.printable(data.message))
             case JobDeleted(job_id, data):
                 self._stale = True
                 for tab, total in self._totals.items():
@@ -333,9 +339,9 @@ class Rows:
             row.data, row.moved_at = msgspec.convert(job["progress"], ProgressData), self._clock()
             row.status = status
             if status.finished:
-                elapsed = f"in {text.seconds(job['elapsed_seconds'])}" if "elapsed_seconds" in job else ""
+                took = f"in {text.seconds(job['elapsed_seconds'])}" if "elapsed_seconds" in job else ""
                 ended = datetime.fromisoformat(job.get("completed_at", job["created_at"]))
-                row.end(status, text.printable(job.get("error", "")) or elapsed, ended.timestamp())
+                row.end(status, ended.timestamp(), error=text.printable(job.get("error", "")), took=took)
         self._stale = True
 
     def mark_slow(self, job_ids: Collection[str]) -> None:
