@@ -50,7 +50,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
 
 @pytest.fixture
 def page(browser: Browser, served: ServedDaemon) -> Iterator[Page]:
-    with opened_page(browser, served.url, "status of 409") as page:
+    with opened_page(browser, served.url, "status of 409", "status of 415") as page:
         expect(page.locator("[data-connection=live]")).to_be_visible()
         expect(rows(page).first).to_be_visible()
         yield page
@@ -105,6 +105,26 @@ def test_tabs_search_and_filters_are_in_the_url(page: Page) -> None:
     expect(page.get_by_text("No job matches")).to_be_visible()
     page.get_by_role("button", name="Remove words and filters").click()
     expect_rows(page, RUNNING)
+
+
+def test_a_narrow_window_cuts_off_neither_the_filters_nor_the_names(page: Page) -> None:
+    page.set_viewport_size({"width": 320, "height": 800})
+    expect(tab(page, "All")).to_be_in_viewport(ratio=0.99)
+    page.get_by_text("Filter", exact=True).click()
+    expect(page.locator(".filters form")).to_be_in_viewport(ratio=0.99)
+    page.keyboard.press("Escape")
+    first = rows(page).first
+    expect(first.locator(".row-step")).to_be_in_viewport()
+    assert first.get_by_role("link").evaluate("(link) => link.scrollWidth <= link.clientWidth")
+
+
+def test_a_rejected_upload_needs_a_look_and_has_no_percentage(page: Page) -> None:
+    expect(tab(page, "Needs a look")).to_contain_text("1")
+    file = {"name": "not.pdf", "mimeType": "application/pdf", "buffer": b"This is no PDF."}
+    page.locator("[type=file]").set_input_files(files=[file])
+    expect(rows(page).filter(has_text="not.pdf is not a PDF")).not_to_contain_text("%")
+    expect(rows(page).filter(has_text="not.pdf is not a PDF")).not_to_contain_text(" B")
+    expect(tab(page, "Needs a look")).to_contain_text("2")
 
 
 def test_a_slow_search_goes_on_after_an_empty_page(browser: Browser, served: ServedDaemon) -> None:

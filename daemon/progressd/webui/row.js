@@ -173,7 +173,8 @@ export class Row {
     const entry = this.#entry;
     const { batch, upload, detail } = entry;
     set(this.#parts.state, this.#pending ? t('Cancelling…') : batch ? entry.state : stateOf(entry));
-    set(this.#parts.left, upload ? detail : batch || isFinished(entry) || entry.status === 'queued' ? '' : forecast(entry));
+    const hasForecast = !batch && !isFinished(entry) && entry.status !== 'queued';
+    set(this.#parts.left, !hasForecast ? '' : upload ? detail : forecast(entry));
     set(this.#parts.spent, batch || upload || entry.status === 'queued' ? '' : spentOn(entry));
   }
 

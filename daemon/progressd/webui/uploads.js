@@ -235,7 +235,7 @@ export class Uploads {
 
   #fail(entry, { message, status }) {
     const refused = REFUSALS.has(status);
-    this.#change(entry, { status: 'failed', waiting: false, error: message, refused, detail: '' });
+    this.#change(entry, { status: 'failed', waiting: false, error: message, refused });
     if (refused) { // the server has deleted the upload
       Object.assign(entry.record, { url: undefined, sent: 0 });
       this.#change(entry, { progress: { ...entry.upload.progress, percent: 0 } });
