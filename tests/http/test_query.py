@@ -6,6 +6,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from progressd.core.errors import InvalidInput
+from progressd.http.routes.ping import PingQuery
+from progressd.net.request import parsed_query
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
 from support.http_client import client_of, error_of
 from support.peer import Peer, upgrade
@@ -50,6 +53,38 @@ async def test_every_endpoint_rejects_unknown_parameters(
             assert (response.status_code, bool(REFUSED.fullmatch(error))) == (400, True), (method, path, error)
             for parameter in operation["parameters"]:
                 assert parameter["in"] != "query" or parameter["name"] in error
+
+
+async def test_an_error_names_the_parameter_and_its_values(asked: tuple[RunningDaemon, httpx.AsyncClient]) -> None:
+    _, client = asked
+    for target, reason in {
+        "/api/jobs?sort=foo": "sort is 'foo', not one of -created, created, -updated, -finished, name",
+        "/api/jobs?counts=yes": "counts is 'yes', not true or false",
+        "/api/jobs?limit=0": "limit is '0', not a whole number of at least 1",
+        "/api/jobs?limit=many": "limit is 'many', not a whole number of at least 1",
+        "/api/jobs?offset=1.5": "offset is '1.5', not a whole number from 0 to 9007199254740992",
+        f"/api/jobs?q={'a' * 201}": "q has more than 200 characters",
+        f"/api/jobs/{ID}?wait=long": "wait is 'long', not a number of at least 0",
+        f"/api/jobs/{ID}/events?interval=61": "interval is '61', not a number from 0 to 60",
+        f"/api/jobs/{ID}/log?tail=-1": "tail is '-1', not a whole number from 0 to 2147483648",
+        f"/api/jobs/{ID}/log?tail=1&offset=1": "give only one of offset, tail and since",
+    }.items():
+        response = await client.get(target)
+        assert (response.status_code, error_of(response)) == (400, f"the query is wrong: {reason}")
+    for query, reason in {
+        "lifetime=0": "lifetime is '0', not a number above 0 and at most 2147483648",
+        "log=on": "log is 'on', not true or false",
+    }.items():
+        response = await client.post(f"/api/jobs/{ID}/token?{query}")
+        assert (response.status_code, error_of(response)) == (400, f"the query is wrong: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"), [({"rid": "x"}, "rid is 'x', not a UUID"), ({"create": "2"}, "create is '2', not one of 0, 1")]
+)
+def test_an_error_of_a_ping_names_the_values(query: dict[str, str], reason: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^the query is wrong: {reason}$"):
+        parsed_query(query, PingQuery)
 
 
 async def test_known_parameters_are_accepted(asked: tuple[RunningDaemon, httpx.AsyncClient]) -> None:

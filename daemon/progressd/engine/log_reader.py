@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
-import msgspec
 import trio
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -21,6 +20,7 @@ from progressd.core.output_lines import whole_characters
 from progressd.engine.registry import Registry
 from progressd.files.job_logs import Chunk, JobLogs, LogWatcher
 from progressd.files.log_file import position_of_tail, rfc3339
+from progressd.net.request import parsed_query
 from progressd.system.event_loop_limiter import EventLoopLimiter
 from progressd.system.output_buffer import OVERHEAD
 
@@ -200,8 +200,5 @@ def _parts(text: bytes, most: int) -> Iterator[bytes]:
 
 def parsed_start(query: dict[str, str]) -> LogStart:
     """Return where to begin. Raises InvalidInput."""
-    try:
-        start = msgspec.convert(query, LogStart, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"the query is wrong: {error}") from None
+    start = parsed_query(query, LogStart)
     return start if start.since is None else replace(start, since=time_of(start.since))

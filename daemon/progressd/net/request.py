@@ -12,13 +12,12 @@ from typing import Annotated, Final, NamedTuple, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, inspect
 from msgspec.structs import replace
 
 from progressd.auth.limits import is_address
 from progressd.config.settings import Server
 from progressd.core.errors import Forbidden, InvalidInput
-from progressd.core.json import reason_of
 from progressd.core.messages import Completed, TopicMessage, type_of
 
 # Sent with every response: browsers must not run or embed anything else.
@@ -37,6 +36,7 @@ ALWAYS_ALLOWED: Final = frozenset({"token", "_"})  # a watch token; a parameter 
 TYPES: Final = frozenset(type_of(kind) for kind in get_args(TopicMessage))
 MAX_HOST: Final = 300  # characters: a name has at most 253, followed by a port
 
+_PARAMETER: Final = re.compile(r"`\$\.(\w+)[^`]*`$")  # in an error of msgspec
 _HOST: Final = re.compile(r"(?:\[[^\[\]]*\]|[^:\[\]]*)(?::[0-9]*)?")  # RFC 9110 §7.2
 
 M = TypeVar("M", bound=TopicMessage)
@@ -119,7 +119,49 @@ def parsed_query(query: Mapping[str, object], type_: type[T]) -> T:
     try:
         return msgspec.convert(dict(query.items()), type_, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"the query is wrong: {reason_of(error)}") from None
+        raise InvalidInput(f"the query is wrong: {_reason(error, query, type_)}") from None
+
+
+def _reason(error: msgspec.ValidationError, query: Mapping[str, object], type_: type) -> str:
+    """Return why a query is invalid: its wrong parameter, and the values that are allowed."""
+    if (found := _PARAMETER.search(str(error))) is None:
+        return str(error)  # of a struct that checks its fields together
+    fields = inspect.type_info(type_)
+    assert isinstance(fields, inspect.StructType)
+    [field] = [field for field in fields.fields if field.encode_name == found[1]]
+    return f"{field.name} {_deviation(str(query[field.name]), field.type)}"
+
+
+def _deviation(value: str, type_: inspect.Type) -> str:
+    """Return how a value differs from the values of its type."""
+    match type_:
+        case inspect.Metadata(extra_json_schema={"format": "uuid"}):
+            return f"is {value[:60]!r}, not a UUID"
+        case inspect.Metadata():
+            return _deviation(value, type_.type)
+        case inspect.UnionType():
+            return _deviation(value, next(one for one in type_.types if not isinstance(one, inspect.NoneType)))
+        case inspect.StrType(max_length=int(most)):
+            return f"has more than {most} characters"
+    return f"is {value[:60]!r}, not {_allowed(type_)}"
+
+
+def _allowed(type_: inspect.Type) -> str:
+    """Return the values of a type in words."""
+    match type_:
+        case inspect.EnumType():
+            return f"one of {', '.join(str(one.value) for one in type_.cls)}"
+        case inspect.LiteralType():
+            return f"one of {', '.join(map(str, type_.values))}"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType() | inspect.FloatType():
+            noun = "a whole number" if isinstance(type_, inspect.IntType) else "a number"
+            if type_.le is not None and type_.ge is not None:
+                return f"{noun} from {type_.ge} to {type_.le}"
+            ends = (("of at least", type_.ge), ("above", type_.gt), ("and at most", type_.le))
+            return " ".join([noun, *(f"{words} {end}" for words, end in ends if end is not None)])
+    return "a valid value"
 
 
 def stream_request(topic: str | None, query: Mapping[str, str]) -> StreamRequest:

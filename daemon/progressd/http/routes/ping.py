@@ -52,7 +52,13 @@ blueprint = Blueprint("ping", __name__, url_prefix="/ping/<key>/<slug>")
 class PingQuery(Struct, frozen=True):
     """The query of a ping. `rid`: a UUID that all pings of one run share. `create` has no effect."""
 
-    rid: Annotated[str, Meta(pattern="^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")] | None = None
+    rid: (
+        Annotated[
+            str,
+            Meta(pattern="^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$", extra_json_schema={"format": "uuid"}),
+        ]
+        | None
+    ) = None
     create: Literal["0", "1"] = "0"
 
 
