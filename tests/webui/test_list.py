@@ -103,7 +103,7 @@ def test_tabs_search_and_filters_are_in_the_url(page: Page) -> None:
     expect_rows(page, RUNNING // 2)
     page.get_by_role("searchbox").fill("nothing of the kind")
     expect(page.get_by_text("No job matches")).to_be_visible()
-    page.get_by_role("button", name="Remove words and filters").click()
+    page.get_by_role("button", name="Clear search and filters").click()
     expect_rows(page, RUNNING)
 
 
