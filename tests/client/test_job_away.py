@@ -130,7 +130,9 @@ def test_a_daemon_that_hangs_does_not_block(daemon: ServedDaemon, caplog: pytest
             worked = time.monotonic() - begun
             begun = time.monotonic()
         assert (worked < PATIENCE, time.monotonic() - begun < PATIENCE) == (True, True)
-        assert warnings(caplog)[-1] == "scan: the daemon did not acknowledge the end"
+        # The daemon may have been stopped before its first answer arrived.
+        expected = {"scan: the daemon did not acknowledge the end", "scan: no daemon answered in time"}
+        assert warnings(caplog)[-1] in expected
     finally:
         daemon.process.send_signal(signal.SIGCONT)
 
