@@ -35,7 +35,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
     key: str = ""  # the key's hash
     token: str = ""  # the watch token's hash
-    logs: bool = True  # whether it may read the logs of the jobs that it sees
+    logs: bool = True  # whether the client may read the logs of its jobs
 
     @property
     def bound(self) -> bool:
@@ -185,7 +185,7 @@ class Authenticator:
     ) -> tuple[str, datetime]:
         """Create a token for a topic that the identity may see. Returns it with its expiry. Raises OutOfScope.
 
-        `lifetime`: seconds, `auth.max_token_lifetime` at most. `logs`: it shows logs too.
+        `lifetime`: seconds, `auth.max_token_lifetime` at most. `logs`: allow reading logs.
         """
         if identity.topic is not None:
             raise OutOfScope("a watch token cannot create another token")

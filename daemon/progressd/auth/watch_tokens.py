@@ -22,7 +22,7 @@ SECRET_BYTES: Final = 32
 class TokenClaims(NamedTuple):
     """The content of a valid token: the topic, the expiry, and the name and hash of the key that made it, if any.
 
-    `logs`: whether it shows the logs of the jobs.
+    `logs`: whether the token allows reading logs.
     """
 
     topic: str
@@ -67,7 +67,7 @@ def _create(path: Path) -> None:
 def new_token(
     secret: str, topic: str, expires_at: datetime, name: str = "", key: str = "", *, logs: bool = False
 ) -> str:
-    """Return a signed token for a topic; `name` and `key`: of the key that makes it. `logs`: it shows logs too."""
+    """Return a signed token for a topic; `name` and `key`: of the key that makes it. `logs`: allow reading logs."""
     claims = {"aud": AUDIENCE, "sub": topic, "iat": datetime.now(UTC), "exp": expires_at, "name": name, "key": key}
     return jwt.encode({**claims, "logs": True} if logs else claims, secret, ALGORITHM)
 
