@@ -13,6 +13,7 @@ lower bounds.
 import contextlib
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -26,9 +27,9 @@ from progressd.store.search import Lookup, rarest, words_in_sql
 BLOCK_BITS: Final = 16  # 65,536 offsets; a job has at least four, so the jobs of a block are skipped in 2 ms
 PAGE_BYTES: Final = 4 * 1024 * 1024  # bytes of a page, which is in memory several times; a typical job has 0.5 KiB
 NEWEST: Final = 2**63 - 1  # above every offset
-SEARCH_SECONDS: Final = 0.012  # duration of the search for a page, and of the search for the numbers
+SEARCH_SECONDS: Final = 0.008  # duration of the search for a page, and of the search for the numbers
 RANGE: Final = 2**16  # offsets that are searched first
-RANGE_SECONDS: Final = 0.005  # target duration of the search of one range
+RANGE_SECONDS: Final = 0.003  # target duration of the search of one range
 MAX_GROWTH: Final = 16.0  # factor between the sizes of two ranges
 UPDATED_BATCH: Final = 1000  # unfinished jobs that are compared with a filter at a time
 SMALL: Final = 5000  # jobs that are compared or sorted in some milliseconds
@@ -128,6 +129,7 @@ class Listing:
             self._trigrams, self._at_once = rarest(db, trigrams)
             self._words.append(_SQL(condition, values))
         self._searched = bool(self._others or self._words)
+        self._all: list[tuple[int, JobStatus]] | None = None  # the offsets and statuses of all jobs, if few
 
     def numbers(self, statuses: Iterable[JobStatus]) -> Numbers:
         """Return the numbers of jobs with the kind, labels and words of the filter, by status."""
@@ -138,9 +140,12 @@ class Listing:
         if not self._searched:
             return Numbers(self._sizes(statuses), troubled, True)
         by_status = dict.fromkeys(statuses, 0)
-        if sum(self._sizes(statuses).values()) <= SMALL:
-            counted = self._count([self._listed(status, 0, NEWEST) for status in statuses])
-            return Numbers(by_status | counted, troubled, True)
+        small = sum(self._sizes(statuses).values()) <= SMALL
+        if small or self._at_once:
+            listed = [self._listed(status, 0, NEWEST) for status in statuses]
+            self._all = self._few_of(listed if small else self._parts(statuses, 0, NEWEST))
+            if self._all is not None:
+                return Numbers(by_status | Counter(status for _, status in self._all), troubled, True)
         ranges = self._all_ranges(self._seconds, up=False)
         for below, above in ranges:
             for status, jobs in self._count(self._parts(statuses, below, above)).items():
@@ -202,7 +207,7 @@ class Listing:
         if self._which.attention:
             statuses = [status for status in statuses if status is JobStatus.FAILED]
         size = sum(self._sizes(statuses).values())
-        if size <= SMALL or self._trigrams:
+        if size <= SMALL or self._all is not None:
             few = self._few(lambda below, above: self._parts(statuses, below, above), size, self._seconds)
             if few is not None:
                 query = f"SELECT offset, created_offset FROM jobs WHERE created_offset {AMONG} AND offset < ?"
@@ -292,6 +297,9 @@ class Listing:
 
     def _parts(self, statuses: Sequence[JobStatus], below: int, above: int) -> list[_SQL]:
         """Return the queries for the jobs of a range with one of these statuses."""
+        if self._all is not None:
+            known = [offset for offset, status in self._all if status in statuses and below < offset < above]
+            return [_SQL("SELECT value AS place, value AS job, NULL AS status FROM json_each(?)", (in_json(known),))]
         finished = [status for status in statuses if status.finished]
         if not (self._trigrams and finished):
             return [self._listed(status, below, above) for status in statuses]
@@ -357,6 +365,18 @@ class Listing:
             (*values, limit, skip),
         )
         return json.loads(places), json.loads(offsets)
+
+    def _few_of(self, parts: Sequence[_SQL]) -> list[tuple[int, JobStatus]] | None:
+        """Return the offsets and statuses of all jobs that the queries select, in any order; None if there are many."""
+        if not parts:
+            return []
+        union = " UNION ALL ".join(part.text for part in parts)
+        values = [value for part in parts for value in part.values]
+        [(jobs, statuses)] = self._db.execute(
+            f"SELECT json_group_array(job), json_group_array(status) FROM ({union} LIMIT ?)", (*values, SMALL + 1)
+        )
+        found = list(zip(json.loads(jobs), map(JobStatus, json.loads(statuses)), strict=True))
+        return found if len(found) <= SMALL else None
 
     def _count(self, parts: Sequence[_SQL]) -> dict[JobStatus, int]:
         if not parts:
