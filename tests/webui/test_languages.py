@@ -3,15 +3,13 @@
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import Path
 
-import progressd
 from playwright.sync_api import Browser, expect
 from progressd.config.settings import BUILT_IN_PIPELINES
+from progressd.http.static_files import FILES, WEBUI
 from support.scenes import every_state
 from support.serving import ServedDaemon
 
-WEBUI = Path(progressd.__file__).parent / "webui"
 CALL = re.compile(r"""\bt\(\s*(['"`])((?:\\.|(?!\1).)*)\1""", re.DOTALL)
 PLACEHOLDER = re.compile(r"\{\w+\}")
 
@@ -41,10 +39,11 @@ def texts() -> Iterator[str]:
     for path in WEBUI.rglob("*.js"):
         for _, text in CALL.findall(path.read_text()):
             yield text.replace("\\'", "'")
-    for path in [*WEBUI.rglob("*.html"), WEBUI.parent / "http/templates/error.html"]:
-        parser = Texts()
-        parser.feed(path.read_text())
-        yield from parser.found
+    parser = Texts()
+    for path in WEBUI.glob("*.html"):
+        for status in (401, 404):  # the page of an error depends on it
+            parser.feed(FILES.page(path.name, status=status))
+    yield from parser.found
     for pipeline in BUILT_IN_PIPELINES.values():
         yield from (pipeline.title, pipeline.description)
         for option in pipeline.options.values():

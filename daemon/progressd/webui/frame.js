@@ -72,7 +72,7 @@ export class Frame {
     byId('who').hidden = currentKey() === null || Boolean(token);
     setText(byId('who-name'), this.who?.key_name ?? '');
     document.body.toggleAttribute('data-looks-only', Boolean(token) || !mayWrite(this.who));
-    byId('way').hidden = Boolean(token);
+    for (const part of document.querySelectorAll('#way, .colophon a')) part.hidden = Boolean(token);
   }
 
   /** Shows the content instead of the gate. @returns {boolean} whether it was hidden before */
