@@ -136,3 +136,12 @@ async def test_a_page_needs_no_key_and_an_error_is_a_page(tmp_path: Path) -> Non
         link = await client.get(f"/api/jobs/{ID}/download?token=x", headers=BROWSER)
         assert (link.status_code, link.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert "Invalid token." in link.text
+
+
+def test_the_elements_have_the_colours_of_the_page() -> None:
+    light, dark = re.findall(r":root \{(.*?)\}", (WEBUI / "page.css").read_text(), re.DOTALL)[:2]
+    elements = re.findall(r"(\w+): 'light-dark\((#\w+), (#\w+)\)'", (WEBUI / "colors.js").read_text())
+    assert len(elements) == 10
+    for name, in_light, in_dark in elements:
+        assert f"--{name}: {in_light};" in light
+        assert f"--{name}: {in_dark};" in dark

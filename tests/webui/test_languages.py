@@ -11,6 +11,7 @@ from support.scenes import every_state
 from support.serving import ServedDaemon
 
 CALL = re.compile(r"""\bt\(\s*(['"`])((?:\\.|(?!\1).)*)\1""", re.DOTALL)
+VARIABLE = re.compile(r"""(?<![\w.#])t\((?!\s*['"`])""")
 PLACEHOLDER = re.compile(r"\{\w+\}")
 
 
@@ -60,6 +61,12 @@ def test_each_text_is_translated(browser: Browser, served: ServedDaemon) -> None
     assert sorted(set(japanese) - english) == []
     for key, text in japanese.items():
         assert set(PLACEHOLDER.findall(key)) == set(PLACEHOLDER.findall(text)), key
+
+
+def test_each_text_is_written_in_its_call() -> None:
+    """Otherwise the test above does not find it."""
+    found = {path.name for path in WEBUI.glob("*.js") if VARIABLE.search(path.read_text())}
+    assert found == {"text.js", "intake.js"}  # the definition, and texts of the server's pipelines
 
 
 # Returns each text in brackets. A text that the code does not translate has none.

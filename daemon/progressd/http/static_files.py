@@ -1,6 +1,6 @@
 """The files of the web page, in memory: each compressed once, with a hash of its content as its ETag.
 
-HTML files are templates, because the pages share their frame (`webui/parts/`). Each page is rendered once.
+HTML files are templates, because the pages share their frame (`webui/parts/`).
 
 A file has two addresses. `/static/NAME` is revalidated each time, for pages of other sites. The pages of the daemon use
 `/static/v-VERSION/NAME`, which never changes and is cached for a year. VERSION is a hash of all files. Modules import
@@ -37,10 +37,10 @@ TYPES: Final = {
 }
 
 _NAME: Final = re.compile(r"(?:v-([\w-]{1,64})/)?((?:[\w-]+/)?[\w.-]{1,100})", re.ASCII)
-_LINK: Final = re.compile(r'((?:src|href)="(?:\.\./)?)static/')
-_MODULE: Final = re.compile(r'<script type="module" src="((?:\.\./)?)static/([^"]+)"')
+_LINK: Final = re.compile(rb'((?:src|href)="(?:\.\./)?)static/')
+_MODULE: Final = re.compile(rb'<script type="module" src="((?:\.\./)?)static/([^"]+)"')
 _IMPORT: Final = re.compile(rb"""^(?:import|export)\s(?:[^;]*?from )?'\./([^']+)';""", re.MULTILINE)
-_HEAD_END: Final = "</head>"
+_HEAD_END: Final = b"</head>"
 
 
 class StaticFile:
@@ -81,14 +81,15 @@ class StaticFiles:
         if name not in self._contents or version not in (None, self._version):
             return None  # a page of another version must not get the modules of this one
         if name not in self._files:
-            body = self.page(name).encode() if name.endswith(".html") else self._contents[name]
+            body = self._contents[name]
+            body = self._page(body) if name.endswith(".html") else body
             self._files[name] = StaticFile(TYPES[Path(name).suffix], body)
         return self._files[name], REVALIDATED if version is None else IMMUTABLE
 
     def page(self, name: str, **values: object) -> str:
         """Return a page with the values in its template."""
         self._refresh()
-        return self._linked(self._templates.get_template(name).render(values))
+        return self._linked(self._templates.get_template(name).render(values).encode()).decode()
 
     def _refresh(self) -> None:
         now = time.monotonic()
@@ -102,23 +103,23 @@ class StaticFiles:
             self._contents = {path.relative_to(self._directory).as_posix(): path.read_bytes() for path in paths}
             parts = (b"%b %d %b" % (name.encode(), len(body), body) for name, body in self._contents.items())
             self._version = _hash(b"".join(parts))
+            pages = {name: body.decode() for name, body in self._contents.items() if name.endswith(".html")}
+            self._templates = Environment(loader=DictLoader(pages), autoescape=True)
             self._files.clear()
-            self._templates = _templates(self._contents)
             self._stamp = stamp
 
-    def _linked(self, page: str) -> str:
+    def _page(self, template: bytes) -> bytes:
+        return self._linked(self._templates.from_string(template.decode()).render().encode())
+
+    def _linked(self, page: bytes) -> bytes:
         """Return a page that names this version of its files, and all modules, so that they are loaded at once."""
         found = _MODULE.findall(page)
-        up, modules = found[0][0] if found else "", [name for _, name in found]
+        up, modules = found[0][0] if found else b"", [name.decode() for _, name in found]
         for name in modules:  # the list grows
             modules += [each for each in _imports(self._contents.get(name, b"")) if each not in modules]
-        links = "".join(f'<link rel="modulepreload" href="{up}static/{name}">\n' for name in modules)
-        return _LINK.sub(rf"\1static/v-{self._version}/", page.replace(_HEAD_END, links + _HEAD_END, 1))
-
-
-def _templates(contents: dict[str, bytes]) -> Environment:
-    pages = {name: body.decode() for name, body in contents.items() if name.endswith(".html")}
-    return Environment(loader=DictLoader(pages), autoescape=True)
+        links = b"".join(b'<link rel="modulepreload" href="%bstatic/%b">\n' % (up, name.encode()) for name in modules)
+        prefix = b"static/v-%b/" % self._version.encode()
+        return _LINK.sub(rb"\1" + prefix, page.replace(_HEAD_END, links + _HEAD_END, 1))
 
 
 def _imports(module: bytes) -> list[str]:

@@ -11,7 +11,7 @@ await translatePage();
 /** After this time without a connection, the page says that what it shows is old. */
 const LOST_MS = 5000;
 
-const CONNECTIONS = { live: 'Live', polling: 'Polling', reconnecting: 'Reconnecting…' };
+const CONNECTIONS = { live: t('Live'), polling: t('Polling'), reconnecting: t('Reconnecting…') };
 
 export class Frame {
   /** @type {?import('./gate.js').Who} */
@@ -88,7 +88,7 @@ export class Frame {
     const indicator = byId('connection');
     indicator.hidden = connection === 'ended';
     indicator.dataset.connection = connection;
-    setText(indicator, CONNECTIONS[connection] ? t(CONNECTIONS[connection]) : '');
+    setText(indicator, CONNECTIONS[connection] ?? '');
     if (connection !== 'reconnecting') this.#lostAt = null;
     else this.#lostAt ??= byId('main').hidden ? null : Date.now();
     if (connection === 'live' || connection === 'polling') {
