@@ -4,14 +4,6 @@ import { element, setText } from './dom.js';
 import { number } from './format.js';
 import { t } from './text.js';
 
-const picture = element('img', { alt: '' });
-const caption = element('p', { 'aria-live': 'polite' });
-const turner = (step, sign, label) => element('button', { type: 'button', 'data-turn': step, 'aria-label': label }, sign);
-const dialog = element('dialog', { class: 'preview', 'aria-label': t('Page preview') }, picture, element('div', { class: 'preview-bar' },
-  turner(-1, '←', t('Previous page')), caption, turner(1, '→', t('Next page')),
-  element('button', { type: 'button', 'data-close': '' }, t('Close'))));
-document.body.append(dialog);
-
 /** @typedef {import('./jobs.js').Preview} Preview */
 
 /** @param {Preview} preview of a message */
@@ -19,34 +11,62 @@ export const sourceOf = (preview) => `data:image/jpeg;base64,${preview.preview_b
 
 const titleOf = ({ page_number: page, stage }) => (stage ? t('Page {page} · {stage}', { page, stage }) : t('Page {page}', { page }));
 
-/** @type {{strip: ?PreviewStrip, page: number}} the strip and the page in the dialog */
-const shown = { strip: null, page: 0 };
+/** The dialog, once a page has been opened in it, with the strip and the page that it shows. */
+class Dialog {
+  #picture = element('img', { alt: '' });
+  #caption = element('p', { 'aria-live': 'polite' });
+  #root = element('dialog', { class: 'preview', 'aria-label': t('Page preview') }, this.#picture, element('div', { class: 'preview-bar' },
+    turner(-1, '←', t('Previous page')), this.#caption, turner(1, '→', t('Next page')),
+    element('button', { type: 'button', 'data-close': '' }, t('Close'))));
+  #strip = null;
+  #page = 0;
 
-function open(strip, page) {
-  const { image, preview } = strip.pages.get(page);
-  Object.assign(shown, { strip, page });
-  picture.src = image.src;
-  picture.alt = titleOf(preview);
-  setText(caption, titleOf(preview));
-  if (!dialog.open) dialog.showModal();
+  constructor() {
+    this.#root.addEventListener('click', ({ target }) => {
+      if (target.dataset.turn) this.#turn(Number(target.dataset.turn));
+      else if (target === this.#root || target.closest('[data-close]')) this.#root.close();
+    });
+    this.#root.addEventListener('keydown', ({ key }) => {
+      if (key === 'ArrowLeft') this.#turn(-1);
+      if (key === 'ArrowRight') this.#turn(1);
+    });
+    document.body.append(this.#root);
+  }
+
+  /** @param {PreviewStrip} strip @param {number} page */
+  open(strip, page) {
+    const { image, preview } = strip.pages.get(page);
+    this.#strip = strip;
+    this.#page = page;
+    this.#picture.src = image.src;
+    this.#picture.alt = titleOf(preview);
+    setText(this.#caption, titleOf(preview));
+    if (!this.#root.open) this.#root.showModal();
+  }
+
+  /** Shows the new picture of a page that is in the dialog. */
+  update(strip, page) {
+    if (this.#root.open && this.#strip === strip && this.#page === page) this.open(strip, page);
+  }
+
+  close(strip) {
+    if (this.#strip === strip) this.#root.close();
+  }
+
+  #turn(step) {
+    const pages = [...this.#strip.pages.keys()].sort((a, b) => a - b);
+    this.open(this.#strip, pages[(pages.indexOf(this.#page) + step + pages.length) % pages.length]); // the last precedes the first
+  }
 }
 
-function turn(step) {
-  const pages = [...shown.strip.pages.keys()].sort((a, b) => a - b);
-  open(shown.strip, pages[(pages.indexOf(shown.page) + step + pages.length) % pages.length]); // the last precedes the first
-}
+const turner = (step, sign, label) => element('button', { type: 'button', 'data-turn': step, 'aria-label': label }, sign);
 
-dialog.addEventListener('click', ({ target }) => {
-  if (target.dataset.turn) turn(Number(target.dataset.turn));
-  else if (target === dialog || target.closest('[data-close]')) dialog.close();
-});
-dialog.addEventListener('keydown', ({ key }) => {
-  if (key === 'ArrowLeft') turn(-1);
-  if (key === 'ArrowRight') turn(1);
-});
+/** @type {?Dialog} */
+let dialog = null;
 
 export class PreviewStrip {
   #list;
+  #newest; // the pages of the last `show`
   /** @type {Map<number, {item: HTMLElement, image: HTMLImageElement, preview: Preview}>} by page number */
   pages = new Map();
 
@@ -55,7 +75,7 @@ export class PreviewStrip {
     this.#list = list;
     list.addEventListener('click', ({ target }) => {
       const button = target.closest('button');
-      if (button) open(this, Number(button.dataset.page));
+      if (button) (dialog ??= new Dialog()).open(this, Number(button.dataset.page));
     });
   }
 
@@ -65,7 +85,8 @@ export class PreviewStrip {
    * @param {string} name the job's name
    */
   show(pages, name) {
-    if (!pages) return;
+    if (!pages || pages === this.#newest) return;
+    this.#newest = pages;
     const list = this.#list;
     list.hidden = false;
     list.setAttribute('aria-label', t('Pages of {name}', { name }));
@@ -84,13 +105,13 @@ export class PreviewStrip {
   /** @param {Preview} preview @param {string} source the URL of its picture */
   add(preview, source) {
     this.#keepEnd(() => this.#put(preview, source));
-    if (dialog.open && shown.strip === this && shown.page === preview.page_number) open(this, shown.page);
+    dialog?.update(this, preview.page_number);
   }
 
   clear() {
     this.pages.clear();
     this.#list.replaceChildren();
-    if (dialog.open) dialog.close();
+    dialog?.close(this);
   }
 
   /** Changes the strip. If its end was visible, it is visible afterwards. */
