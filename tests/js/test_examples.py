@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 from progressd import __version__
-from progressd.http.app import WEBUI
+from progressd.http.static_files import WEBUI
 from support import keys
 from support.samples import job_id
 from support.serving import ServedDaemon, served_daemon

@@ -4,7 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from progressd.http.app import WEBUI
+from progressd.http.static_files import WEBUI
 from support import keys
 from support.serving import served_daemon
 from support.waiting import PATIENCE

@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from progressd.http.app import WEBUI
+from progressd.http.static_files import WEBUI
 from support import keys
 from support.samples import job_id
 from support.serving import ServedDaemon, served_daemon

@@ -3,16 +3,15 @@
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import Path
 
-import progressd
 from playwright.sync_api import Browser, expect
 from progressd.config.settings import BUILT_IN_PIPELINES
+from progressd.http.static_files import FILES, WEBUI
 from support.scenes import every_state
 from support.serving import ServedDaemon
 
-WEBUI = Path(progressd.__file__).parent / "webui"
 CALL = re.compile(r"""\bt\(\s*(['"`])((?:\\.|(?!\1).)*)\1""", re.DOTALL)
+VARIABLE = re.compile(r"""(?<![\w.#])t\((?!\s*['"`])""")
 PLACEHOLDER = re.compile(r"\{\w+\}")
 
 
@@ -41,10 +40,11 @@ def texts() -> Iterator[str]:
     for path in WEBUI.rglob("*.js"):
         for _, text in CALL.findall(path.read_text()):
             yield text.replace("\\'", "'")
-    for path in [*WEBUI.rglob("*.html"), WEBUI.parent / "http/templates/error.html"]:
-        parser = Texts()
-        parser.feed(path.read_text())
-        yield from parser.found
+    parser = Texts()
+    for path in WEBUI.glob("*.html"):
+        for status in (401, 404):  # the page of an error depends on it
+            parser.feed(FILES.page(path.name, status=status))
+    yield from parser.found
     for pipeline in BUILT_IN_PIPELINES.values():
         yield from (pipeline.title, pipeline.description)
         for option in pipeline.options.values():
@@ -61,6 +61,12 @@ def test_each_text_is_translated(browser: Browser, served: ServedDaemon) -> None
     assert sorted(set(japanese) - english) == []
     for key, text in japanese.items():
         assert set(PLACEHOLDER.findall(key)) == set(PLACEHOLDER.findall(text)), key
+
+
+def test_each_text_is_written_in_its_call() -> None:
+    """Otherwise the test above does not find it."""
+    found = {path.name for path in WEBUI.glob("*.js") if VARIABLE.search(path.read_text())}
+    assert found == {"text.js", "intake.js"}  # the definition, and texts of the server's pipelines
 
 
 # Returns each text in brackets. A text that the code does not translate has none.

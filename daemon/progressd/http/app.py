@@ -1,7 +1,6 @@
 """The Quart application: its routes, the web page, and the JSON of every error."""
 
 import gzip
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -35,12 +34,10 @@ from progressd.http.routes import (
     uploads,
 )
 from progressd.http.routes import log as log_of_job
-from progressd.http.static_files import StaticFiles
+from progressd.http.static_files import FILES, WEBUI
 from progressd.net.request import require_known
 from progressd.system.transient_errors import is_transient
 
-WEBUI: Final = Path(__file__).parent.parent / "webui"
-FILES: Final = StaticFiles(WEBUI)
 MAX_INLINE_BYTES: Final = 65536  # compressed in the event loop, in a millisecond; a larger body in a thread
 LEVEL: Final = 3
 MAX_ACCEPT_ENCODING: Final = 200  # characters: browsers send 23, and parsing 15,000 takes 30 ms

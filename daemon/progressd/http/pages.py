@@ -5,15 +5,13 @@ An error on the way to a page is a page too. Programs receive JSON, as for every
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 from http.client import responses
 from typing import Final
 
-from jinja2 import Environment, FileSystemLoader, Template
 from quart import Blueprint, Response, current_app
 
 from progressd.http.body import SAFE
-from progressd.http.openapi import TEMPLATES
+from progressd.http.static_files import FILES
 from progressd.net.request import header
 
 PAGE: Final = re.compile(r"/(?:jobs/[^/]+|batches/[^/]+|stats)?")
@@ -63,9 +61,4 @@ def error_page(status: int, sentence: str, path: str) -> str:
     """Return the page that shows an error. `path`: the path of the request, below the base path."""
     up = "../" * (path.count("/") - 1) or "./"
     sentence = sentence[:1].upper() + sentence[1:].rstrip(".") + "."
-    return _template().render(status=status, title=responses.get(status, "Error"), sentence=sentence, up=up)
-
-
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("error.html")
+    return FILES.page("error.html", status=status, title=responses.get(status, "Error"), sentence=sentence, up=up)

@@ -1,5 +1,7 @@
 """The files of the web page, in memory: each compressed once, with a hash of its content as its ETag.
 
+HTML files are templates, because the pages share their frame (`webui/parts/`).
+
 A file has two addresses. `/static/NAME` is revalidated each time, for pages of other sites. The pages of the daemon use
 `/static/v-VERSION/NAME`, which never changes and is cached for a year. VERSION is a hash of all files. Modules import
 each other by relative addresses, so a page never mixes the modules of two versions.
@@ -15,8 +17,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from jinja2 import DictLoader, Environment
+
 from progressd.http.job_cache import MIN_GZIP_BYTES
 
+WEBUI: Final = Path(__file__).parent.parent / "webui"
 RECHECK_INTERVAL: Final = 1.0  # seconds
 REVALIDATED: Final = "no-cache"
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
@@ -63,6 +68,7 @@ class StaticFiles:
         self._stamp: tuple[object, ...] = ()
         self._contents: dict[str, bytes] = {}
         self._files: dict[str, StaticFile] = {}
+        self._templates = Environment(autoescape=True)
         self._version = ""
 
     def find(self, path: str) -> tuple[StaticFile, str] | None:
@@ -80,6 +86,11 @@ class StaticFiles:
             self._files[name] = StaticFile(TYPES[Path(name).suffix], body)
         return self._files[name], REVALIDATED if version is None else IMMUTABLE
 
+    def page(self, name: str, **values: object) -> str:
+        """Return a page with the values in its template."""
+        self._refresh()
+        return self._linked(self._templates.get_template(name).render(values).encode()).decode()
+
     def _refresh(self) -> None:
         now = time.monotonic()
         if now < self._checked + RECHECK_INTERVAL:
@@ -92,10 +103,15 @@ class StaticFiles:
             self._contents = {path.relative_to(self._directory).as_posix(): path.read_bytes() for path in paths}
             parts = (b"%b %d %b" % (name.encode(), len(body), body) for name, body in self._contents.items())
             self._version = _hash(b"".join(parts))
+            pages = {name: body.decode() for name, body in self._contents.items() if name.endswith(".html")}
+            self._templates = Environment(loader=DictLoader(pages), autoescape=True)
             self._files.clear()
             self._stamp = stamp
 
-    def _page(self, page: bytes) -> bytes:
+    def _page(self, template: bytes) -> bytes:
+        return self._linked(self._templates.from_string(template.decode()).render().encode())
+
+    def _linked(self, page: bytes) -> bytes:
         """Return a page that names this version of its files, and all modules, so that they are loaded at once."""
         found = _MODULE.findall(page)
         up, modules = found[0][0] if found else b"", [name.decode() for _, name in found]
@@ -112,3 +128,6 @@ def _imports(module: bytes) -> list[str]:
 
 def _hash(content: bytes) -> str:
     return urlsafe_b64encode(sha256(content).digest()[:15]).decode()
+
+
+FILES: Final = StaticFiles(WEBUI)

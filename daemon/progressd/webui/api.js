@@ -2,9 +2,10 @@
 
 import { credentials, currentKey, refused } from './access.js';
 import { learnFrom } from './clock.js';
+import { batchPath, jobPath } from './job.js';
 import { t } from './text.js';
 
-const TIMEOUT_MS = 10_000;
+const TIMEOUT_MS = 15_000;
 
 const noServer = () => t('The server cannot be reached. Try again when it is back.');
 const noAnswer = () => t('The server did not answer. Try again.');
@@ -33,18 +34,36 @@ export function refusal(status, body, used) {
   return error;
 }
 
-const jobUrl = (id, rest = '') => `api/jobs/${encodeURIComponent(id)}${rest}`;
-
-async function request(url, method = 'GET', keepalive = false) {
+/**
+ * Sends a request with the key of this tab, or with a token.
+ * @param {string} path relative to the base of the page
+ * @param {RequestInit & {token?: ?string}} [options]
+ * @returns {Promise<Response>} a successful response
+ * @throws {Refusal | Unreachable}
+ */
+export async function send(path, { token = null, ...options } = {}) {
   const used = currentKey();
+  const url = new URL(path, document.baseURI);
+  if (token) url.searchParams.set('token', token);
   const signal = AbortSignal.timeout(TIMEOUT_MS);
-  const headers = credentials();
-  const response = await fetch(url, { method, headers, cache: 'no-cache', signal, keepalive }).catch((error) => {
+  const headers = token ? {} : credentials();
+  const response = await fetch(url, { headers, cache: 'no-cache', signal, ...options }).catch((error) => {
     throw new Unreachable(error.name === 'TimeoutError' ? noAnswer() : noServer());
   });
   learnFrom(response.headers.get('Date'));
+  if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  if (!response.ok) throw refusal(response.status, body, used);
+  throw token ? new Refusal(response.status, body) : refusal(response.status, body, used);
+}
+
+/**
+ * Sends a request as `send` does.
+ * @param {string} path @param {string} [method] @param {RequestInit & {token?: ?string}} [options]
+ * @returns {Promise<any>} the JSON of the response
+ */
+export async function request(path, method = 'GET', options = {}) {
+  const response = await send(path, { method, ...options });
+  const body = await response.json().catch(() => null);
   if (body === null) throw new Error(t('The server sent an answer that this page cannot read. Reload the page.'));
   return body;
 }
@@ -60,18 +79,18 @@ export const health = () => request('api/health');
  */
 export const listJobs = (params) => request(`api/jobs?${params}`);
 
-export const getJob = (id) => request(jobUrl(id));
+export const getJob = (id) => request(jobPath(id));
 
-/** @param {string} id @param {boolean} [isLeaving] whether the request must outlive the page */
-export const cancelJob = (id, isLeaving) => request(jobUrl(id), 'DELETE', isLeaving);
-export const deleteJob = (id) => request(jobUrl(id, '?purge=true'), 'DELETE');
-export const getBatch = (id) => request(`api/batch/${encodeURIComponent(id)}`);
-export const cancelBatch = (id, isLeaving) => request(`api/batch/${encodeURIComponent(id)}`, 'DELETE', isLeaving);
-export const retryJob = (id) => request(jobUrl(id, '/retry'), 'POST');
-export const downloadUrl = (id) => jobUrl(id, '/download');
+/** @param {string} id @param {boolean} [keepalive] whether the request must outlive the page */
+export const cancelJob = (id, keepalive) => request(jobPath(id), 'DELETE', { keepalive });
+export const deleteJob = (id) => request(jobPath(id, '?purge=true'), 'DELETE');
+export const getBatch = (id) => request(batchPath(id));
+export const cancelBatch = (id, keepalive) => request(batchPath(id), 'DELETE', { keepalive });
+export const retryJob = (id) => request(jobPath(id, '/retry'), 'POST');
 
-/** A link cannot carry a header, so it contains a short-lived token for this one job. */
-export async function signedDownloadUrl(id) {
-  const { token } = await request(jobUrl(id, '/token'), 'POST');
-  return `${downloadUrl(id)}?token=${encodeURIComponent(token)}`;
+/** A link cannot carry a key, so it contains a short-lived token. @param {string} path of a job or batch */
+export async function signedUrl(path) {
+  const { token } = await request(`${path}/token`, 'POST');
+  return `${path}/download?token=${encodeURIComponent(token)}`;
 }
+export const signedDownloadUrl = (id) => signedUrl(jobPath(id));

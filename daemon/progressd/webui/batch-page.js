@@ -1,29 +1,25 @@
 /** The page of one batch: its progress, its jobs as rows, and what can be done with all of them. */
 
 import { currentKey } from './access.js';
+import { signedUrl } from './api.js';
+import { now } from './clock.js';
 import { isConfirmed } from './confirm.js';
 import { byId, describe, element, setText } from './dom.js';
-import { duration, moment, remaining } from './format.js';
+import { duration, moment, percentage, remaining } from './format.js';
 import { attempt, Frame } from './frame.js';
+import { batchPath } from './job.js';
+import { announcementOf, countsOf, priorityOf, stateOf } from './job-text.js';
 import { pass, request, token } from './pass.js';
-import { setUpSharing } from './share.js';
-import { language, t } from './text.js';
-import { now } from './clock.js';
 import { watch } from './progressd.js';
+import { setUpSharing } from './share.js';
+import { t } from './text.js';
 
 /** The batch and its jobs are requested again at most this often. */
 const REFRESH_MS = 500;
 const POLL_MS = 2000;
 
 const id = decodeURIComponent(location.pathname.split('/').pop()).toLowerCase();
-const path = (rest = '') => `api/batch/${encodeURIComponent(id)}${rest}`;
-
-const STATES = {
-  queued: 'Waiting', processing: 'Running', completed: 'Done', partially_completed: 'Partly done', failed: 'Failed', cancelled: 'Cancelled',
-};
-const ENDS = {
-  completed: '{name} is done.', partially_completed: '{name} is partly done.', failed: '{name} failed.', cancelled: '{name} was cancelled.',
-};
+const path = (rest = '') => batchPath(id, rest);
 
 let batch = null;
 let jobs = [];
@@ -41,8 +37,6 @@ const frame = new Frame({
   onLost: () => batch && showTitle(),
 });
 
-const number = (value) => new Intl.NumberFormat(language).format(value);
-const percentage = (value) => new Intl.NumberFormat(language, { style: 'percent' }).format(value / 100);
 const isFinished = ({ status }) => status !== 'queued' && status !== 'processing';
 const nameOf = () => batch.name || t('Batch of {n} file | Batch of {n} files', { n: batch.progress.total });
 
@@ -112,7 +106,7 @@ async function refresh(signal = leaving.signal) {
     const before = batch;
     [batch, jobs] = [next, members.jobs];
     show();
-    if (before && !isFinished(before) && isFinished(batch)) setText(byId('announcements'), t(ENDS[batch.status], { name: nameOf() }));
+    if (before && !isFinished(before) && isFinished(batch)) setText(byId('announcements'), announcementOf(batch.status, nameOf()));
     return true;
   } catch (error) {
     if (!signal.aborted) missed(error);
@@ -122,9 +116,9 @@ async function refresh(signal = leaving.signal) {
 
 function missed({ status, message }) {
   const absences = {
-    400: ['There is no such batch', t('It was deleted, or the address is not complete. Old jobs are deleted after some time.')],
-    401: ['This link no longer works', t('It has expired, or it was withdrawn. Ask for a new one.')],
-    403: ['This batch is not visible to you', message],
+    400: [t('There is no such batch'), t('It was deleted, or the address is not complete. Old jobs are deleted after some time.')],
+    401: [t('This link no longer works'), t('It has expired, or it was withdrawn. Ask for a new one.')],
+    403: [t('This batch is not visible to you'), message],
   };
   const absence = absences[status === 404 ? 400 : status];
   if (!absence || (status === 401 && !token)) {
@@ -133,7 +127,7 @@ function missed({ status, message }) {
   }
   leave();
   frame.connect('ended');
-  frame.absent(batch && status === 404 ? t('This batch was deleted') : t(absence[0]), absence[1], status === 401);
+  frame.absent(batch && status === 404 ? t('This batch was deleted') : absence[0], absence[1], status === 401);
 }
 
 function percentOf() {
@@ -147,14 +141,14 @@ function show() {
   const percent = percentOf();
   document.body.dataset.status = batch.status;
   setText(byId('name'), nameOf());
-  setText(byId('state'), t(STATES[batch.status]));
+  setText(byId('state'), stateOf(batch));
   setText(byId('kind'), batch.name ? t('{n} file | {n} files', { n: batch.progress.total }) : '');
   setText(byId('figure'), percentage(percent));
-  setText(byId('step'), account(batch.progress));
+  setText(byId('step'), countsOf(batch.progress));
   const bar = byId('bar');
   bar.setAttribute('aria-label', t('Progress of {name}', { name: nameOf() }));
   bar.setAttribute('aria-valuenow', percent);
-  bar.setAttribute('aria-valuetext', `${percentage(percent)}, ${account(batch.progress)}`);
+  bar.setAttribute('aria-valuetext', `${percentage(percent)}, ${countsOf(batch.progress)}`);
   byId('fill').style.transform = `scaleX(${percent / 100})`;
   const { started_at: start, completed_at: end, estimated_completion: expected, priority } = batch;
   const left = expected && !end ? remaining((Date.parse(expected) - now()) / 1000) : '';
@@ -163,7 +157,7 @@ function show() {
     [t('Created'), moment(batch.created_at)],
     [t('Took'), start && end && duration((Date.parse(end) - Date.parse(start)) / 1000)],
     [t('Finished'), end && moment(end)],
-    [t('Priority'), priority && priority !== 'normal' && t({ low: 'Low', high: 'High' }[priority] ?? priority)],
+    [t('Priority'), priority && priority !== 'normal' && priorityOf(batch)],
   ], true);
   showTitle();
   showMembers();
@@ -172,19 +166,9 @@ function show() {
 
 function showTitle() {
   const name = nameOf();
-  const title = isFinished(batch) ? t('{state}: {name}', { state: t(STATES[batch.status]), name })
+  const title = isFinished(batch) ? t('{state}: {name}', { state: stateOf(batch), name })
     : t('{percent}% {name}', { percent: percentOf(), name });
   document.title = `${frame.isLost ? '⚠ ' : ''}${title} – progressd`;
-}
-
-function account({ completed, processing, pending, failed, cancelled }) {
-  return [
-    completed && t('{n} done', { n: number(completed) }),
-    processing && t('{n} running', { n: number(processing) }),
-    pending && t('{n} waiting', { n: number(pending) }),
-    failed && t('{n} failed', { n: number(failed) }),
-    cancelled && t('{n} cancelled', { n: number(cancelled) }),
-  ].filter(Boolean).join(', ');
 }
 
 /** Shows a row for each job, in the order of their submission. Each stays the same element. */
@@ -209,7 +193,7 @@ function showMember(row, { status, progress = {} }) {
   row.dataset.status = status;
   setText(step, status === 'processing' ? progress.step_name ?? '' : '');
   bar.style.setProperty('--share', (status === 'completed' ? 100 : progress.percent ?? 0) / 100);
-  setText(state, status === 'processing' ? percentage(progress.percent ?? 0) : t(STATES[status]));
+  setText(state, status === 'processing' ? percentage(progress.percent ?? 0) : stateOf({ status }));
   return row;
 }
 
@@ -256,8 +240,7 @@ byId('download').addEventListener('click', (event) => {
   if (token || currentKey() === null) return;
   event.preventDefault();
   attempt(event.currentTarget, async () => {
-    const made = await request(path('/token'), 'POST');
-    element('a', { href: `${path('/download')}?token=${encodeURIComponent(made.token)}`, download: '' }).click();
+    element('a', { href: await signedUrl(path()), download: '' }).click();
   });
 });
 

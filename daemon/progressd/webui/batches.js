@@ -2,7 +2,7 @@
 
 import { getBatch } from './api.js';
 import { isFinished } from './jobs.js';
-import { nameOf } from './job-text.js';
+import { countsOf, nameOf, verdictOf } from './job-text.js';
 import { t } from './text.js';
 
 /** Delay before a failed request is repeated. */
@@ -115,22 +115,7 @@ export function aboutOf({ counts, first, priority }) {
 }
 
 /** @param {Batch} batch how many of its jobs are in which state */
-export function accountOf({ counts: { completed, processing, pending, failed, cancelled } }) {
-  return [
-    completed && t('{n} done', { n: completed }),
-    processing && t('{n} running', { n: processing }),
-    pending && t('{n} waiting', { n: pending }),
-    failed && t('{n} failed', { n: failed }),
-    cancelled && t('{n} cancelled', { n: cancelled }),
-  ].filter(Boolean).join(', ');
-}
+export const accountOf = ({ counts }) => countsOf(counts);
 
 /** @param {Batch} batch @returns {string | undefined} undefined while it runs */
-export const endOf = ({ status }) =>
-  ({
-    queued: t('Queued'),
-    completed: t('Done'),
-    partially_completed: t('Partly done'),
-    failed: t('Failed'),
-    cancelled: t('Cancelled'),
-  })[status];
+export const endOf = ({ status }) => verdictOf(status);

@@ -13,6 +13,9 @@ export function number(value, digits = 0) {
   return formats.get(digits).format(value);
 }
 
+/** @param {number} percent */
+export const percentage = (percent) => new Intl.NumberFormat(language, { style: 'percent' }).format(percent / 100);
+
 const two = (n) => String(n).padStart(2, '0');
 
 /**

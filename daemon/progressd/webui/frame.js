@@ -11,7 +11,7 @@ await translatePage();
 /** After this time without a connection, the page says that what it shows is old. */
 const LOST_MS = 5000;
 
-const CONNECTIONS = { live: 'Live', polling: 'Polling', reconnecting: 'Reconnecting…' };
+const CONNECTIONS = { live: t('Live'), polling: t('Polling'), reconnecting: t('Reconnecting…') };
 
 export class Frame {
   /** @type {?import('./gate.js').Who} */
@@ -72,7 +72,7 @@ export class Frame {
     byId('who').hidden = currentKey() === null || Boolean(token);
     setText(byId('who-name'), this.who?.key_name ?? '');
     document.body.toggleAttribute('data-looks-only', Boolean(token) || !mayWrite(this.who));
-    byId('way').hidden = Boolean(token);
+    for (const part of document.querySelectorAll('#way, .colophon a')) part.hidden = Boolean(token);
   }
 
   /** Shows the content instead of the gate. @returns {boolean} whether it was hidden before */
@@ -88,7 +88,7 @@ export class Frame {
     const indicator = byId('connection');
     indicator.hidden = connection === 'ended';
     indicator.dataset.connection = connection;
-    setText(indicator, CONNECTIONS[connection] ? t(CONNECTIONS[connection]) : '');
+    setText(indicator, CONNECTIONS[connection] ?? '');
     if (connection !== 'reconnecting') this.#lostAt = null;
     else this.#lostAt ??= byId('main').hidden ? null : Date.now();
     if (connection === 'live' || connection === 'polling') {

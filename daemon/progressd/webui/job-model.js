@@ -1,8 +1,9 @@
 /** One job, kept up to date: requested over REST, and changed by the messages of its stream. No DOM. */
 
 import { now } from './clock.js';
-import { forecastOf, isFinished, offsetOf } from './jobs.js';
-import { jobPath, pass, request, token } from './pass.js';
+import { isFinished, jobPath } from './job.js';
+import { forecastOf, offsetOf } from './jobs.js';
+import { pass, request, token } from './pass.js';
 import { watch } from './progressd.js';
 
 /** The timeline is requested again at most this often. */

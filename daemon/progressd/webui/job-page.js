@@ -1,15 +1,16 @@
 /** Assembles the page of one job: the frame, the model, the views, and the buttons. */
 
 import { currentKey } from './access.js';
+import { signedUrl } from './api.js';
 import { isConfirmed } from './confirm.js';
-import { byId, setText } from './dom.js';
+import { byId, element, setText } from './dom.js';
 import { attempt, Frame } from './frame.js';
+import { isFinished, isOpenEnded, jobPath } from './job.js';
 import { JobModel } from './job-model.js';
 import { JobPreviews } from './job-previews.js';
-import { nameOf } from './job-text.js';
-import { isElsewhere, showFigures, showJob } from './job-view.js';
-import { isFinished, isOpenEnded } from './jobs.js';
-import { jobPath, pass, request, token } from './pass.js';
+import { announcementOf, canRetry, nameOf, resultOf } from './job-text.js';
+import { showFigures, showJob } from './job-view.js';
+import { pass, request, token } from './pass.js';
 import './progressd-log.js';
 import { setUpSharing } from './share.js';
 import { t } from './text.js';
@@ -60,12 +61,12 @@ function showTitle(job) {
   const name = nameOf(job);
   const values = { name, percent: job.progress?.percent ?? 0 };
   const titles = {
-    completed: 'Done: {name}',
-    failed: 'Failed: {name}',
-    cancelled: 'Cancelled: {name}',
-    processing: isOpenEnded(job) ? '{name}' : '{percent}% {name}',
+    completed: t('Done: {name}', values),
+    failed: t('Failed: {name}', values),
+    cancelled: t('Cancelled: {name}', values),
+    processing: isOpenEnded(job) ? name : t('{percent}% {name}', values),
   };
-  document.title = `${frame.isLost ? '⚠ ' : ''}${t(titles[job.status] ?? '{name}', values)} – progressd`;
+  document.title = `${frame.isLost ? '⚠ ' : ''}${titles[job.status] ?? name} – progressd`;
 }
 
 function openLog(job) {
@@ -92,15 +93,12 @@ function showErrorOutput() {
 
 /** Screen readers announce the end of the job. */
 function announce(job) {
-  const name = nameOf(job);
-  const sentences = { completed: '{name} is done.', failed: '{name} failed.', cancelled: '{name} was cancelled.' };
-  setText(byId('announcements'), t(sentences[job.status], { name }));
+  setText(byId('announcements'), announcementOf(job.status, nameOf(job)));
 }
 
 function showActions(job) {
   const finished = isFinished(job);
-  const retryable = (job.status === 'failed' || job.status === 'cancelled') && Boolean(job.pipeline);
-  const shown = { cancel: !finished, retry: retryable, delete: finished, share: !token };
+  const shown = { cancel: !finished, retry: canRetry(job), delete: finished, share: !token };
   const focused = document.activeElement;
   for (const button of byId('actions').querySelectorAll('button')) {
     button.hidden = !shown[button.dataset.action];
@@ -110,17 +108,17 @@ function showActions(job) {
   if (focused?.hidden && focused.closest('#actions')) byId('name').focus();
 }
 
-function showDownload({ status, output_path: output }) {
+function showDownload(job) {
   const link = byId('download');
-  const elsewhere = output && isElsewhere(output);
-  link.hidden = status !== 'completed' || !output || !(elsewhere || output.startsWith('/'));
-  if (link.hidden) return;
-  const own = new URL(jobPath(id, '/download'), document.baseURI);
-  if (token) own.searchParams.set('token', token);
-  link.href = elsewhere ? output : own.href;
-  link.target = elsewhere ? '_blank' : '';
-  link.toggleAttribute('download', !elsewhere);
-  setText(link, elsewhere ? t('Open the result') : t('Download'));
+  const result = resultOf(job);
+  link.hidden = !result;
+  if (!result) return;
+  const url = new URL(result.href, document.baseURI);
+  if (token && !result.elsewhere) url.searchParams.set('token', token);
+  link.href = url.href;
+  link.target = result.elsewhere ? '_blank' : '';
+  link.toggleAttribute('download', !result.elsewhere);
+  setText(link, result.elsewhere ? t('Open result') : t('Download'));
 }
 
 const share = setUpSharing({ page: `jobs/${id}`, tokens: jobPath(id, '/token') }, () => frame.isOpenToAll);
@@ -152,25 +150,21 @@ byId('download').addEventListener('click', (event) => {
   if (!link.hasAttribute('download') || token || currentKey() === null) return;
   event.preventDefault();
   attempt(link, async () => {
-    const made = await request(jobPath(id, '/token'), 'POST');
-    const signed = document.createElement('a');
-    signed.href = `${jobPath(id, '/download')}?token=${encodeURIComponent(made.token)}`;
-    signed.download = '';
-    signed.click();
+    element('a', { href: await signedUrl(jobPath(id)), download: '' }).click();
   });
 });
 
 /** @param {import('./job-model.js').Absence} why */
 function showAbsence(why, sentence = '') {
   const absences = {
-    missing: ['There is no such job', 'It was deleted, or the address is not complete. Old jobs are deleted after some time.'],
-    deleted: ['This job was deleted', 'Its files and its log were deleted with it.'],
-    expired: ['This link no longer works', 'It has expired, or it was withdrawn. Ask for a new one.'],
-    forbidden: ['This job is not visible to you', ''],
+    missing: [t('There is no such job'), t('It was deleted, or the address is not complete. Old jobs are deleted after some time.')],
+    deleted: [t('This job was deleted'), t('Its files and its log were deleted with it.')],
+    expired: [t('This link no longer works'), t('It has expired, or it was withdrawn. Ask for a new one.')],
+    forbidden: [t('This job is not visible to you'), sentence],
   };
   const [title, text] = absences[why];
   byId('log').close();
-  frame.absent(t(title), text ? t(text) : sentence, why === 'expired');
+  frame.absent(title, text, why === 'expired');
 }
 
 setInterval(() => {

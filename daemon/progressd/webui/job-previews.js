@@ -1,59 +1,48 @@
-/** The previews of a job's pages: those that the server has kept, and then the live ones; and a dialog for one. */
+/** The previews on the page of a job: those that the server has kept, and then the live ones. */
 
-import { byId, element, setText } from './dom.js';
-import { jobPath, request, send } from './pass.js';
-import { language, t } from './text.js';
+import { byId } from './dom.js';
+import { jobPath } from './job.js';
+import { request, send } from './pass.js';
+import { PreviewStrip, sourceOf } from './previews.js';
 
-/**
- * @typedef {{page_number: number, stage: string, width: number, height: number, preview_base64?: string}} Preview
- */
-
-const dialog = byId('preview');
+/** @typedef {import('./jobs.js').Preview} Preview */
 
 export class JobPreviews {
   #id;
-  #list = byId('previews');
-  /** @type {Map<number, {item: HTMLElement, preview: Preview, isLive: boolean}>} */
-  #pages = new Map();
-  #shown = 0; // the page in the dialog
+  #strip = new PreviewStrip(byId('previews'));
+  #live = new Set(); // pages
 
   /** @param {string} id the job */
   constructor(id) {
     this.#id = id;
-    this.#list.addEventListener('click', ({ target }) => {
-      const button = target.closest('button');
-      if (button) this.#open(Number(button.dataset.page));
-    });
-    dialog.addEventListener('click', ({ target }) => {
-      if (target.dataset.turn) this.#turn(Number(target.dataset.turn));
-      else if (target === dialog || target.closest('[data-close]')) dialog.close();
-    });
-    dialog.addEventListener('keydown', ({ key }) => {
-      if (key === 'ArrowLeft') this.#turn(-1);
-      if (key === 'ArrowRight') this.#turn(1);
-    });
   }
 
   /** Requests the previews that the server has kept. Live ones are newer. */
   async load() {
     const { previews } = await request(jobPath(this.#id, '/previews')).catch(() => ({ previews: [] }));
     for (const preview of previews) {
-      if (this.#pages.get(preview.page_number)?.isLive) continue;
-      const source = await this.#picture(preview.page_number).catch(() => null);
-      if (source && !this.#pages.get(preview.page_number)?.isLive) this.#put(preview, source, false);
+      const { page_number: page } = preview;
+      if (this.#live.has(page)) continue;
+      const source = await this.#picture(page).catch(() => null);
+      if (source && !this.#live.has(page)) this.#show(preview, source);
     }
   }
 
   /** @param {Preview} preview of the stream */
   add(preview) {
-    this.#put(preview, `data:image/jpeg;base64,${preview.preview_base64}`, true);
+    this.#live.add(preview.page_number);
+    this.#show(preview, sourceOf(preview));
   }
 
   clear() {
-    this.#pages.clear();
-    this.#list.replaceChildren();
+    this.#live.clear();
+    this.#strip.clear();
     byId('previews-part').hidden = true;
-    if (dialog.open) dialog.close();
+  }
+
+  #show(preview, source) {
+    byId('previews-part').hidden = false;
+    this.#strip.add(preview, source);
   }
 
   /** An image cannot send the key, so the picture becomes part of the page. */
@@ -66,45 +55,4 @@ export class JobPreviews {
       reader.readAsDataURL(picture);
     });
   }
-
-  #put(preview, source, isLive) {
-    const { page_number: page, width, height } = preview;
-    const list = this.#list;
-    const atEnd = list.scrollLeft + list.clientWidth >= list.scrollWidth - 1;
-    const item = this.#pages.get(page)?.item ?? this.#newItem(page);
-    const image = item.querySelector('img');
-    byId('previews-part').hidden = false;
-    image.src = source;
-    image.alt = item.firstElementChild.title = titleOf(preview);
-    if (width > 0 && height > 0) Object.assign(image, { width, height });
-    setText(item.querySelector('span'), new Intl.NumberFormat(language).format(page));
-    this.#pages.set(page, { item, preview, isLive });
-    if (atEnd && isLive) list.scrollLeft = list.scrollWidth;
-    if (dialog.open && this.#shown === page) this.#open(page);
-  }
-
-  #newItem(page) {
-    const button = element('button', { type: 'button', 'data-page': page }, element('img'), element('span', { 'aria-hidden': 'true' }));
-    const item = element('li', {}, button);
-    const later = Math.min(...[...this.#pages.keys()].filter((other) => other > page));
-    this.#list.insertBefore(item, this.#pages.get(later)?.item ?? null);
-    return item;
-  }
-
-  #open(page) {
-    const { item, preview } = this.#pages.get(page);
-    this.#shown = page;
-    const picture = dialog.querySelector('img');
-    picture.src = item.querySelector('img').src;
-    picture.alt = titleOf(preview);
-    setText(byId('preview-caption'), titleOf(preview));
-    if (!dialog.open) dialog.showModal();
-  }
-
-  #turn(step) {
-    const pages = [...this.#pages.keys()].sort((a, b) => a - b);
-    this.#open(pages[(pages.indexOf(this.#shown) + step + pages.length) % pages.length]);
-  }
 }
-
-const titleOf = ({ page_number: n, stage }) => (stage ? t('Page {page} · {stage}', { page: n, stage }) : t('Page {page}', { page: n }));

@@ -1,9 +1,8 @@
-/** What cards and rows say about a job: its name, state, step and times. No DOM. */
+/** What all views say about a job: its name, state, step and times. No DOM, no network. */
 
-import { downloadUrl } from './api.js';
 import { shownNow } from './clock.js';
-import { duration, moment, remaining, steps, stopwatch } from './format.js';
-import { isFinished, isOpenEnded } from './jobs.js';
+import { duration, moment, number, remaining, steps, stopwatch } from './format.js';
+import { isFinished, isOpenEnded, jobPath } from './job.js';
 import { t } from './text.js';
 
 /** @typedef {import('./jobs.js').Job | import('./uploads.js').Upload} Entry */
@@ -13,7 +12,19 @@ export const nameOf = (entry) => entry.name || entry.input_filename || entry.kin
 
 /** @param {string} status @returns {string | undefined} */
 export const verdictOf = (status) =>
-  ({ queued: t('Queued'), completed: t('Done'), failed: t('Failed'), cancelled: t('Cancelled') })[status];
+  ({ queued: t('Queued'), completed: t('Done'), partially_completed: t('Partly done'), failed: t('Failed'), cancelled: t('Cancelled') })[status];
+
+/** @param {{priority?: string}} entry a job or a batch */
+export const priorityOf = ({ priority }) => ({ low: t('Low'), normal: t('Normal'), high: t('High') })[priority] ?? priority;
+
+/** @param {string} status of a job or a batch @param {string} name @returns {string | undefined} undefined while it runs */
+export const announcementOf = (status, name) =>
+  ({
+    completed: t('{name} is done.', { name }),
+    partially_completed: t('{name} is partly done.', { name }),
+    failed: t('{name} failed.', { name }),
+    cancelled: t('{name} was cancelled.', { name }),
+  })[status];
 
 /** @param {Entry} entry @returns {number} */
 export const percentOf = ({ status, progress }) => (status === 'completed' ? 100 : progress?.percent ?? 0);
@@ -84,8 +95,19 @@ export function timeOf(job) {
  */
 export function resultOf({ id, status, output_path: output }) {
   if (!output || status !== 'completed') return null;
-  if (output.startsWith('/')) return { href: downloadUrl(id), elsewhere: false };
+  if (output.startsWith('/')) return { href: jobPath(id, '/download'), elsewhere: false };
   return /^https?:\/\//i.test(output) ? { href: output, elsewhere: true } : null;
+}
+
+/** @param {{completed?: number, processing?: number, pending?: number, failed?: number, cancelled?: number}} counts of the jobs of a batch */
+export function countsOf({ completed, processing, pending, failed, cancelled }) {
+  return [
+    completed && t('{n} done', { n: number(completed) }),
+    processing && t('{n} running', { n: number(processing) }),
+    pending && t('{n} waiting', { n: number(pending) }),
+    failed && t('{n} failed', { n: number(failed) }),
+    cancelled && t('{n} cancelled', { n: number(cancelled) }),
+  ].filter(Boolean).join(', ');
 }
 
 /** The server can retry its own jobs, and the page its uploads. Some files are rejected every time. */

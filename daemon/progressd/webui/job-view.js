@@ -1,23 +1,11 @@
 /** Shows one job: its title, state, bar, figures, tasks, error and details. */
 
 import { byId, describe, element, setText } from './dom.js';
-import { duration, moment, rate, remaining, steps } from './format.js';
+import { duration, moment, number, percentage, rate, remaining, steps } from './format.js';
+import { isFinished, isLate, isOpenEnded } from './job.js';
 import { remainingOf } from './job-model.js';
-import { nameOf, percentOf, spentOn, stateOf } from './job-text.js';
-import { isFinished, isLate, isOpenEnded } from './jobs.js';
-import { language, t, timeLocale } from './text.js';
-
-/** The states of a task. */
-const STATES = {
-  queued: 'Waiting',
-  processing: 'Running',
-  completed: 'Done',
-  failed: 'Failed',
-  cancelled: 'Cancelled',
-};
-
-const number = (value) => new Intl.NumberFormat(language).format(value);
-const percentage = (value) => new Intl.NumberFormat(language, { style: 'percent' }).format(value / 100);
+import { nameOf, percentOf, priorityOf, resultOf, spentOn, stateOf, stepOf } from './job-text.js';
+import { t, timeLocale } from './text.js';
 
 const exactly = (iso) => element('time', { dateTime: iso, title: iso }, whole(iso));
 const whole = (iso) => new Intl.DateTimeFormat(timeLocale(), { dateStyle: 'medium', timeStyle: 'medium' }).format(new Date(iso));
@@ -41,7 +29,7 @@ export function showJob(job) {
 function showProgress(job) {
   const percent = percentOf(job);
   const openEnded = isOpenEnded(job);
-  const step = stepOf(job);
+  const step = describedStep(job);
   setText(byId('figure'), openEnded || job.status === 'queued' ? '' : percentage(percent));
   setText(byId('step'), step);
   const bar = byId('bar');
@@ -53,16 +41,10 @@ function showProgress(job) {
   byId('fill').style.transform = openEnded ? '' : `scaleX(${percent / 100})`;
 }
 
-function stepOf({ status, pipeline, progress = {}, page_count: pages, queue_position: place }) {
-  if (status === 'queued') {
-    if (place) return t('Number {n} in the queue', { n: number(place) });
-    return pipeline ? t('Waiting for its turn') : t('Not started yet');
-  }
-  const { step_name: name, current_step: step, total_steps: total, unit, phase } = progress;
-  if (status === 'completed') return pages ? t('{n} page | {n} pages', { n: pages }) : '';
-  if (isFinished({ status })) return name ? t('Stopped at “{step}”', { step: name }) : '';
-  const part = phase && !name?.startsWith(phase) ? phase : '';
-  return [part, name, steps(step, total, unit)].filter(Boolean).join(' · ') || t('Starting');
+/** The page shows the error elsewhere, and knows the place in the queue. */
+function describedStep(job) {
+  const { status, queue_position: place } = job;
+  return status === 'queued' && place ? t('Number {n} in the queue', { n: number(place) }) : stepOf({ ...job, error: undefined });
 }
 
 /** Updates what changes with the time alone. */
@@ -70,7 +52,7 @@ export function showFigures(job) {
   const { status, progress = {} } = job;
   const spent = spentOn(job);
   setText(byId('state'), stateOf(job));
-  setText(byId('time'), isFinished(job) && spent ? t(status === 'completed' ? 'in {time}' : 'after {time}', { time: spent }) : '');
+  setText(byId('time'), isFinished(job) && spent ? status === 'completed' ? t('in {time}', { time: spent }) : t('after {time}', { time: spent }) : '');
   const running = status === 'processing';
   const { rate: speed, unit } = running ? progress : {};
   describe(byId('figures'), [
@@ -123,7 +105,7 @@ function showTask(line, { name, current, total, unit, state }) {
   setText(title, name);
   title.title = name;
   bar.style.setProperty('--share', share);
-  setText(detail, state === 'processing' ? steps(current, total, unit) : t(STATES[state]));
+  setText(detail, state === 'processing' ? steps(current, total, unit) : stateOf({ status: state }));
   return line;
 }
 
@@ -139,12 +121,12 @@ function showDetails(job) {
     [t('Pipeline'), job.pipeline !== job.kind && job.pipeline],
     [t('Options'), chips(Object.entries(options))],
     [t('Labels'), chips(end)],
-    [t('Priority'), job.priority && t({ low: 'Low', normal: 'Normal', high: 'High' }[job.priority] ?? job.priority)],
+    [t('Priority'), job.priority && priorityOf(job)],
     [t('Attempt'), job.attempt > 1 && number(job.attempt)],
     [t('Created'), exactly(job.created_at)],
     [t('Started'), job.started_at && exactly(job.started_at)],
     [t('Finished'), job.completed_at && exactly(job.completed_at)],
-    [t('Result'), resultOf(job)],
+    [t('Result'), addressOf(job)],
     [t('Stalled after'), job.lease_seconds && duration(job.lease_seconds)],
     [t('Steps'), isFinished(job) && job.status !== 'completed' && steps(progress.current_step, progress.total_steps, progress.unit)],
     [t('Id'), element('code', {}, id)],
@@ -157,10 +139,8 @@ const chips = (pairs) => pairs.length > 0
 const textOf = (value) => (typeof value === 'object' ? JSON.stringify(value) : String(value));
 
 /** The address of a result that is elsewhere. Results of other schemes are text, not links. */
-function resultOf({ status, output_path: output }) {
+function addressOf(job) {
+  const { status, output_path: output } = job;
   if (status !== 'completed' || !output || output.startsWith('/')) return null;
-  return isElsewhere(output) ? element('a', { href: output, rel: 'noopener noreferrer', target: '_blank' }, output) : output;
+  return resultOf(job) ? element('a', { href: output, rel: 'noopener noreferrer', target: '_blank' }, output) : output;
 }
-
-/** @param {string} output */
-export const isElsewhere = (output) => /^https?:\/\//i.test(output);

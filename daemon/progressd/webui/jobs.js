@@ -1,6 +1,7 @@
 /** The state of the jobs, built from REST objects and messages. No DOM, no network. */
 
 import { now } from './clock.js';
+import { isFinished } from './job.js';
 
 /**
  * A job as in the REST API; unknown fields are absent. Never changed in place.
@@ -57,22 +58,9 @@ import { now } from './clock.js';
  * @property {number} height pixels
  */
 
-export const FINISHED = new Set(['completed', 'failed', 'cancelled']);
+export { FINISHED, isFinished, isLate, isOpenEnded, needsLook } from './job.js';
+
 const PREVIEWS_KEPT = 12;
-
-/** @param {{status: string} | {state: string}} job a job or a task */
-export const isFinished = (job) => FINISHED.has(job.status ?? job.state);
-
-/** @param {Job} job a running job of unknown progress: without a percentage or a number of steps */
-export const isOpenEnded = ({ status, progress }) =>
-  status === 'processing' && !progress?.total_steps && !progress?.percent;
-
-/** @param {Job} job a running job that is silent, or slower than usual */
-export const isLate = ({ status, progress }) =>
-  status === 'processing' && Boolean(progress?.stalled || progress?.slow);
-
-/** @param {Job} job */
-export const needsLook = (job) => job.status === 'failed' || isLate(job);
 
 /** @param {string} [cursor] @returns {number} its place in the order of all changes */
 export const offsetOf = (cursor) => Number(cursor?.slice(cursor.lastIndexOf('-') + 1)) || 0;

@@ -1,5 +1,7 @@
 /** The style of `<progressd-log>`. Pages change it with the variables `--progressd-…` and the parts `find` and `lines`. */
 
+import { COLORS } from './colors.js';
+
 const pairs = { // the palette of terminals, readable on light and on dark ground
   0: ['#1d2024', '#99a1a9'], 1: ['#b3261e', '#ff8f85'], 2: ['#1c7040', '#6ccf9c'], 3: ['#7d5700', '#e5b75f'],
   4: ['#2f51cf', '#8fa8ff'], 5: ['#9333a8', '#e39af0'], 6: ['#0b6b7b', '#6fd0e0'], 7: ['#5d646c', '#d5d9dd'],
@@ -14,13 +16,13 @@ export const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
   :host {
     display: block;
-    --ink: var(--progressd-ink, light-dark(#1d2024, #e8eaec));
-    --soft: var(--progressd-soft, light-dark(#5d646c, #9da5ad));
-    --sheet: var(--progressd-sheet, light-dark(#ffffff, #1b1e21));
-    --rule: var(--progressd-rule, light-dark(#e0e0da, #2b2f33));
-    --edge: var(--progressd-edge, light-dark(#868a87, #6b737b));
-    --accent: var(--progressd-accent, light-dark(#2f51cf, #8fa8ff));
-    --failed: var(--progressd-failed, light-dark(#b2382c, #ff9284));
+    --ink: var(--progressd-ink, ${COLORS.ink});
+    --soft: var(--progressd-soft, ${COLORS.soft});
+    --sheet: var(--progressd-sheet, ${COLORS.sheet});
+    --rule: var(--progressd-rule, ${COLORS.rule});
+    --edge: var(--progressd-edge, ${COLORS.edge});
+    --accent: var(--progressd-accent, ${COLORS.running});
+    --failed: var(--progressd-failed, ${COLORS.failed});
     color: var(--ink);
   }
   :host([hidden]), [hidden] { display: none !important; }

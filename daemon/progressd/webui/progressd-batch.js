@@ -1,11 +1,12 @@
 /** `<progressd-batch batch="ID">`: the progress of a batch and of its jobs, live, on any page. See docs/embedding.md. */
 
+import { setText } from './dom.js';
+import { percentage } from './format.js';
+import { batchPath, isFinished } from './job.js';
+import { countsOf, verdictOf } from './job-text.js';
 import { applied, getJson } from './progressd.js';
-import { ProgressdElement, sentenceFor, setBar, setText } from './progressd-element.js';
-import { percentText, verdictOf } from './progressd-job.js';
+import { ProgressdElement, sentenceFor, setBar } from './progressd-element.js';
 import { t } from './text.js';
-
-const FINISHED = new Set(['completed', 'failed', 'cancelled']);
 
 const CONTENT = `
 <div class="card" part="card" data-part="card">
@@ -70,7 +71,7 @@ export class ProgressdBatch extends ProgressdElement {
   async live() {
     this.#loading.abort();
     const { signal } = this.#loading = new AbortController();
-    const path = `api/batch/${encodeURIComponent(this.getAttribute('batch'))}`;
+    const path = batchPath(this.getAttribute('batch'));
     try {
       const { token: source, key } = this;
       const token = typeof source === 'function' ? await source() : source;
@@ -80,7 +81,7 @@ export class ProgressdBatch extends ProgressdElement {
       this.#batch = batch;
       for (const job of jobs) {
         const known = this.#jobs.get(job.job_id);
-        if (!known || !FINISHED.has(known.status) || FINISHED.has(job.status)) this.#jobs.set(job.job_id, job);
+        if (!known || !isFinished(known) || isFinished(job)) this.#jobs.set(job.job_id, job);
       }
       this.changed();
     } catch (error) {
@@ -122,12 +123,8 @@ export class ProgressdBatch extends ProgressdElement {
     const sum = jobs.reduce((all, job) => all + shareOf(job), 0);
     const percent = isOver ? 100 : Math.floor(100 * sum / (total || 1));
     const title = t('{n} file | {n} files', { n: total });
-    const verdict = isOver ? t('Done') : percentText(percent, card.lang);
-    const counts = [
-      completed && t('{n} done', { n: completed }),
-      failed && t('{n} failed', { n: failed }),
-      cancelled && t('{n} cancelled', { n: cancelled }),
-    ].filter(Boolean).join(' · ');
+    const verdict = isOver ? t('Done') : percentage(percent);
+    const counts = countsOf(batch.progress);
     setText(name, title);
     setText(figure, verdict);
     setText(step, counts);
@@ -147,7 +144,7 @@ export class ProgressdBatch extends ProgressdElement {
     const [name, bar, figure] = row.children;
     const percent = Math.round(100 * shareOf(job));
     const title = job.filename || t('Job');
-    const verdict = verdictOf(job.status) ?? percentText(percent, this.parts.card.lang);
+    const verdict = verdictOf(job.status) ?? percentage(percent);
     row.dataset.status = job.status;
     setText(name, title);
     name.title = title;
@@ -156,6 +153,6 @@ export class ProgressdBatch extends ProgressdElement {
   }
 }
 
-const shareOf = ({ status, progress }) => (FINISHED.has(status) ? 1 : (progress?.percent ?? 0) / 100);
+const shareOf = ({ status, progress }) => (isFinished({ status }) ? 1 : (progress?.percent ?? 0) / 100);
 
 customElements.define('progressd-batch', ProgressdBatch);

@@ -1,5 +1,6 @@
 /** What the elements of progressd share: attributes, the watch, the message about the connection, colours. */
 
+import { COLORS } from './colors.js';
 import { watch } from './progressd.js';
 import { language, loadLanguage, t, timeLocale } from './text.js';
 
@@ -14,14 +15,14 @@ const SHARED = ['url', 'token', 'token-url', 'key', 'lang', 'theme', 'compact'];
 const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
 :host {
-  --text: var(--progressd-text, light-dark(#1d2024, #e8eaec));
-  --soft: var(--progressd-soft, light-dark(#5d646c, #9da5ad));
-  --track: var(--progressd-track, light-dark(#e8e8e3, #2d3237));
-  --running: var(--progressd-running, light-dark(#2f51cf, #8fa8ff));
-  --done: var(--progressd-done, light-dark(#1f7a52, #6ccf9c));
-  --failed: var(--progressd-failed, light-dark(#b2382c, #ff9284));
-  --stalled: var(--progressd-stalled, light-dark(#8a5a00, #e5b75f));
-  --idle: var(--progressd-idle, light-dark(#6b7075, #8b939b));
+  --text: var(--progressd-text, ${COLORS.ink});
+  --soft: var(--progressd-soft, ${COLORS.soft});
+  --track: var(--progressd-track, ${COLORS.track});
+  --running: var(--progressd-running, ${COLORS.running});
+  --done: var(--progressd-done, ${COLORS.done});
+  --failed: var(--progressd-failed, ${COLORS.failed});
+  --stalled: var(--progressd-stalled, ${COLORS.caution});
+  --idle: var(--progressd-idle, ${COLORS.soft});
   display: block;
   color: var(--text);
   background: var(--progressd-background, none);
@@ -282,11 +283,6 @@ export function sentenceFor(error, url) {
     default:
       return error.message;
   }
-}
-
-/** Sets the text only if it changes, for the sake of selections and screen readers. */
-export function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
 }
 
 /** Shows a percentage; null: work without a known end. */

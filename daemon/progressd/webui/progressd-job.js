@@ -1,11 +1,12 @@
 /** `<progressd-job job="ID">`: the progress of one job, live, on any page. See docs/embedding.md. */
 
-import { duration, rate, remaining, steps, stopwatch } from './format.js';
+import { setText } from './dom.js';
+import { duration, percentage, rate, remaining, stopwatch } from './format.js';
+import { isFinished, isOpenEnded, jobPath } from './job.js';
+import { nameOf, percentOf, stepOf, verdictOf } from './job-text.js';
 import { applied, getJson } from './progressd.js';
-import { ProgressdElement, sentenceFor, setBar, setText } from './progressd-element.js';
+import { ProgressdElement, sentenceFor, setBar } from './progressd-element.js';
 import { t } from './text.js';
-
-const FINISHED = new Set(['completed', 'failed', 'cancelled']);
 
 const CONTENT = `
 <div class="card" part="card" data-part="card">
@@ -61,10 +62,9 @@ export class ProgressdJob extends ProgressdElement {
     const { token: source, key } = this;
     try {
       const token = typeof source === 'function' ? await source() : source;
-      const job = await getJson(this.url, `api/jobs/${encodeURIComponent(this.getAttribute('job'))}`, { token, key, signal });
+      const job = await getJson(this.url, jobPath(this.getAttribute('job')), { token, key, signal });
       if (signal.aborted) return;
-      const wasFinished = this.#job && FINISHED.has(this.#job.status);
-      if (wasFinished && !FINISHED.has(job.status)) return; // older than the messages
+      if (this.#job && isFinished(this.#job) && !isFinished(job)) return; // older than the messages
       const isNews = JSON.stringify(this.#job) !== JSON.stringify(job);
       this.#job = job;
       if (isNews) this.changed();
@@ -101,10 +101,10 @@ export class ProgressdJob extends ProgressdElement {
     const { status, progress = {} } = job;
     this.dataset.status = card.dataset.status = status;
     card.toggleAttribute('data-stalled', status === 'processing' && Boolean(progress.stalled));
-    const title = job.name || job.input_filename || job.kind || t('Job');
-    const openEnded = status === 'processing' && !progress.total_steps && !progress.percent;
-    const percent = status === 'completed' ? 100 : progress.percent ?? 0;
-    const verdict = verdictOf(status) ?? (openEnded ? '' : percentText(percent, card.lang));
+    const title = nameOf(job);
+    const openEnded = isOpenEnded(job);
+    const percent = percentOf(job);
+    const verdict = verdictOf(status) ?? (openEnded ? '' : percentage(percent));
     setText(name, title);
     name.title = title;
     setText(figure, verdict);
@@ -144,34 +144,15 @@ export class ProgressdJob extends ProgressdElement {
     if (!isOwn || typeof source === 'string' || !(key || source)) return;
     event.preventDefault();
     try {
-      const path = `api/jobs/${encodeURIComponent(this.#job.id)}`;
-      const token = source ? await source() : (await getJson(url, `${path}/token`, { key, method: 'POST' })).token;
-      const target = new URL(`${path}/download`, url);
+      const { id } = this.#job;
+      const token = source ? await source() : (await getJson(url, jobPath(id, '/token'), { key, method: 'POST' })).token;
+      const target = new URL(jobPath(id, '/download'), url);
       target.searchParams.set('token', token);
       location.assign(target);
     } catch (error) {
       this.tell(sentenceFor(error, url));
     }
   }
-}
-
-export function verdictOf(status) {
-  if (status === 'queued') return t('Queued');
-  if (status === 'completed') return t('Done');
-  if (status === 'failed') return t('Failed');
-  return status === 'cancelled' ? t('Cancelled') : undefined;
-}
-
-export const percentText = (percent, language) =>
-  new Intl.NumberFormat(language, { style: 'percent' }).format(percent / 100);
-
-function stepOf({ status, progress = {}, error, page_count: pages }) {
-  if (status === 'failed' && error) return error;
-  if (status === 'completed') return pages ? t('{n} page | {n} pages', { n: pages }) : '';
-  if (status === 'queued') return '';
-  const { step_name: name = '', current_step: step, total_steps: total, unit, phase = '' } = progress;
-  const part = phase && !name.startsWith(phase) ? phase : '';
-  return [part, name, steps(step, total, unit)].filter(Boolean).join(' · ');
 }
 
 function timeOf({ status, started_at: started, elapsed_seconds: seconds, progress = {}, progress_at }) {

@@ -1,6 +1,7 @@
 /** `<progressd-jobs>`: the list of jobs as rows, live, on any page. See docs/embedding.md. */
 
 import { accountOf, aboutOf, endOf, Batches, titleOf } from './batches.js';
+import { COLORS } from './colors.js';
 import { Jobs } from './jobs.js';
 import { getJson } from './progressd.js';
 import { ProgressdElement, sentenceFor } from './progressd-element.js';
@@ -22,9 +23,9 @@ own.replaceSync(`
   --ink: var(--text);
   --edge: var(--idle);
   --caution: var(--stalled);
-  --sheet: var(--progressd-sheet, light-dark(#ffffff, #1b1e21));
+  --sheet: var(--progressd-sheet, ${COLORS.sheet});
   --paper: var(--sheet);
-  --rule: var(--progressd-rule, light-dark(#e0e0da, #2b2f33));
+  --rule: var(--progressd-rule, ${COLORS.rule});
 }
 * { box-sizing: border-box; }
 .out-of-sight { position: absolute; clip-path: inset(50%); white-space: nowrap; }

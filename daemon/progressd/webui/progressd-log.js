@@ -8,6 +8,7 @@
 import { parts, plain, styleAfter } from './ansi.js';
 import { element, setText } from './dom.js';
 import { size } from './format.js';
+import { jobPath } from './job.js';
 import { sheet } from './log-style.js';
 import { language, loadLanguage, t } from './text.js';
 import { watch } from './progressd.js';
@@ -161,7 +162,7 @@ export class ProgressdLog extends HTMLElement {
     return response.json();
   }
 
-  #path = (rest) => `api/jobs/${encodeURIComponent(this.#source.job)}/${rest}`;
+  #path = (rest) => jobPath(this.#source.job, `/${rest}`);
 
   /** @returns {Promise<number | null>} the offset of the end; null if the log may not be read */
   async #loadLast(signal) {

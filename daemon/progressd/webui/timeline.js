@@ -3,7 +3,7 @@
 import { now } from './clock.js';
 import { byId, drawing, element } from './dom.js';
 import { duration, stopwatch } from './format.js';
-import { isFinished } from './jobs.js';
+import { isFinished } from './job.js';
 import { t } from './text.js';
 
 const MAX_LANES = 20;
