@@ -1,4 +1,4 @@
-"""The files of the web page, in memory: each compressed once, with a hash of its content as its ETag.
+"""The files of the web page, in memory: each minified and compressed once, with a hash of its content as its ETag.
 
 A file has two addresses. `/static/NAME` is revalidated each time, for pages of other sites. The pages of the daemon use
 `/static/v-VERSION/NAME`, which never changes and is cached for a year. VERSION is a hash of all files. Modules import
@@ -14,6 +14,9 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
+
+from rcssmin import cssmin
+from rjsmin import jsmin
 
 from progressd.http.job_cache import MIN_GZIP_BYTES
 
@@ -36,6 +39,7 @@ _LINK: Final = re.compile(rb'((?:src|href)="(?:\.\./)?)static/')
 _MODULE: Final = re.compile(rb'<script type="module" src="((?:\.\./)?)static/([^"]+)"')
 _IMPORT: Final = re.compile(rb"""^(?:import|export)\s(?:[^;]*?from )?'\./([^']+)';""", re.MULTILINE)
 _HEAD_END: Final = b"</head>"
+_INDENT: Final = re.compile(rb"\n\s+")
 
 
 class StaticFile:
@@ -75,9 +79,8 @@ class StaticFiles:
         if name not in self._contents or version not in (None, self._version):
             return None  # a page of another version must not get the modules of this one
         if name not in self._files:
-            body = self._contents[name]
-            body = self._page(body) if name.endswith(".html") else body
-            self._files[name] = StaticFile(TYPES[Path(name).suffix], body)
+            suffix = Path(name).suffix
+            self._files[name] = StaticFile(TYPES[suffix], self._minified(suffix, self._contents[name]))
         return self._files[name], REVALIDATED if version is None else IMMUTABLE
 
     def _refresh(self) -> None:
@@ -94,6 +97,13 @@ class StaticFiles:
             self._version = _hash(b"".join(parts))
             self._files.clear()
             self._stamp = stamp
+
+    def _minified(self, suffix: str, body: bytes) -> bytes:
+        if suffix == ".js":
+            return jsmin(body)
+        if suffix == ".css":
+            return cssmin(body)
+        return _INDENT.sub(b"\n", self._page(body)) if suffix == ".html" else body
 
     def _page(self, page: bytes) -> bytes:
         """Return a page that names this version of its files, and all modules, so that they are loaded at once."""

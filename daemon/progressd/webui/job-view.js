@@ -163,4 +163,4 @@ function resultOf({ status, output_path: output }) {
 }
 
 /** @param {string} output */
-export const isElsewhere = (output) => /^https?:\/\//i.test(output);
+export const isElsewhere = (output) => (/^https?:\/\//i).test(output);
