@@ -10,7 +10,8 @@ import math
 import re
 import time
 from base64 import urlsafe_b64encode
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,11 @@ _MODULE: Final = re.compile(rb'<script type="module" src="((?:\.\./)?)static/([^
 _IMPORT: Final = re.compile(rb"""^(?:import|export)\s(?:[^;]*?from )?'\./([^']+)';""", re.MULTILINE)
 _HEAD_END: Final = b"</head>"
 _INDENT: Final = re.compile(rb"\n\s+")
+_MINIFIERS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    ".css": cssmin,
+    ".html": partial(_INDENT.sub, b"\n"),
+    ".js": jsmin,
+}
 
 
 class StaticFile:
@@ -80,7 +86,9 @@ class StaticFiles:
             return None  # a page of another version must not get the modules of this one
         if name not in self._files:
             suffix = Path(name).suffix
-            self._files[name] = StaticFile(TYPES[suffix], self._minified(suffix, self._contents[name]))
+            body = self._contents[name]
+            body = self._page(body) if suffix == ".html" else body
+            self._files[name] = StaticFile(TYPES[suffix], _MINIFIERS.get(suffix, bytes)(body))
         return self._files[name], REVALIDATED if version is None else IMMUTABLE
 
     def _refresh(self) -> None:
@@ -97,13 +105,6 @@ class StaticFiles:
             self._version = _hash(b"".join(parts))
             self._files.clear()
             self._stamp = stamp
-
-    def _minified(self, suffix: str, body: bytes) -> bytes:
-        if suffix == ".js":
-            return jsmin(body)
-        if suffix == ".css":
-            return cssmin(body)
-        return _INDENT.sub(b"\n", self._page(body)) if suffix == ".html" else body
 
     def _page(self, page: bytes) -> bytes:
         """Return a page that names this version of its files, and all modules, so that they are loaded at once."""
