@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect
+from progressd.http.app import WEBUI
 from support.serving import ServedDaemon, served_daemon
 from support.waiting import until
 
@@ -29,6 +30,17 @@ def choose(page: Page, path: Path) -> None:
 
 def progress(step: int, total: int, name: str) -> dict[str, object]:
     return {"type": "progress", "data": {"current_step": step, "total_steps": total, "step_name": name}}
+
+
+def test_minified_styles_mean_the_same(page: Page) -> None:
+    rules = r"""text => {
+      const sheet = new CSSStyleSheet();
+      sheet.replaceSync(text);
+      return [...sheet.cssRules].map(({cssText}) => cssText.replace(/,\s*|\s+/g, (gap) => gap[0].trim() || ' '));
+    }"""
+    for path in WEBUI.glob("*.css"):
+        served = page.evaluate("name => fetch(`static/${name}`).then((response) => response.text())", path.name)
+        assert page.evaluate(rules, served) == page.evaluate(rules, path.read_text())
 
 
 def test_a_scan_is_converted_and_its_result_downloads(page: Page, scan: Path) -> None:

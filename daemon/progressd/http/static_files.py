@@ -1,4 +1,4 @@
-"""The files of the web page, in memory: each compressed once, with a hash of its content as its ETag.
+"""The files of the web page, in memory: each minified and compressed once, with a hash of its content as its ETag.
 
 HTML files are templates, because the pages share their frame (`webui/parts/`).
 
@@ -12,12 +12,15 @@ import math
 import re
 import time
 from base64 import urlsafe_b64encode
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from jinja2 import DictLoader, Environment
+from rcssmin import cssmin
+from rjsmin import jsmin
 
 from progressd.http.job_cache import MIN_GZIP_BYTES
 
@@ -41,6 +44,12 @@ _LINK: Final = re.compile(rb'((?:src|href)="(?:\.\./)?)static/')
 _MODULE: Final = re.compile(rb'<script type="module" src="((?:\.\./)?)static/([^"]+)"')
 _IMPORT: Final = re.compile(rb"""^(?:import|export)\s(?:[^;]*?from )?'\./([^']+)';""", re.MULTILINE)
 _HEAD_END: Final = b"</head>"
+_INDENT: Final = re.compile(rb"\n\s+")
+_MINIFIERS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    ".css": cssmin,
+    ".html": partial(_INDENT.sub, b"\n"),
+    ".js": jsmin,
+}
 
 
 class StaticFile:
@@ -81,9 +90,10 @@ class StaticFiles:
         if name not in self._contents or version not in (None, self._version):
             return None  # a page of another version must not get the modules of this one
         if name not in self._files:
+            suffix = Path(name).suffix
             body = self._contents[name]
-            body = self._page(body) if name.endswith(".html") else body
-            self._files[name] = StaticFile(TYPES[Path(name).suffix], body)
+            body = self._page(body) if suffix == ".html" else body
+            self._files[name] = StaticFile(TYPES[suffix], _MINIFIERS.get(suffix, bytes)(body))
         return self._files[name], REVALIDATED if version is None else IMMUTABLE
 
     def page(self, name: str, **values: object) -> str:
