@@ -36,7 +36,7 @@ def main() -> int:
                 show(url)
             elif daemon.wait() != 0:
                 print(HINT, file=sys.stderr)
-            return daemon.wait()
+            return ended(daemon)
         except (KeyboardInterrupt, OSError):  # OSError: the terminal was closed
             with suppress(OSError):
                 print("\nStopping. Press Ctrl-C again to stop running jobs.", flush=True)
@@ -67,6 +67,14 @@ def show(url: str) -> None:
     if status == 0:
         print(f"The result:  {url}/api/jobs/{job_id}/download")
     print("Ctrl-C stops the daemon.", flush=True)
+
+
+def ended(daemon: subprocess.Popen[str]) -> int:
+    """Wait until the daemon ends by itself, and return its exit status as a shell would."""
+    status = daemon.wait()
+    if status < 0:
+        print(f"The daemon was ended by {signal.Signals(-status).name}.", file=sys.stderr)
+    return status if status >= 0 else 128 - status
 
 
 def stop(daemon: subprocess.Popen[str]) -> int:

@@ -57,6 +57,13 @@ def test_a_batch_cancelled_as_a_whole_is_cancelled() -> None:
     assert batch_of(DONE, GONE, as_batch=True).status == "cancelled"
 
 
+def test_a_job_that_is_added_to_a_cancelled_batch_goes_on_with_it() -> None:
+    batch = moved(batch_of(GONE, GONE, as_batch=True), None, QUEUED, NOW)
+    assert batch.status is BatchStatus.PROCESSING
+    batch = moved(moved(batch, QUEUED, PROCESSING, NOW), PROCESSING, COMPLETED, NOW)
+    assert batch.status is BatchStatus.PARTIALLY_COMPLETED
+
+
 def test_a_batch_lasts_from_first_to_last_job() -> None:
     batch = batch_of(DONE, DONE)
     assert batch.started_at == NOW + timedelta(seconds=1)

@@ -78,7 +78,8 @@ def moved(
     counts = {_count(after): getattr(batch, _count(after)) + 1}
     if before is not None:
         counts[_count(before)] = getattr(batch, _count(before)) - 1
-    batch = replace(batch, **counts, moved_at=now, cancelled_as_batch=batch.cancelled_as_batch or as_batch)
+    cancelled = as_batch or (batch.cancelled_as_batch and before is not None)  # a new job goes on with the batch
+    batch = replace(batch, **counts, moved_at=now, cancelled_as_batch=cancelled)
     if after is JobStatus.PROCESSING and batch.started_at is None:
         batch = replace(batch, started_at=now)
     status = _status(batch)

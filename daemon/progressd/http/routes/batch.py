@@ -223,6 +223,7 @@ async def retry(batch_id: str) -> Response:
     with claimed_id(f"retry {batch.id}") as new_id:
         if (known := await context.view.find_batch(new_id)) is not None:
             return _accepted(known, REPLAYED)
+        require_unused(await context.app.engine.batches.find(new_id) is not None)
         if not batch.status.finished:
             raise Conflict(f"batch {batch.id} is {batch.status}: only finished batches can be retried")
         statuses = {JobStatus.FAILED, *([JobStatus.CANCELLED] if batch.status is BatchStatus.CANCELLED else [])}
