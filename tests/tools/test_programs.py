@@ -36,6 +36,7 @@ pytestmark = pytest.mark.tools
 DOCS = Path(__file__).parents[2] / "docs" / "commands.md"
 TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
 BEGIN, END = "<!-- make tools -->\n", "<!-- end -->\n"
+JAPANESE = {"yes, added": "○ 追加", "yes": "○", "no": "×", "on a terminal": "ターミナル", "estimate": "推定"}
 STREAMS = {"O": STDOUT, "E": STDERR, "P": DESCRIPTOR}
 QUIET = 0.2  # seconds of silence after which a frame is complete
 MAX_AGE = 0.25  # seconds
@@ -354,10 +355,19 @@ def note(program: Program, seen: Seen, plain: str, flagged: str, unchanged: str)
 def _table() -> Iterator[None]:
     """Write the rows of the programs that were run into the table."""
     yield
-    before, _, rest = DOCS.read_text().partition(BEGIN)
-    table, _, after = rest.partition(END)
+    table = DOCS.read_text().partition(BEGIN)[2].partition(END)[0]
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines()[2:]}
     lines |= {name: f"| {' | '.join(row)} |" for name, row in ROWS.items()}
-    heading = f"| program | found without a flag | with a flag | rate | time left | output unchanged |\n{'|---' * 6}|\n"
     rows = "".join(f"{lines[program.name]}\n" for program in PROGRAMS if program.name in lines)
-    DOCS.write_text(f"{before}{BEGIN}{heading}{rows}{END}{after}")
+    write_rows(DOCS, rows)
+    for english, japanese in JAPANESE.items():
+        rows = rows.replace(f"| {english} ", f"| {japanese} ")
+    write_rows(DOCS.parent / "ja" / DOCS.name, rows)
+
+
+def write_rows(page: Path, rows: str) -> None:
+    """Replace the rows of the table. Its heading stays."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    table, _, after = rest.partition(END)
+    heading = "".join(table.splitlines(keepends=True)[:2])
+    page.write_text(f"{before}{BEGIN}{heading}{rows}{END}{after}")
