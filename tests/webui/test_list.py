@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
+from playwright.sync_api import Browser, Locator, Page, Request, Route, WebSocketRoute, expect
 from support.serving import ServedDaemon, served_daemon
 
 from .conftest import confirm, opened_page
@@ -150,7 +150,7 @@ def test_a_slow_search_goes_on_after_an_empty_page(browser: Browser, served: Ser
     with opened_page(browser, "about:blank") as page:
         page.route(re.compile(r"/api/jobs\?.*q=export"), answer)
         page.goto(f"{served.url}/?q=export")
-        expect(tab(page, "Done")).to_contain_text("5,000+")
+        expect(tab(page, "Finished")).to_contain_text("5,000+")
         assert page.get_by_text("No job matches").is_hidden()
         held[0].fulfill(json={**empty, "next": "1"})
         expect(page.get_by_role("link", name="Good export", exact=True)).to_be_visible()
@@ -191,7 +191,7 @@ def test_only_visible_rows_exist_and_keys_reach_all(page: Page) -> None:
 
 def test_a_page_older_than_the_daemon_loads_itself_again(browser: Browser, served: ServedDaemon) -> None:
     """Let a module of the page be gone, as after an update of the daemon, and stay so after the reload."""
-    gone = re.compile(r"/static/v-[\w-]+/(cards|lazy)\.js$")
+    gone = re.compile(r"/static/v-[\w-]+/(cards|lazy)\.js(\?|$)")
 
     def answer(route: Route) -> None:
         if route.request.method == "HEAD" or "cards" in route.request.url:
@@ -212,6 +212,47 @@ def test_a_page_older_than_the_daemon_loads_itself_again(browser: Browser, serve
         expect(page.locator(".job").first).to_be_visible()
 
 
+def test_an_open_page_offers_a_reload_after_an_update(browser: Browser, served: ServedDaemon) -> None:
+    with opened_page(browser, "about:blank", "status of 404") as page:
+        sockets: list[WebSocketRoute] = []
+
+        def connect(route: WebSocketRoute) -> None:
+            sockets.append(route)
+            route.connect_to_server()
+
+        page.route_web_socket(re.compile("/ws/jobs"), connect)
+        page.goto(served.url)
+        expect(page.locator("[data-connection=live]")).to_be_visible()
+        page.locator("#options summary").click()
+        number = page.locator("#options .number").first
+        number.fill("123")
+        page.route(re.compile(r"/static/v-[\w-]+/lazy\.js\?"), lambda route: route.fulfill(status=404))
+        sockets[0].close(code=1001)
+        page.get_by_role("button", name="Reload the page").click()
+        expect(page.locator("[data-connection=live]")).to_be_visible()
+        expect(page.get_by_role("button", name="Reload the page")).to_be_hidden()
+        expect(number).to_have_value("123")
+
+
+DAMAGED = """
+for (const name of ['stars', 'view', 'cancel', 'language', 'keys', 'upload / 1', 'pipeline /']) {
+  localStorage.setItem(`progressd-${name}`, '{"');
+}
+localStorage.setItem('progressd-upload / 2', '{"id": 2}');
+sessionStorage.setItem('progressd-key', 'a\\nb');
+sessionStorage.setItem('progressd-typed', '[');
+"""
+
+
+def test_damaged_choices_in_the_browser_do_not_break_the_page(browser: Browser, served: ServedDaemon) -> None:
+    with opened_page(browser, served.url, script=DAMAGED) as page:
+        expect(page.locator("[data-connection=live]")).to_be_visible()
+        expect(page.locator(".job").first).to_be_visible()
+        expect(page.locator("#options .number").first).to_be_attached()
+        page.get_by_role("link", name="Statistics").click()
+        expect(page.locator("#tiles")).to_contain_text("Running")
+
+
 def test_changes_reach_the_rows_and_the_numbers(page: Page, served: ServedDaemon) -> None:
     page.get_by_role("searchbox").fill("copy c119")
     expect_rows(page, 1)
@@ -227,7 +268,7 @@ def test_changes_reach_the_rows_and_the_numbers(page: Page, served: ServedDaemon
     expect_rows(page, 2)
     report(served, event("completed", 600))
     expect_rows(page, 1)
-    tab(page, "Done").click()
+    tab(page, "Finished").click()
     done = row(page, "Copy c1199 is new")
     confirm(done.get_by_role("button", name="Delete"))
     expect(page.get_by_text("No job matches")).to_be_visible()
@@ -246,6 +287,11 @@ def test_a_cancellation_can_be_undone(page: Page, served: ServedDaemon) -> None:
     row(page, "Copy c005").get_by_role("button", name="Cancel").click()
     expect(row(page, "Copy c005")).to_contain_text("Cancelling…")
     page.get_by_role("button", name="Undo").click()
+    expect(row(page, "Copy c005")).to_contain_text("Running")
+    row(page, "Copy c005").focus()
+    page.keyboard.press("c")
+    expect(row(page, "Copy c005")).to_contain_text("Cancelling…")
+    page.keyboard.press("z")
     expect(row(page, "Copy c005")).to_contain_text("Running")
     row(page, "Copy c009").get_by_role("checkbox").click()
     row(page, "Copy c007").get_by_role("checkbox").click(modifiers=["Shift"])

@@ -1,5 +1,7 @@
 /** The API key for a server that requires one. It stays in this tab until the tab is closed or the user signs out. */
 
+import { parsed } from './settings.js';
+
 const ITEM = 'progressd-key';
 
 /** The characters allowed in a header; a key has no others. */
@@ -14,8 +16,18 @@ const storage = (() => {
   }
 })();
 
-let key = storage?.getItem(ITEM) ?? null;
+const stored = storage?.getItem(ITEM) ?? '';
+let key = POSSIBLE.test(stored) ? stored : null;
 let listener = () => {};
+
+const TYPED = 'progressd-typed';
+
+/** @returns {Record<string, any>} what the user has entered in this tab; it stays across reloads until it is locked */
+export const typed = () => Object(parsed(storage?.getItem(TYPED) ?? null));
+
+/** @param {Record<string, any>} values */
+export const keepTyped = (values) => storage?.setItem(TYPED, JSON.stringify(values));
+export const forgetTyped = () => storage?.removeItem(TYPED);
 
 /** @returns {string | null} */
 export const currentKey = () => key;

@@ -1,14 +1,12 @@
 /** The page of one batch: its progress, its jobs as rows, and what can be done with all of them. */
 
-import { currentKey } from './access.js';
-import { signedUrl } from './api.js';
 import { now } from './clock.js';
-import { isConfirmed } from './confirm.js';
 import { byId, describe, element, setText } from './dom.js';
 import { duration, moment, percentage, remaining } from './format.js';
-import { attempt, Frame } from './frame.js';
+import { Frame } from './frame.js';
 import { batchPath } from './job.js';
 import { announcementOf, countsOf, priorityOf, stateOf } from './job-text.js';
+import { PageActions } from './page-actions.js';
 import { pass, request, token } from './pass.js';
 import { watch } from './progressd.js';
 import { setUpSharing } from './share.js';
@@ -141,7 +139,8 @@ function show() {
   const percent = percentOf();
   document.body.dataset.status = batch.status;
   setText(byId('name'), nameOf());
-  setText(byId('state'), stateOf(batch));
+  document.body.toggleAttribute('data-pending', actions.isPending);
+  setText(byId('state'), actions.isPending ? t('Cancelling…') : stateOf(batch));
   setText(byId('kind'), batch.name ? t('{n} file | {n} files', { n: batch.progress.total }) : '');
   setText(byId('figure'), percentage(percent));
   setText(byId('step'), countsOf(batch.progress));
@@ -200,48 +199,25 @@ function showMember(row, { status, progress = {} }) {
 function showActions() {
   const finished = isFinished(batch);
   const { failed, cancelled } = batch.progress;
-  const shown = { cancel: !finished, retry: failed > 0 || (batch.status === 'cancelled' && cancelled > 0), share: !token, delete: finished };
-  const focused = document.activeElement;
-  for (const button of byId('actions').querySelectorAll('button')) {
-    button.hidden = !shown[button.dataset.action];
-    if (!button.hasAttribute('data-asking')) button.ariaLabel = button.textContent.trim();
-  }
+  const retry = failed > 0 || (batch.status === 'cancelled' && cancelled > 0);
+  actions.show({ cancel: !finished, retry, share: !token, delete: finished });
   const link = byId('download');
   link.hidden = !jobs.some(({ download_url: url }) => url?.startsWith('/'));
   link.href = new URL(path('/download'), document.baseURI) + (token ? `?token=${encodeURIComponent(token)}` : '');
-  if (focused?.hidden && focused.closest('#actions')) byId('name').focus();
 }
 
 const share = setUpSharing({ page: `batches/${id}`, tokens: path('/token') }, () => frame.isOpenToAll);
 
-const actions = {
-  share: async () => share(),
-  cancel: () => request(path(), 'DELETE').then(() => refresh()),
-  async retry() {
-    const { batch_id: next } = await request(path('/retry'), 'POST');
-    location.assign(new URL(`batches/${next}`, document.baseURI));
-  },
-  async delete() {
-    await request(path('?purge=true'), 'DELETE').catch((error) => { if (error.status !== 404) throw error; });
+const actions = new PageActions(path(), {
+  entry: () => batch && { id, batch: true, status: batch.status },
+  share,
+  onChange: () => batch && show(),
+  onCancelled: () => refresh(),
+  next: ({ batch_id: next }) => `batches/${next}`,
+  onDeleted() {
     leave();
     frame.absent(t('This batch was deleted'), t('The files and logs of its jobs were deleted with it.'));
   },
-};
-
-byId('actions').addEventListener('click', ({ target }) => {
-  const button = target.closest('button');
-  const act = actions[button?.dataset.action];
-  if (!act || (button.dataset.question && !isConfirmed(button, button.dataset.question))) return;
-  attempt(button, act);
-});
-
-/** A link cannot carry the key, so the browser opens a link with a short-lived token. */
-byId('download').addEventListener('click', (event) => {
-  if (token || currentKey() === null) return;
-  event.preventDefault();
-  attempt(event.currentTarget, async () => {
-    element('a', { href: await signedUrl(path()), download: '' }).click();
-  });
 });
 
 frame.enter();

@@ -3,6 +3,8 @@
 import { currentKey, useKey } from './access.js';
 import { byId, setText } from './dom.js';
 import { Gate, mayWrite } from './gate.js';
+import './keys.js';
+import { checkVersion } from './lazy.js';
 import { token } from './pass.js';
 import { t, timeLocale, translatePage } from './text.js';
 
@@ -19,6 +21,7 @@ export class Frame {
   #listener;
   #gate;
   #lostAt = null;
+  #wasLost = false;
   #stated = null; // the server's notice about itself
   #isOpen = false;
 
@@ -86,6 +89,8 @@ export class Frame {
   /** @param {'live' | 'polling' | 'reconnecting' | 'ended'} connection */
   connect(connection) {
     const indicator = byId('connection');
+    if (connection !== 'reconnecting' && this.#wasLost) checkVersion();
+    this.#wasLost = connection === 'reconnecting' && !byId('main').hidden;
     indicator.hidden = connection === 'ended';
     indicator.dataset.connection = connection;
     setText(indicator, CONNECTIONS[connection] ?? '');

@@ -1,6 +1,6 @@
 /** Sign-in: requests the identity of this page from the server, and asks the user for a key if one is required. */
 
-import { currentKey, isPossible, onRefused, useKey } from './access.js';
+import { currentKey, forgetTyped, isPossible, onRefused, useKey } from './access.js';
 import { whoAmI } from './api.js';
 import { t } from './text.js';
 
@@ -69,6 +69,7 @@ export class Gate {
 
   #lock(sentence) {
     useKey(null);
+    forgetTyped();
     const before = this.#locked;
     this.#locked = true;
     this.#root.hidden = false;

@@ -1,5 +1,6 @@
 /** The intake: a drop zone, and a form for the options that the chosen pipeline of the server has. */
 
+import { keepTyped, typed } from './access.js';
 import { chosenPipeline, rememberPipeline } from './remembered.js';
 import { t } from './text.js';
 
@@ -99,9 +100,9 @@ export class Intake {
   #show() {
     const pipeline = this.#pipeline;
     if (!pipeline) return;
-    const changed = new Map([...this.#fields.querySelectorAll('[data-changed]')].map((input) => [input.name, input]));
+    const entered = typed();
     const properties = Object.entries(pipeline.schema.properties);
-    this.#fields.replaceChildren(...properties.map(([name, option]) => field(name, option, changed.get(name))));
+    this.#fields.replaceChildren(...properties.map(([name, option]) => field(name, option, entered[name])));
     const { file, pipeline: select } = this.#form.elements;
     this.#details.hidden = !properties.length && select.closest('label').hidden;
     file.accept = pipeline.accept.includes('*/*') ? '' : [...pipeline.extensions, ...pipeline.accept].join();
@@ -123,7 +124,7 @@ export class Intake {
   }
 }
 
-/** @param {string} name @param {Option} option @param {HTMLInputElement} [before] what the user has entered for it */
+/** @param {string} name @param {Option} option @param {{type: string, value: any}} [before] what the user has entered for it */
 function field(name, option, before) {
   const isOpen = option.type === 'boolean' && option.default === undefined; // a switch has no third position
   const input = option.enum || isOpen ? select(option) : control(option);
@@ -131,11 +132,9 @@ function field(name, option, before) {
   const missing = option['x-available'] === false;
   input.disabled = missing;
   if (before?.type === input.type && !missing) {
-    if (input.type === 'checkbox') input.checked = before.checked;
-    else input.value = before.value;
-    input.dataset.changed = '';
+    input[propertyOf(input)] = before.value;
   }
-  input.addEventListener('input', () => { input.dataset.changed = ''; });
+  input.addEventListener('input', () => keepTyped({ ...typed(), [name]: { type: input.type, value: input[propertyOf(input)] } }));
   const label = document.createElement('label');
   label.className = 'option';
   const title = document.createElement('span');
@@ -151,6 +150,8 @@ function field(name, option, before) {
   if (option.examples) label.append(offer(input, option.examples));
   return label;
 }
+
+const propertyOf = ({ type }) => (type === 'checkbox' ? 'checked' : 'value');
 
 /** Offers values for a text field. Those in the languages of the user come first. */
 function offer(input, values) {

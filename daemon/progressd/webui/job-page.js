@@ -1,16 +1,14 @@
 /** Assembles the page of one job: the frame, the model, the views, and the buttons. */
 
-import { currentKey } from './access.js';
-import { signedUrl } from './api.js';
-import { isConfirmed } from './confirm.js';
-import { byId, element, setText } from './dom.js';
-import { attempt, Frame } from './frame.js';
+import { byId, setText } from './dom.js';
+import { Frame } from './frame.js';
 import { isFinished, isOpenEnded, jobPath } from './job.js';
 import { JobModel } from './job-model.js';
 import { JobPreviews } from './job-previews.js';
 import { announcementOf, canRetry, nameOf, resultOf } from './job-text.js';
 import { showFigures, showJob } from './job-view.js';
-import { pass, request, token } from './pass.js';
+import { PageActions } from './page-actions.js';
+import { pass, token } from './pass.js';
 import './progressd-log.js';
 import { setUpSharing } from './share.js';
 import { t } from './text.js';
@@ -44,7 +42,7 @@ const model = new JobModel(id, {
 /** @param {import('./job-model.js').Job} job */
 function show(job) {
   const isFirst = frame.show();
-  showJob(job);
+  showJob(job, actions.isPending);
   showTimeline(job);
   showActions(job);
   showTitle(job);
@@ -98,14 +96,8 @@ function announce(job) {
 
 function showActions(job) {
   const finished = isFinished(job);
-  const shown = { cancel: !finished, retry: canRetry(job), delete: finished, share: !token };
-  const focused = document.activeElement;
-  for (const button of byId('actions').querySelectorAll('button')) {
-    button.hidden = !shown[button.dataset.action];
-    if (!button.hasAttribute('data-asking')) button.ariaLabel = button.textContent.trim();
-  }
+  actions.show({ cancel: !finished, retry: canRetry(job), delete: finished, share: !token });
   showDownload(job);
-  if (focused?.hidden && focused.closest('#actions')) byId('name').focus();
 }
 
 function showDownload(job) {
@@ -123,35 +115,16 @@ function showDownload(job) {
 
 const share = setUpSharing({ page: `jobs/${id}`, tokens: jobPath(id, '/token') }, () => frame.isOpenToAll);
 
-const actions = {
-  share: async () => share(),
-  cancel: () => request(jobPath(id), 'DELETE').then(() => model.refresh()),
-  async retry() {
-    const { job_id: next } = await request(jobPath(id, '/retry'), 'POST');
-    location.assign(new URL(`jobs/${next}`, document.baseURI));
-  },
-  async delete() {
-    await request(jobPath(id, '?purge=true'), 'DELETE').catch((error) => { if (error.status !== 404) throw error; });
+const actions = new PageActions(jobPath(id), {
+  entry: () => model.job,
+  share,
+  onChange: () => model.job && show(model.job),
+  onCancelled: () => model.refresh(),
+  next: ({ job_id: next }) => `jobs/${next}`,
+  onDeleted() {
     model.stop();
     showAbsence('deleted');
   },
-};
-
-byId('actions').addEventListener('click', ({ target }) => {
-  const button = target.closest('button');
-  const act = actions[button?.dataset.action];
-  if (!act || (button.dataset.question && !isConfirmed(button, button.dataset.question))) return;
-  attempt(button, act);
-});
-
-/** A link cannot carry the key, so the browser opens a link with a short-lived token. */
-byId('download').addEventListener('click', (event) => {
-  const link = event.currentTarget;
-  if (!link.hasAttribute('download') || token || currentKey() === null) return;
-  event.preventDefault();
-  attempt(link, async () => {
-    element('a', { href: await signedUrl(jobPath(id)), download: '' }).click();
-  });
 });
 
 /** @param {import('./job-model.js').Absence} why */
@@ -169,7 +142,7 @@ function showAbsence(why, sentence = '') {
 
 setInterval(() => {
   if (document.hidden || !model.job || isFinished(model.job) || frame.isLost) return;
-  showFigures(model.job);
+  showFigures(model.job, actions.isPending);
   if (isMoving(model.job)) showTimeline(model.job);
 }, 1000);
 

@@ -10,16 +10,17 @@ import { t, timeLocale } from './text.js';
 const exactly = (iso) => element('time', { dateTime: iso, title: iso }, whole(iso));
 const whole = (iso) => new Intl.DateTimeFormat(timeLocale(), { dateStyle: 'medium', timeStyle: 'medium' }).format(new Date(iso));
 
-/** Shows all of a job that changes with a message. */
-export function showJob(job) {
+/** Shows all of a job that changes with a message. @param {boolean} isPending whether it is about to be cancelled */
+export function showJob(job, isPending) {
   const { status, progress = {} } = job;
   const page = document.body;
   page.dataset.status = status;
   page.toggleAttribute('data-stalled', isLate(job));
+  page.toggleAttribute('data-pending', isPending);
   setText(byId('name'), nameOf(job));
   setText(byId('kind'), job.kind && job.kind !== nameOf(job) ? job.kind : '');
   showProgress(job);
-  showFigures(job);
+  showFigures(job, isPending);
   showTasks(status === 'processing' ? progress.tasks ?? [] : []);
   showDetails(job);
   byId('failure').hidden = status !== 'failed';
@@ -48,10 +49,10 @@ function describedStep(job) {
 }
 
 /** Updates what changes with the time alone. */
-export function showFigures(job) {
+export function showFigures(job, isPending) {
   const { status, progress = {} } = job;
   const spent = spentOn(job);
-  setText(byId('state'), stateOf(job));
+  setText(byId('state'), isPending ? t('Cancelling…') : stateOf(job));
   setText(byId('time'), isFinished(job) && spent ? status === 'completed' ? t('in {time}', { time: spent }) : t('after {time}', { time: spent }) : '');
   const running = status === 'processing';
   const { rate: speed, unit } = running ? progress : {};

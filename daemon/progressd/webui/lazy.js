@@ -1,8 +1,14 @@
-/** Modules that only some pages need. After an update of the daemon, those of an open page are gone. */
+/** After an update of the daemon, an open page is old: the modules that it has not loaded yet are gone. */
 
+import { byId } from './dom.js';
 import { t } from './text.js';
 
 const ITEM = 'progressd-reloaded';
+
+/** A page without a connection, such as that of a finished job, is checked when the user returns to it. */
+const CHECK_MS = 60_000;
+
+let checkedAt = performance.now();
 
 /**
  * Loads a module. If the daemon was updated, the page loads itself again, once.
@@ -15,11 +21,28 @@ export async function lazily(load, mayReload) {
   try {
     return await load();
   } catch {
-    const own = await fetch(import.meta.url, { method: 'HEAD', cache: 'no-store' }).catch(() => null);
-    if (own?.status !== 404) throw new Error(t('The server cannot be reached. Try again when it is back.'));
+    if (!(await isOld())) throw new Error(t('The server cannot be reached. Try again when it is back.'));
     if (mayReload && isFirst()) location.reload();
+    offerReload();
     throw new Error(t('The server was updated. Reload the page.'));
   }
+}
+
+/** Offers to load the page again if the daemon was updated. Pages call it when they reach the server again. */
+export async function checkVersion() {
+  checkedAt = performance.now();
+  if (await isOld()) offerReload();
+}
+
+/** The address of this module contains the version of the page. A cache between the browser and the server is bypassed. */
+async function isOld() {
+  const response = await fetch(`${import.meta.url}?${Date.now()}`, { method: 'HEAD', cache: 'no-store' }).catch(() => null);
+  return response?.status === 404;
+}
+
+/** The page never reloads itself under the hands of the user. */
+function offerReload() {
+  byId('update').hidden = false;
 }
 
 /** Whether this version of the page has not loaded itself again yet. */
@@ -32,3 +55,8 @@ function isFirst() {
     return false; // without storage, it could go on forever
   }
 }
+
+document.addEventListener('visibilitychange', () => {
+  if (!document.hidden && performance.now() - checkedAt > CHECK_MS) checkVersion();
+});
+byId('update')?.querySelector('button').addEventListener('click', () => location.reload());

@@ -12,7 +12,8 @@ import { moment } from './format.js';
 import { Gate, mayWrite } from './gate.js';
 import { nameOf } from './job-text.js';
 import { isFinished, Jobs } from './jobs.js';
-import { lazily } from './lazy.js';
+import './keys.js';
+import { checkVersion, lazily } from './lazy.js';
 import { List } from './list.js';
 import { isFiltered } from './query.js';
 import { choose, setting } from './settings.js';
@@ -50,6 +51,7 @@ const byId = (id) => document.getElementById(id);
 let frame = 0;
 let timer = 0;
 let isAway = false;
+let wasConnected = false;
 let awayTimer = 0;
 let failures = 0; // since the user last looked at the page
 let announced = [];
@@ -329,6 +331,8 @@ function showConnection(connection, heardAt) {
     if (!awayTimer) awayTimer = setTimeout(() => goAway(heardAt), AWAY_MS);
   } else {
     comeBack();
+    if (wasConnected) checkVersion();
+    wasConnected = true;
     list.clearNotes(); // the server is back, so failed actions can be retried
     showHealth();
     if (currentKey() !== null) gate.enter(); // the key's rights may have changed
@@ -431,24 +435,13 @@ function setUpSettings(form) {
 
 function pressed(event) {
   const { key, target } = event;
-  const isTyping = target.matches('input:not([type=checkbox], [type=radio]), select, textarea');
   if (event.ctrlKey || event.altKey || event.metaKey || target.closest('dialog') || byId('main').hidden) return;
   if (key === 'Escape' && selection.size) {
     selection.clear();
   } else if (key === 'ArrowDown' && (target === byId('search') || target === document.body) && list.rows) {
     event.preventDefault();
     list.rows.focus();
-  } else if (key === '/' && !isTyping) {
-    event.preventDefault();
-    toolbar.focusSearch();
-  } else if (key === '?' && !isTyping) {
-    event.preventDefault();
-    showKeys();
   }
-}
-
-function showKeys() {
-  lazily(() => import('./help.js'), !uploads.busy).then(({ showHelp }) => showHelp(byId('keys')), (error) => toasts.say(error.message));
 }
 
 gate.enter();
@@ -463,6 +456,5 @@ document.addEventListener('visibilitychange', () => {
 });
 document.querySelector('.filters').addEventListener('toggle', ({ target }) => target.open && toolbar.offer(jobs.all()));
 byId('empty').querySelector('button').addEventListener('click', () => toolbar.clear());
-byId('keys-button').addEventListener('click', showKeys);
 byId('work').addEventListener('click', download);
 byId('sign-out').addEventListener('click', signOut);

@@ -26,6 +26,7 @@ const EARLIER_PX = 600; // earlier lines are loaded at this distance from the to
 const END_PX = 24; // at this distance from the end, the view follows
 const LONGEST = 65_536; // characters of a line that arrives in parts
 const MAX_MATCHES = 100_000;
+const TYPING_MS = 120; // the search begins this long after the last key
 
 /**
  * @typedef {object} Line
@@ -148,6 +149,18 @@ export class ProgressdLog extends HTMLElement {
       }
     }
     return found;
+  }
+
+  /** Moves the focus to the field that searches the log. */
+  focusFind() {
+    this.#parts.find.focus();
+    this.#parts.find.select();
+  }
+
+  /** Follows the end of the log, or stops following it. */
+  toggleFollow() {
+    this.#follow(!this.#following);
+    return true;
   }
 
   /* Requests */
@@ -727,15 +740,23 @@ export class ProgressdLog extends HTMLElement {
   #listen() {
     const { find, scroller } = this.#parts;
     let typing = 0;
+    const search = () => {
+      clearTimeout(typing);
+      typing = 0;
+      this.#search();
+    };
     find.addEventListener('input', () => {
       clearTimeout(typing);
-      typing = setTimeout(() => this.#search(), 120);
+      typing = setTimeout(search, TYPING_MS);
     });
     find.addEventListener('keydown', (event) => {
-      if (event.key === 'Enter') this.#turn(event.shiftKey ? -1 : 1);
-      else if (event.key === 'Escape' && find.value) {
+      if (event.isComposing) return;
+      if (event.key === 'Enter' && typing) search();
+      else if (event.key === 'Enter') this.#turn(event.shiftKey ? -1 : 1);
+      else if (event.key === 'Escape' && !find.value) scroller.focus();
+      else if (event.key === 'Escape') {
         find.value = '';
-        this.#search();
+        search();
       } else return;
       event.preventDefault();
       event.stopPropagation();
@@ -748,10 +769,9 @@ export class ProgressdLog extends HTMLElement {
   #pressed(event) {
     const command = event.ctrlKey || event.metaKey;
     const isInLines = event.target === this.#parts.scroller;
-    if (command && event.key === 'f') {
-      this.#parts.find.focus();
-      this.#parts.find.select();
-    } else if (command && event.key === 'a' && isInLines) this.#selectAll();
+    if (command && event.key === 'f') this.focusFind();
+    else if (event.key === 'F3' || (command && event.key.toLowerCase() === 'g')) this.#turn(event.shiftKey ? -1 : 1);
+    else if (command && event.key === 'a' && isInLines) this.#selectAll();
     else if (event.key === 'End' && isInLines) this.#follow(true);
     else return;
     event.preventDefault();

@@ -1,6 +1,7 @@
 /** Unfinished uploads, kept in the browser across reloads. The file itself must be chosen again. */
 
 import { currentKey } from './access.js';
+import { parsed } from './settings.js';
 
 const PREFIX = `progressd-upload ${new URL('.', document.baseURI).pathname} `;
 
@@ -57,7 +58,13 @@ const CHOICE = `progressd-pipeline ${new URL('.', document.baseURI).pathname}`;
 export const chosenPipeline = () => storage?.getItem(CHOICE) ?? null;
 
 /** @param {string} name */
-export const rememberPipeline = (name) => storage?.setItem(CHOICE, name);
+export function rememberPipeline(name) {
+  try {
+    storage?.setItem(CHOICE, name);
+  } catch {
+    // The storage is full.
+  }
+}
 
 /** @param {Remembered} upload */
 export function remember(upload) {
@@ -71,12 +78,20 @@ export function remember(upload) {
 /** @param {string} id */
 export const forget = (id) => storage?.removeItem(PREFIX + id);
 
+/** Forgets what is not a record: an extension or a person may have changed it. */
+function recordOf(name) {
+  const record = parsed(storage.getItem(name));
+  const isRecord = record && PREFIX + record.id === name && record.name && record.size >= 0 && Object(record.metadata) === record.metadata;
+  if (!isRecord) storage.removeItem(name);
+  return isRecord ? record : null;
+}
+
 /** @returns {Promise<Remembered[]>} the uploads that no tab is sending */
 export async function remembered() {
   const names = storage ? Object.keys(storage).filter((name) => name.startsWith(PREFIX)) : [];
   if (!names.length) return [];
   const busy = await ofOtherTabs();
-  const all = names.map((name) => JSON.parse(storage.getItem(name))).filter((record) => record && !busy.has(record.id));
+  const all = names.map((name) => recordOf(name)).filter((record) => record && !busy.has(record.id));
   return all.filter(({ id, url, at }) => {
     // The server checks the key of an upload that it knows. Others may belong to someone who has signed out.
     const isKept = Date.now() - at <= MAX_AGE_MS && (url || currentKey() === null);

@@ -16,6 +16,19 @@ export const setting = (name) => storage?.getItem(PREFIX + name) ?? null;
 
 /** @param {string} name @param {string | null} value null to forget the choice */
 export function choose(name, value) {
-  if (value === null) storage?.removeItem(PREFIX + name);
-  else storage?.setItem(PREFIX + name, value);
+  try {
+    if (value === null) storage?.removeItem(PREFIX + name);
+    else storage?.setItem(PREFIX + name, value);
+  } catch {
+    // The storage is full: the choice holds until the page is closed.
+  }
+}
+
+/** Reads JSON that an extension, an older version or a person may have changed. @returns {?any} null if it is not JSON */
+export function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }

@@ -1,13 +1,13 @@
 /** The jobs that the user started here or starred. When one ends while the page is hidden, the browser notifies. */
 
 import { nameOf } from './job-text.js';
-import { choose, setting } from './settings.js';
+import { choose, parsed, setting } from './settings.js';
 import { t } from './text.js';
 
 const MAX_STARS = 500;
 
 /** @type {Set<string>} */
-const stars = new Set(JSON.parse(setting('stars') ?? '[]'));
+const stars = new Set([parsed(setting('stars'))].flat().filter((id) => typeof id === 'string'));
 const started = new Set();
 
 /** @param {string} id */

@@ -14,53 +14,53 @@ const RECENT = 200; // finished jobs
 const LONGEST = 10;
 const SMOOTH = 4; // samples over which rates are computed, so that one job a minute is not a spike
 
-let timer = 0;
-let failures = 0;
-let isOpen = false;
+let leaving = new AbortController();
 
 const frame = new Frame({
   onOpened() {
-    isOpen = true;
-    refresh();
+    leaving.abort();
+    leaving = new AbortController();
+    follow(leaving.signal);
   },
-  onLocked() {
-    isOpen = false;
-    clearTimeout(timer);
-  },
+  onLocked: () => leaving.abort(),
 });
 
 const number = (value) => new Intl.NumberFormat(language, { maximumFractionDigits: 1 }).format(value);
 const percentage = (value) => new Intl.NumberFormat(language, { style: 'percent', maximumFractionDigits: 1 }).format(value);
 
-async function refresh() {
-  clearTimeout(timer);
-  try {
-    const [stats, history, recent] = await Promise.all([
-      request('api/stats'),
-      request('api/stats/history').catch((error) => { if (error.status === 403) return null; throw error; }),
-      request(`api/jobs/history?limit=${RECENT}`),
-    ]);
-    if (!isOpen) return;
-    failures = 0;
-    frame.show();
-    frame.state(null);
-    frame.connect('ended');
-    showTiles(stats, history);
-    showCharts(history);
-    showLongest(recent.jobs);
-    setText(byId('version'), stats.server.version);
-  } catch (error) {
-    if (!isOpen || error.status === 401) return;
-    failures += 1;
-    frame.connect('reconnecting');
-    frame.state(error.message);
+/** Shows the statistics again and again, until the page is locked. */
+async function follow(signal) {
+  for (let failures = 0; !signal.aborted; ) {
+    try {
+      await refresh(signal);
+      failures = 0;
+    } catch (error) {
+      if (signal.aborted) return;
+      failures += 1;
+      frame.connect('reconnecting');
+      frame.state(error.message);
+    }
+    await new Promise((resume) => setTimeout(resume, Math.min(LONGEST_POLL_MS, POLL_MS * 2 ** failures)));
+    while (document.hidden) {
+      await new Promise((resume) => document.addEventListener('visibilitychange', resume, { once: true }));
+    }
   }
-  const delay = Math.min(LONGEST_POLL_MS, POLL_MS * 2 ** failures);
-  timer = setTimeout(() => (document.hidden ? again() : refresh()), delay);
 }
 
-function again() {
-  document.addEventListener('visibilitychange', () => isOpen && refresh(), { once: true });
+async function refresh(signal) {
+  const [stats, history, recent] = await Promise.all([
+    request('api/stats'),
+    request('api/stats/history').catch((error) => { if (error.status === 403) return null; throw error; }),
+    request(`api/jobs/history?limit=${RECENT}`),
+  ]);
+  if (signal.aborted) return;
+  frame.show();
+  frame.state(null);
+  frame.connect('ended');
+  showTiles(stats, history);
+  showCharts(history);
+  showLongest(recent.jobs);
+  setText(byId('version'), stats.server.version);
 }
 
 function showTiles({ server, jobs, system }, history) {

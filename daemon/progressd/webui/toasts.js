@@ -28,6 +28,7 @@ export class Toasts {
     const toast = this.#add(sentence);
     const undo = document.createElement('button');
     undo.type = 'button';
+    undo.dataset.undo = '';
     undo.textContent = t('Undo');
     undo.addEventListener('click', onUndo);
     toast.append(undo);

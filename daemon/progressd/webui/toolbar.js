@@ -57,12 +57,6 @@ export class Toolbar {
     this.#read();
   }
 
-  /** Moves the focus to the search. */
-  focusSearch() {
-    this.#search.focus();
-    this.#search.select();
-  }
-
   /** Shows all jobs again, in the same tab. */
   clear() {
     this.#go({ ...this.#query, q: '', kind: '', host: '', labels: [] });

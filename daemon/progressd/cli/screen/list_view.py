@@ -54,7 +54,7 @@ EMPTY: Final = {
     Tab.RUNNING: "no job is running",
     Tab.WAITING: "no job is waiting",
     Tab.ATTENTION: "no job needs a look",
-    Tab.DONE: "no job has finished",
+    Tab.FINISHED: "no job has finished",
     Tab.ALL: "waiting for jobs",
 }
 
