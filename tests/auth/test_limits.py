@@ -142,7 +142,7 @@ async def test_too_many_requests_return_429(slow_clock: MockClock, tmp_path: Pat
         rejected = await client.get("/api/jobs")
         assert (rejected.status_code, rejected.headers["Retry-After"]) == (429, "1")
         assert (rejected.headers["X-RateLimit-Limit"], rejected.headers["X-RateLimit-Remaining"]) == ("60", "0")
-        assert rejected.json().keys() == {"error", "message", "retry_after"}
+        assert rejected.json().keys() == {"error", "message", "retry_after", "code"}
         assert rejected.json()["error"] == "rate_limit_exceeded"
         assert await statuses(client, 1) == [429]
         assert (await client.get("/api/health")).status_code == 200

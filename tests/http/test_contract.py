@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from progressd.config.settings import BUILT_IN_PIPELINES
+from progressd.core.errors import CODES
 from progressd.core.pipeline import Pipeline
 from support.contract import DONE, FAILED, QUEUED, ROWS, RUNNING, Row
 from support.daemon import RunningDaemon, completed, failed, progress, registered, running_daemon
@@ -100,6 +101,7 @@ async def check(world: World, row: Row) -> None:
     assert not nulls(body)
     if response.status_code >= 400:
         assert isinstance(body["error"], str)
+        assert body["code"] in CODES.values()
     for name in ("created_at", "started_at", "completed_at"):
         assert all(re.fullmatch(TIME, time) for time in at(body, name))
 

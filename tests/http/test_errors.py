@@ -1,11 +1,13 @@
 """Every error is JSON with one sentence, and shows no internals."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from progressd.core import errors
 from progressd.core.errors import StoreFailed
 from progressd.store.sqlite import SQLiteStore
 from support.daemon import RunningDaemon, running_daemon
@@ -14,9 +16,21 @@ from support.peer import Peer, request, upgrade
 from support.samples import ID
 from support.scarcity import no_descriptors_left
 
+REST = Path(__file__).parents[2] / "docs/rest.md"
+CODE_ROW = re.compile(r"^\| `(\w+)` \| ([45]\d\d) \|", re.MULTILINE)
+
 
 def body_of(answer: bytes) -> bytes:
     return answer.partition(b"\r\n\r\n")[2]
+
+
+def test_the_documentation_lists_each_code() -> None:
+    documented = {code: int(status) for code, status in CODE_ROW.findall(REST.read_text())}
+    classes = [
+        error for error in vars(errors).values() if isinstance(error, type) and error.__module__ == errors.__name__
+    ]
+    statuses = {error.code: error.status for error in classes} | {code: status for status, code in errors.CODES.items()}
+    assert documented == statuses
 
 
 async def test_unknown_paths_return_404(client: httpx.AsyncClient) -> None:
@@ -128,7 +142,7 @@ async def test_a_failing_store_returns_503(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, open_store=broken(failure)) as daemon, client_of(daemon) as client:
         response = await client.get("/api/jobs")
         assert response.status_code == 503
-        assert response.json() == {"error": "the disk is full", "retry_after": 7}
+        assert response.json() == {"error": "the disk is full", "code": "unavailable", "retry_after": 7}
         assert response.headers["Retry-After"] == "7"
 
 

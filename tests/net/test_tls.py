@@ -138,7 +138,7 @@ async def test_a_request_without_tls_gets_an_error(tmp_path: Path, cert: Path, h
         response = await peer.response()
         assert (response.status, response.headers["connection"]) == (400, "close")
         assert response.headers["x-content-type-options"] == "nosniff"
-        assert response.json == {"error": "this port uses TLS: use https:// or wss://"}
+        assert response.json == {"error": "this port uses TLS: use https:// or wss://", "code": "bad_request"}
         assert await peer.rest() == b""
 
 

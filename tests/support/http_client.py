@@ -101,5 +101,5 @@ def error_of(response: httpx.Response) -> str:
     """Return the message of a JSON error."""
     assert response.headers["Content-Type"] == "application/json"
     body: Mapping[str, Any] = response.json()
-    assert body.keys() - {"retry_after"} == {"error"}
+    assert body.keys() - {"retry_after"} == {"error", "code"}
     return str(body["error"])

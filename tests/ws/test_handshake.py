@@ -114,7 +114,7 @@ async def test_a_rejected_upgrade_of_a_used_connection_gets_json(daemon: Running
         assert (await peer.ask("/api/health")).status == 200
         await peer.send(upgrade(JOB))
         response = await peer.response()
-        assert (response.status, list(response.json)) == (404, ["error"])
+        assert (response.status, list(response.json)) == (404, ["error", "code"])
         assert await peer.receive() == b""
     await daemon.report(registered(ID))
     async with Peer(await daemon.connect()) as peer:
@@ -178,13 +178,17 @@ async def test_a_rejected_handshake_gets_json_without_a_slot(tmp_path: Path) -> 
     async with running_daemon(tmp_path, limits=limits) as daemon:
         for data, status in REJECTED:
             response = await ask(daemon, data)
-            assert (response.status, list(response.json)) == (status, ["error"]), data
+            assert (response.status, list(response.json)) == (status, ["error", "code"]), data
             if status == 426:
                 assert (response.headers["upgrade"], response.headers["sec-websocket-version"]) == ("websocket", "13")
         async with daemon.watch() as watcher:
             response = await ask(daemon, upgrade())
             assert response.status == 503
-            assert response.json == {"error": "all 1 connections are in use", "retry_after": 5}
+            assert response.json == {
+                "error": "all 1 connections are in use",
+                "code": "too_many_connections",
+                "retry_after": 5,
+            }
             assert response.headers["retry-after"] == "5"
             await watcher.websocket.aclose()
             await eventually(lambda: not daemon.daemon.websockets)

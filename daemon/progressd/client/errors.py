@@ -63,7 +63,7 @@ class APIError(ClientError):
         hint = "; this does not seem to be progressd (check the URL)" if status in _OF_OTHER_SERVERS else ""
         message = answer.get("message") or answer.get("error") or f"{url} answered with HTTP status {status}{hint}"
         seconds = int(retry_after[:9]) if retry_after and retry_after.isdecimal() else None
-        return cls(status, str(message), seconds, str(answer.get("error", "")))
+        return cls(status, str(message), seconds, str(answer.get("code") or answer.get("error", "")))
 
 
 class StreamClosed(ClientError):

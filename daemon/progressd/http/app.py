@@ -10,7 +10,7 @@ from quart.wrappers.response import DataBody
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 
-from progressd.core.errors import InsufficientStorage, ProgressdError, Unavailable
+from progressd.core.errors import CODES, InsufficientStorage, InvalidInput, ProgressdError, Unavailable
 from progressd.http import openapi, pages
 from progressd.http.body import BackpressuredConnection, BackpressuredRequest
 from progressd.http.context import json_response
@@ -119,8 +119,10 @@ async def _not_a_websocket(path: str) -> Response:
     headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
     if upgrade and request.headers.get("Sec-WebSocket-Version", "13") == "13":
-        return json_response({"error": "invalid WebSocket handshake: see RFC 6455, section 4.1"}, 400)
-    return json_response({"error": "this is a WebSocket, version 13: connect with an upgrade"}, 426, headers)
+        sentence, status = "invalid WebSocket handshake: see RFC 6455, section 4.1", 400
+        return json_response({"error": sentence, "code": CODES[status]}, status)
+    sentence, status = "this is a WebSocket, version 13: connect with an upgrade", 426
+    return json_response({"error": sentence, "code": CODES[status]}, status, headers)
 
 
 async def _progressd_error(error: ProgressdError) -> Response:
@@ -139,7 +141,8 @@ async def _http_error(error: HTTPException) -> Response:
     path = request.path[:200]
     sentences = {404: f"nothing found at {path}", 405: f"{path} does not support {request.method}"}
     sentence = sentences.get(error.code or 500) or error.description or error.name
-    return _error(error.code or 500, sentence, {"error": sentence}, headers)
+    code = CODES.get(error.code or 500, InvalidInput.code)
+    return _error(error.code or 500, sentence, {"error": sentence, "code": code}, headers)
 
 
 def _error(status: int, sentence: str, body: dict[str, object], headers: dict[str, str]) -> Response:
@@ -157,7 +160,7 @@ async def _unexpected_error(error: Exception) -> Response:
         return await _progressd_error(Unavailable(f"the daemon cannot respond at the moment: {reason}"))
     path = ping.masked(request.path)
     log.error("request failed", method=request.method, path=path, error=repr(error), exc_info=error)
-    return json_response({"error": "internal error: see the daemon's log"}, 500)
+    return json_response({"error": "internal error: see the daemon's log", "code": CODES[500]}, 500)
 
 
 async def _compressed(response: Response) -> Response:

@@ -14,6 +14,7 @@ from msgspec import UNSET, Struct, UnsetType
 from quart import Blueprint, Quart, Response, current_app
 
 from progressd import __version__
+from progressd.core.errors import CODES
 from progressd.http.context import request_context
 from progressd.http.schemas import JSON
 
@@ -50,10 +51,11 @@ def described(
 class ErrorBody(Struct, frozen=True):
     """The reason as a sentence. 401, 403 and 429 have a word in `error` and the sentence in `message`.
 
-    `retry_after` is in seconds.
+    `code` is a word for programs: docs/rest.md lists the codes. `retry_after` is in seconds.
     """
 
     error: str
+    code: str
     message: str | UnsetType = UNSET
     retry_after: int | UnsetType = UNSET
 
@@ -262,7 +264,8 @@ def _success(status: int, content: Mapping[str, Any], schema_of: Mapping[Any, An
 
 
 def _error(status: int, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
-    example = {"error": ERRORS[status], **({"retry_after": 5} if status in (429, 503) else {})}
+    retry = {"retry_after": 5} if status in (429, 503) else {}
+    example = {"error": ERRORS[status], "code": CODES[status], **retry}
     return {"description": ERRORS[status], "content": {JSON: {"schema": schema_of[ErrorBody], "example": example}}}
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from progressd.config.settings import Server
-from progressd.core.errors import SettingsError
+from progressd.core.errors import InvalidInput, SettingsError
 from progressd.core.messages import encode
 from progressd.net.connection import MAX_RECEIVE, SocketTransport, require_open
 from progressd.net.request import ALWAYS
@@ -22,7 +22,7 @@ from progressd.system.condition import Condition
 from progressd.system.event_loop_limiter import EventLoopLimiter
 from progressd.system.fs import read_regular
 
-PLAIN_TEXT_ERROR: Final = encode({"error": "this port uses TLS: use https:// or wss://"})
+PLAIN_TEXT_ERROR: Final = encode({"error": "this port uses TLS: use https:// or wss://", "code": InvalidInput.code})
 PLAIN_TEXT_RESPONSE: Final = (  # response to a request without TLS
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n%b\r\n\r\n%b"

@@ -27,6 +27,7 @@ from hypercorn.utils import parse_socket_addr
 
 from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits
+from progressd.core.errors import InvalidInput
 from progressd.core.messages import encode
 from progressd.http.job_cache import CachedResponse
 from progressd.http.middleware import AccessMiddleware
@@ -313,7 +314,7 @@ class Protocol(H11Protocol):
 
     async def _send_error_response(self, status_code: int, *, head: bool = False) -> None:
         reason = HTTPStatus(status_code).phrase.lower()
-        body = encode({"error": f"this is not a valid HTTP/1.1 request: {reason}"})
+        body = encode({"error": f"this is not a valid HTTP/1.1 request: {reason}", "code": InvalidInput.code})
         headers = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body))]
         headers += [CLOSE, *self.config.response_headers("h11")]
         content = h11.Data(data=b"" if head else body)
