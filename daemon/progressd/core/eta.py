@@ -166,7 +166,7 @@ def steps_of(job: Job) -> tuple[RunStep, ...]:
 
 
 def usual_steps(runs: Sequence[Run], words: tuple[str, ...], size: int) -> list[tuple[RunStep, int]]:
-    """Return the medians of the steps of the most similar runs, in order of their start, and the numbers of runs."""
+    """Return the steps of the most similar runs, with median times, in order of their start, and how many had each."""
     similar = [run for run in similar_runs(runs, words) if run.steps]
     by_name = dict[str, list[RunStep]]()
     exponent = _exponent(runs)

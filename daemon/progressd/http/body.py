@@ -206,7 +206,7 @@ class FormSink(Protocol):
         """Begin a file."""
 
     async def whole(self) -> None:
-        """Finish the file. It is complete."""
+        """Finish the file, after its last byte."""
 
 
 def form_body(request: Request, limits: Limits, max_files: int) -> BodyChunks:

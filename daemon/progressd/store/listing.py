@@ -311,7 +311,7 @@ class Listing:
         ]
 
     def _listed(self, status: JobStatus, below: int | None, above: int | None) -> _SQL:
-        """Return the query for the jobs of a range, from the index of the list."""
+        """Return the query for the jobs of the list in a range, from its index."""
         conditions = [self._list.condition, _SQL("listed.status = ?", (status,))]
         conditions += _bounds("listed.created_offset", below, above)
         table = self._list.table.format(row="listed")
