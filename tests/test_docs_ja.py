@@ -12,8 +12,11 @@ ENGLISH = {page: ROOT / "docs" / page.name for page in sorted(ROOT.glob("docs/ja
 ENGLISH[ROOT / "README.ja.md"] = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
+LABELS = dict(re.findall(r"(?m)^  '(.+)': '(.+)',$", (ROOT / "daemon/progressd/webui/languages/ja.js").read_text()))
+
 COMMENT = re.compile(r"(?m)(?:^|[ \t]+)(?:#|//) .*?(?=</script>|$)")  # in code: it may be translated
 INLINE_CODE = re.compile(r"`([^`]+)`")
+BOLD = re.compile(r"\*\*([^*]+)\*\*(?!:)")  # a label of the web page, if LABELS has it
 LINK = re.compile(r"\[([^\]]*)\]\(([^()\s]+)\)")
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 ITEM = re.compile(r"(?:[-*]|\d+\.) ")
@@ -91,6 +94,8 @@ def test_a_translation_matches_its_page(japanese: Path) -> None:
             assert COMMENT.sub("", text) == COMMENT.sub("", text_ja), f"{todo} They differ in code:{where}"
         else:
             assert names(text) == names(text_ja), f"{todo} They differ in inline code:{where}"
+            labels = [LABELS[label] for label in BOLD.findall(text) if label in LABELS]
+            assert all(label in text_ja for label in labels), f"{todo} The page says {labels}:{where}"
             assert numbers(text) <= numbers(text_ja), f"{todo} The translation lacks numbers:{where}"
     assert len(blocks(english)) == len(blocks(japanese)), f"{todo} One of them is longer."
 
