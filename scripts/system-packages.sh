@@ -9,7 +9,7 @@ need() {
     command -v "$1" >/dev/null || missing="$missing $2"
 }
 
-need chromium chromium
+need chromium-headless-shell chromium-headless-shell
 need tesseract tesseract-ocr
 need systemctl systemd
 need nsenter util-linux

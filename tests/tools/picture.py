@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -75,11 +74,11 @@ def draw(captured: str, directory: Path) -> None:
     console.print(Text.from_ansi(captured), soft_wrap=True)
     html = directory / "watch.html"
     html.write_text(console.export_html(theme=MONOKAI, code_format=FRAME))
-    chromium = shutil.which("chromium") or "chromium"
     lines = captured.count("\n") + 1
     size = f"--window-size={round(COLUMNS * 8.43) + 28},{round(lines * 19.6) + 28}"
-    options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--force-device-scale-factor=2", size]
-    subprocess.run([chromium, *options, f"--screenshot={PICTURE}", html.as_uri()], check=True, capture_output=True)
+    options = ["--no-sandbox", "--hide-scrollbars", "--force-device-scale-factor=2", size]
+    command = ["chromium-headless-shell", *options, f"--screenshot={PICTURE}", html.as_uri()]
+    subprocess.run(command, check=True, capture_output=True)
     print(captured)
 
 
