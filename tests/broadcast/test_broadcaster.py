@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 from progressd.broadcast.broadcaster import FANOUT_INTERVAL, FANOUT_THRESHOLD, Broadcaster, Reader
-from progressd.broadcast.envelope import CAPACITY, Envelope
+from progressd.broadcast.envelope import CAPACITY, MAX_TAKE, Envelope
 from progressd.core.errors import SlowConsumer
 from progressd.core.messages import ALL_JOBS, Error, ErrorData, JobMessage, Message, job_topic
 from support.outboxes import Collected
@@ -14,7 +14,7 @@ from support.samples import ID, cancelled, created, job_id, moved, started, succ
 from support.waiting import PATIENCE, settled
 
 OTHER = job_id(2)
-MANY: list[JobMessage] = [started(job_id(number)) for number in range(CAPACITY + 10)]
+MANY: list[JobMessage] = [started(job_id(number)) for number in range(MAX_TAKE + CAPACITY + 10)]
 
 
 async def all_of(reader: Reader) -> list[Message]:
@@ -32,13 +32,22 @@ def tasks() -> int:
 
 
 class Later:
-    """A nursery that starts its tasks on demand."""
+    """A nursery that starts no task until `start`."""
 
-    def __init__(self) -> None:
-        self.waiting: list[Callable[[], Awaitable[None]]] = []
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._waiting: list[Callable[[], Awaitable[None]]] | None = []
 
     def start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
-        self.waiting.append(function)
+        if self._waiting is None:
+            self._nursery.start_soon(function)
+        else:
+            self._waiting.append(function)
+
+    def start(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        for function in waiting or ():
+            self._nursery.start_soon(function)
 
 
 async def publish_all(broadcaster: Broadcaster, messages: Sequence[JobMessage], sent: list[Message]) -> None:
@@ -92,7 +101,7 @@ async def test_a_message_after_the_end_does_not_block_readers() -> None:
     broadcaster = Broadcaster()
     reader = broadcaster.subscribe(ID)
     await broadcaster.publish(Envelope(1, cancelled()))
-    await broadcaster.publish(Envelope(2, moved(1)))  # in one batch for the fan-out, which has not run yet
+    await broadcaster.publish(Envelope(2, moved(1)))  # in the same pass
     assert (await all_of(reader))[0] == cancelled()
 
 
@@ -124,28 +133,27 @@ async def test_a_slow_reader_blocks_no_other() -> None:
 
 
 async def test_a_full_channel_blocks_the_publisher(nursery: trio.Nursery) -> None:
-    later = Later()
+    later = Later(nursery)
     broadcaster = Broadcaster(nursery=later)  # type: ignore[arg-type]
     reader = broadcaster.subscribe()
     sent: list[Message] = []
     nursery.start_soon(publish_all, broadcaster, MANY, sent)
     await settled()
-    assert len(sent) == CAPACITY
-    nursery.start_soon(later.waiting[0])
+    assert len(sent) == MAX_TAKE + CAPACITY
+    later.start()
     await settled()
     assert len(sent) == len(MANY)
     assert await some_of(reader, len(MANY)) == MANY
 
 
 async def test_the_last_watcher_leaving_unblocks_the_publisher(nursery: trio.Nursery) -> None:
-    later = Later()
+    later = Later(nursery)
     broadcaster = Broadcaster(nursery=later)  # type: ignore[arg-type]
     reader = broadcaster.subscribe()
     sent: list[Message] = []
     nursery.start_soon(publish_all, broadcaster, MANY, sent)
     await settled()
     reader.close()
-    nursery.start_soon(later.waiting[0])
     await settled()
     assert len(sent) == len(MANY)
 
@@ -169,24 +177,23 @@ async def test_the_last_closed_reader_leaves_nothing(
 ) -> None:
     broadcaster, before = Broadcaster(), tasks()
     first, second = broadcaster.subscribe(job), broadcaster.subscribe(job)
+    await broadcaster.broadcast(moved(1))
     await settled()
-    assert tasks() == before + 1
+    assert (tasks(), broadcaster.watched) == (before, 1)
     await leave(first)
-    await settled()
-    assert tasks() == before + 1
+    assert broadcaster.watched == 1
+    await broadcaster.publish(Envelope(2, moved(2)))
     await leave(second)
     await settled()
-    assert tasks() == before
+    assert (tasks(), broadcaster.watched) == (before, 0)
 
 
 async def test_a_garbage_collected_reader_leaves_nothing() -> None:
-    broadcaster, before = Broadcaster(), tasks()
+    broadcaster = Broadcaster()
     reader = broadcaster.subscribe(ID)
-    await settled()
-    assert tasks() == before + 1
+    assert broadcaster.watched == 1
     del reader
-    await settled()
-    assert tasks() == before
+    assert broadcaster.watched == 0
 
 
 async def test_readers_of_an_ended_job_leave_nothing() -> None:
@@ -196,7 +203,7 @@ async def test_readers_of_an_ended_job_leave_nothing() -> None:
     for reader in readers:
         await all_of(reader)
     await settled()
-    assert tasks() == before
+    assert (tasks(), broadcaster.watched) == (before, 0)
 
 
 async def test_a_reader_may_outlive_the_run() -> None:
@@ -315,7 +322,7 @@ async def test_an_interval_costs_nothing_once_its_watchers_have_left(nursery: tr
     before = tasks()
     joined = [broadcaster.join(ALL_JOBS, Collected(), interval=interval) for interval in (0.0, 1.0, 1.0, 2.0)]
     await settled()
-    assert tasks() == before + 3  # one per topic, and one per interval
+    assert tasks() == before + 2  # one per interval
     for subscription in joined:
         subscription.leave()
     await settled()

@@ -1,12 +1,12 @@
 """The broadcaster: topics, the fan-out of every message to the watchers of its topics, and readers in this process.
 
-Each topic with watchers has one memory channel and one fan-out task. Publishing awaits the channel, so a burst slows
-only the publisher. The fan-out never awaits a watcher, so a slow watcher delays no other watcher.
+Messages wait in their topics until the next pass of the event loop. Then one task delivers those of all topics. A topic
+delivers at most MAX_TAKE messages in a pass. Further ones wait in its memory channel. Publishing awaits the channel, so
+a burst slows only the publisher. The delivery never awaits a watcher, so a slow watcher delays no other watcher.
 """
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
 from functools import partial
 from types import TracebackType
 from typing import Final, TypeAlias
@@ -20,7 +20,7 @@ from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, FanOut, Outbox
 from progressd.broadcast.subscription import PARTS_PER_PASS, EmptyHistory, History, Replay, Subscription
 from progressd.core.close_codes import SLOW_CONSUMER, CloseCode
 from progressd.core.errors import SlowConsumer
-from progressd.core.messages import ALL_JOBS, Notice, TopicMessage, ended_topic, job_topic, topics_of
+from progressd.core.messages import ALL_JOBS, Notice, Progress, TopicMessage, ended_topic, job_topic, topics_of
 from progressd.system.condition import Condition
 from progressd.system.event_loop_limiter import EventLoopLimiter
 
@@ -36,12 +36,13 @@ Spawn: TypeAlias = Callable[[Callable[[], Awaitable[None]]], object]
 class Audience:
     """Watchers that receive the same messages of a topic, encoded and joined once."""
 
+    __slots__ = ("_catching_up", "_fan_out", "name", "subscriptions")
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.subscriptions: dict[Subscription, None] = {}  # oldest first
         self._catching_up: dict[Subscription, None] = {}  # subscriptions that have not joined the fan-out yet
         self._fan_out = FanOut()
-        self._alive = trio.CancelScope()
 
     def join(self, subscription: Subscription) -> None:
         """Deliver all later messages to a subscription."""
@@ -53,19 +54,18 @@ class Audience:
         self._catching_up.pop(subscription, None)
         self._fan_out.remove(subscription.outbox)
 
-    def stop(self) -> None:
-        """Stop after the last watcher has left."""
-        self._alive.cancel()
-
     def _deliver(self, batch: FrameBatch[Envelope]) -> None:
         self._fan_out.put(batch)
-        for subscription in tuple(self._catching_up):
-            if subscription.deliver(batch) and self._all_newer(subscription.top):
-                del self._catching_up[subscription]
-                subscription.outbox.follow(self._fan_out)
-        if self.name != ALL_JOBS and any(ended_topic(item.message) == self.name for item in batch.items):
-            for subscription in tuple(self.subscriptions):
-                subscription.finish()
+        if self._catching_up:
+            for subscription in tuple(self._catching_up):
+                if subscription.deliver(batch) and self._all_newer(subscription.top):
+                    del self._catching_up[subscription]
+                    subscription.outbox.follow(self._fan_out)
+        if self.name != ALL_JOBS:
+            for item in batch.items:
+                if type(item.message) is not Progress and ended_topic(item.message) == self.name:
+                    for subscription in tuple(self.subscriptions):
+                        subscription.finish()
 
     def _all_newer(self, offset: int) -> bool:
         """Return whether all further messages are newer than an offset, once one of them is."""
@@ -78,11 +78,18 @@ class IntervalAudience(Audience):
     For all jobs, progress is held until the next tick, so that the progress of many jobs shares a send.
     """
 
+    __slots__ = ("_alive", "_throttle", "_until_due")
+
     def __init__(self, name: str, interval: float) -> None:
         super().__init__(name)
         tick = min(interval * TICKS, MAX_TICK)
         self._throttle = ProgressThrottle(interval, tick if name == ALL_JOBS and tick >= MIN_TICK else 0.0)
+        self._alive = trio.CancelScope()
         self._until_due = trio.CancelScope()
+
+    def stop(self) -> None:
+        """Stop after the last watcher has left."""
+        self._alive.cancel()
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
         """Deliver the messages that may be sent now, and hold back the rest."""
@@ -106,18 +113,28 @@ class IntervalAudience(Audience):
 
 
 class Topic(Audience):
-    """The watchers of one topic, and the channel that feeds them."""
+    """The watchers of one topic, and the messages that wait for them.
+
+    Attributes:
+        waiting: the messages of the next pass, at most MAX_TAKE.
+        next_pass: the earliest time of the next pass.
+    """
+
+    # An idle topic is few objects.
+    __slots__ = ("_by_interval", "_channel", "_traffic", "next_pass", "waiting")
 
     def __init__(self, name: str, traffic: DeliveryCounters) -> None:
         super().__init__(name)
+        self.waiting: list[Envelope] = []
+        self.next_pass = -math.inf
         self._traffic = traffic
         self._by_interval: dict[float, IntervalAudience] = {}
-        self.channel: Channel[Envelope] = Channel()
+        self._channel: Channel[Envelope] | None = None  # further messages; exists while any wait
 
     @property
     def watchers(self) -> int:
         """Return the number of watchers, with and without an interval."""
-        return len(self.subscriptions) + sum(len(one.subscriptions) for one in self._by_interval.values())
+        return len(self.subscriptions) + sum([len(one.subscriptions) for one in self._by_interval.values()])
 
     def audience(self, interval: float, spawn: Spawn) -> Audience:
         """Return the watchers with this interval; 0 for none."""
@@ -138,20 +155,37 @@ class Topic(Audience):
                 self._fan_out.remove(audience)
                 audience.stop()
 
-    async def fan_out(self) -> None:
-        """Deliver queued messages to every watcher, each batch encoded and joined once."""
-        with self._alive, closing(self.channel):
-            next_pass = -math.inf
-            while True:
-                batch = FrameBatch(await self.channel.take(next_pass))
-                if len(self.subscriptions) >= FANOUT_THRESHOLD:
-                    # A send of five messages costs as much as a send of one. So consecutive passes to many watchers
-                    # have a minimum interval: with 300 messages a second, two or three share a send.
-                    next_pass = trio.current_time() + FANOUT_INTERVAL
-                watchers = self.watchers
-                self._traffic.messages += watchers * len(batch.items)
-                self._traffic.bytes += watchers * len(batch.frames)
-                self._deliver(batch)
+    async def put(self, envelope: Envelope) -> None:
+        """Queue a message for a later pass. Waits if the channel is full; otherwise this is no checkpoint."""
+        if self._channel is None:
+            self._channel = Channel()
+        await self._channel.put(envelope)
+
+    def deliver(self) -> None:
+        """Deliver the waiting messages to every watcher, encoded and joined once."""
+        batch, watchers = FrameBatch(self._take()), self.watchers
+        if len(self.subscriptions) >= FANOUT_THRESHOLD:
+            # A send of five messages costs as much as a send of one. So consecutive passes to many watchers
+            # have a minimum interval: with 300 messages a second, two or three share a send.
+            self.next_pass = trio.current_time() + FANOUT_INTERVAL
+        self._traffic.messages += watchers * len(batch.items)
+        self._traffic.bytes += watchers * len(batch.frames)
+        self._deliver(batch)
+
+    def _take(self) -> list[Envelope]:
+        """Return the waiting messages. Those in the channel wait for the next pass."""
+        taken, self.waiting = self.waiting, []
+        if self._channel is not None:
+            self.waiting = self._channel.take_nowait(MAX_TAKE)
+            if len(self.waiting) < MAX_TAKE:  # the channel is empty, and no task waits in `put`
+                self._channel = None
+        return taken
+
+    def stop(self) -> None:
+        """Drop the waiting messages after the last watcher has left."""
+        self.waiting.clear()
+        if self._channel is not None:
+            self._channel.close()
 
 
 class ReaderOutbox:
@@ -279,6 +313,7 @@ class Broadcaster:
         self._limit = limit
         self._spawn = nursery.start_soon if nursery else trio.lowlevel.spawn_system_task
         self._topics: dict[str, Topic] = {}
+        self._due: list[Topic] = []  # topics with messages for this pass of the event loop
         self.traffic = DeliveryCounters()
         self._sessions = SessionHub(self.traffic)
         self._merging = False
@@ -306,8 +341,14 @@ class Broadcaster:
             await self._sessions.put(envelope, names)  # first, so a session that reads `offset` can wait for it
         for name in names:
             topic = self._topics.get(name)
-            if topic is not None and not topic.channel.put_nowait(envelope):
-                await topic.channel.put(envelope)
+            if topic is None:
+                continue
+            if not topic.waiting:
+                self._schedule(topic)
+            if len(topic.waiting) < MAX_TAKE:
+                topic.waiting.append(envelope)
+            else:
+                await topic.put(envelope)
 
     def subscribe(self, job_id: str | None = None, after: int | None = None, *, topic: str | None = None) -> Reader:
         """Watch one job, a topic, or all jobs, from now or after an offset: `async for message in …`."""
@@ -344,7 +385,6 @@ class Broadcaster:
         topic = self._topics.get(name)
         if topic is None:
             topic = self._topics[name] = Topic(name, self.traffic)
-            self._spawn(topic.fan_out)
         audience = topic.audience(interval, self._spawn)
         subscription = Subscription(
             name,
@@ -365,6 +405,31 @@ class Broadcaster:
             self._merging = True
             self._spawn(self._sessions.fan_out)
         return Session(outbox, self._sessions, self._history, lambda: self.offset, self._limit, self._replays)
+
+    def _schedule(self, topic: Topic) -> None:
+        """Deliver the waiting messages of a topic in the next pass of the event loop, or at the time of its next."""
+        if topic.next_pass > trio.current_time():
+            self._spawn(partial(self._pause, topic))
+            return
+        if not self._due:
+            self._spawn(self._deliver)
+        self._due.append(topic)
+
+    async def _pause(self, topic: Topic) -> None:
+        try:
+            await trio.sleep_until(topic.next_pass)
+        finally:  # cancelled at the end of the nursery: deliver at once
+            topic.next_pass = -math.inf
+            self._schedule(topic)
+
+    async def _deliver(self) -> None:
+        """Deliver the messages of all topics that are due: a task of one pass, which is no checkpoint."""
+        due, self._due = self._due, []
+        for topic in due:
+            if topic.waiting:  # not if the last watcher has just left
+                topic.deliver()
+                if topic.waiting:
+                    self._schedule(topic)
 
     def _leave(self, topic: Topic, audience: Audience, subscription: Subscription) -> None:
         if subscription in audience.subscriptions:

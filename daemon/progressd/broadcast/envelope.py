@@ -4,7 +4,6 @@ An envelope is a message with its offset. It is encoded once for all watchers, f
 """
 
 import contextlib
-import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Generic, Protocol, TypeVar
@@ -127,13 +126,15 @@ class Channel(Generic[T]):
             with contextlib.suppress(trio.BrokenResourceError):
                 await self._send.send(item)
 
-    async def take(self, not_before: float = -math.inf) -> list[T]:
-        """Wait until an item is queued, and until `not_before`. Return the queued items, at most MAX_TAKE."""
-        items = [await self._receive.receive()]
-        if trio.current_time() < not_before:
-            await trio.sleep_until(not_before)
+    async def take(self) -> list[T]:
+        """Wait until an item is queued. Return the queued items, at most MAX_TAKE."""
+        return [await self._receive.receive(), *self.take_nowait(MAX_TAKE - 1)]
+
+    def take_nowait(self, limit: int) -> list[T]:
+        """Return the queued items, at most `limit`."""
+        items: list[T] = []
         try:
-            while len(items) < MAX_TAKE:
+            while len(items) < limit:
                 items.append(self._receive.receive_nowait())
         except trio.WouldBlock:
             pass

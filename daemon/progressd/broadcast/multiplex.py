@@ -1,8 +1,8 @@
 """A session: one watcher of many topics, which receives every message once, in the order of the offsets.
 
-If each topic delivered through its own fan-out task, a message could overtake a message of a different topic. Then a
-cursor would not say which messages the watcher has received. So the messages for all sessions pass through one separate
-channel, in order.
+If the topics delivered to a session, a message could overtake a message of a different topic. Then a cursor would not
+say which messages the watcher has received. So the messages for all sessions pass through one separate channel, in
+order.
 """
 
 import math

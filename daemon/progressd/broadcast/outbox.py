@@ -141,6 +141,8 @@ class FanOut:
     over them.
     """
 
+    __slots__ = ("_direct", "_others")
+
     def __init__(self) -> None:
         self._direct: dict[SocketOutbox, Send] = {}
         self._others: dict[Receiver, None] = {}
