@@ -5,7 +5,7 @@ import { duration, moment, rate, remaining, steps } from './format.js';
 import { remainingOf } from './job-model.js';
 import { nameOf, percentOf, spentOn, stateOf } from './job-text.js';
 import { isFinished, isLate, isOpenEnded } from './jobs.js';
-import { language, t, timeLocale } from './text.js';
+import { language, sentence, t, timeLocale } from './text.js';
 
 /** The states of a task. */
 const STATES = {
@@ -35,7 +35,7 @@ export function showJob(job) {
   showTasks(status === 'processing' ? progress.tasks ?? [] : []);
   showDetails(job);
   byId('failure').hidden = status !== 'failed';
-  setText(byId('error'), job.error ?? '');
+  setText(byId('error'), sentence(job.error ?? ''));
 }
 
 function showProgress(job) {

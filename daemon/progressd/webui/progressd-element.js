@@ -1,7 +1,7 @@
 /** What the elements of progressd share: attributes, the watch, the message about the connection, colours. */
 
 import { watch } from './progressd.js';
-import { language, loadLanguage, t, timeLocale } from './text.js';
+import { language, loadLanguage, sentence, t, timeLocale } from './text.js';
 
 /** The daemon that this module comes from. */
 const ROOT = import.meta.url.replace(/static\/[^?#]*.*$/, '');
@@ -280,7 +280,7 @@ export function sentenceFor(error, url) {
     case 'job_deleted':
       return t('This job does not exist, or was deleted.');
     default:
-      return error.message;
+      return sentence(error.message, error.code);
   }
 }
 

@@ -3,7 +3,7 @@
 import { duration, rate, remaining, steps, stopwatch } from './format.js';
 import { applied, getJson } from './progressd.js';
 import { ProgressdElement, sentenceFor, setBar, setText } from './progressd-element.js';
-import { t } from './text.js';
+import { sentence, t } from './text.js';
 
 const FINISHED = new Set(['completed', 'failed', 'cancelled']);
 
@@ -166,7 +166,7 @@ export const percentText = (percent, language) =>
   new Intl.NumberFormat(language, { style: 'percent' }).format(percent / 100);
 
 function stepOf({ status, progress = {}, error, page_count: pages }) {
-  if (status === 'failed' && error) return error;
+  if (status === 'failed' && error) return sentence(error);
   if (status === 'completed') return pages ? t('{n} page | {n} pages', { n: pages }) : '';
   if (status === 'queued') return '';
   const { step_name: name = '', current_step: step, total_steps: total, unit, phase = '' } = progress;
