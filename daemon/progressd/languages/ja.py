@@ -565,6 +565,7 @@ SENTENCES: Final = {
     ),
     "no daemon answers at {url}": "{url} でデーモンが応答しません",
     "no daemon answers at {path}: {reason}": "{path} でデーモンが応答しません: {reason}",
+    "timed out": "時間内に応答がありません",
     "{url} did not answer within {n} seconds": "{url} から {n} 秒以内に応答がありませんでした",
     "the connection to {url} broke: {reason}": "{url} との接続が切れました: {reason}",
     "the daemon at {path} closed the connection": "{path} のデーモンが接続を閉じました",
