@@ -123,11 +123,11 @@ def test_tabs_help_and_actions(own: ServedDaemon) -> None:
         screen.wait_for("only failed and cancelled jobs can be retried")
         assert own.job(job)["status"] == "processing"
         screen.type("cy")
-        screen.wait_for("Done 1 ")
+        screen.wait_for("Finished 1 ")
         screen.type("r")
         screen.wait_for("only its producer can retry it")
         screen.type("4")
-        screen.wait_for("Done 1 ")
+        screen.wait_for("Finished 1 ")
         assert "Running 0 " in screen.text
         screen.type("1")
         screen.wait_for("no job matches")
@@ -276,7 +276,7 @@ def test_finished_jobs_come_page_by_page(own: ServedDaemon) -> None:
     finished = Finished(Filter(labels={"team": "old"}))
     with RestClient(own.url) as client:
         found = finished.begin(client)
-        assert (len(found), finished.complete, finished.totals) == (500, False, {Tab.DONE: 700})
+        assert (len(found), finished.complete, finished.totals) == (500, False, {Tab.FINISHED: 700})
         found += finished.more(client)
         assert (finished.complete, finished.totals, finished.more(client)) == (True, {}, [])
     assert {job["id"] for job in found} == {*jobs}

@@ -74,7 +74,7 @@ class Target(NamedTuple):
 def find(given: str) -> list[Process]:
     """Return the process with an id, or the processes with a name or in a systemd unit.
 
-    A child of a process in the unit belongs to its parent. Raises ClientError for an unknown id.
+    In a unit, a process whose parent is also in the unit is left out. Raises ClientError for an unknown id.
     """
     if given.isdecimal():
         process = look(int(given)) if len(given) <= MAX_DIGITS else None

@@ -119,7 +119,7 @@ TEXTS: Final = {
     "Waiting": "待機中",
     "Needs a look": "要確認",
     "Look": "要確認",
-    "Done": "終了",
+    "Finished": "終了",
     "All": "すべて",
     "no job is running": "実行中のジョブはありません",
     "no job is waiting": "待機中のジョブはありません",
@@ -271,7 +271,8 @@ TEXTS: Final = {
     # attach
     "Report running processes as jobs, until they end.": "実行中のプロセスを、終わるまでジョブとして報告します。",
     "PROCESS is a process id, the name of a program, or a systemd unit. The progress is the position in the largest "
-    "file that the process, or a process that it has started, reads or writes. It prints the ids of the jobs.": (
+    "file that the process, or a process that it has started, reads or writes. The command prints the ids of the "
+    "jobs.": (
         "PROCESS は、プロセス ID、プログラムの名前、または systemd のユニットです。進捗は、そのプロセスやその子プロセス"
         "が読み書きしている最大のファイルの中の位置です。ジョブの ID を出力します。"
     ),
@@ -489,7 +490,9 @@ SENTENCES: Final = {
         "--status、--kind、--label、--host、--search は全ジョブから選ぶためのものです。JOB を省いてください"
     ),
     "--task does not combine with --percent, --exit and --new": ("--task は --percent、--exit、--new と併用できません"),
-    "--unit, --phase and --eta are parts of progress": "--unit、--phase、--eta は進捗と一緒に指定します",
+    "--unit, --phase and --eta only go with progress, not with an end or a new job": (
+        "--unit、--phase、--eta は進捗と一緒に指定します（終了や新しいジョブとは併用できません）"
+    ),
     "--new chooses the id of the job: leave out --job": "--new はジョブの ID を自動で決めます。--job を省いてください",
     "{option} needs --new": "{option} には --new が必要です",
     "no job given: use --job, or set PROGRESSD_JOB_ID": (

@@ -38,7 +38,7 @@ def attach(
     """Report running processes as jobs, until they end.
 
     PROCESS is a process id, the name of a program, or a systemd unit. The progress is the position in the largest file
-    that the process, or a process that it has started, reads or writes. It prints the ids of the jobs.
+    that the process, or a process that it has started, reads or writes. The command prints the ids of the jobs.
 
     With --follow, a job also covers processes that outlive the process that started them. The command attaches to
     matching programs and units whenever they start, until Ctrl-C.

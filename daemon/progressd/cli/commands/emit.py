@@ -139,7 +139,7 @@ def emit(
     else:
         event = _event(step_name, step, None if new is not None else total, percent, completed, failed, status, new)
         if details and event["type"] != "progress":
-            raise click.UsageError("--unit, --phase and --eta are parts of progress")
+            raise click.UsageError("--unit, --phase and --eta only go with progress, not with an end or a new job")
         event["data"].update(details)
     if new is not None:
         if is_typed(ctx, "job_id"):

@@ -77,7 +77,7 @@ class Finished:
         jobs: list[dict[str, Any]] = page["jobs"]
         self._next = following
         self._fetched += len(jobs)
-        self._note(Tab.DONE, page.get("total", 0), self._fetched)
+        self._note(Tab.FINISHED, page.get("total", 0), self._fetched)
         return jobs
 
     def search(self, client: RestClient, text: str) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ EMPTY: Final = {
     Tab.RUNNING: later("no job is running"),
     Tab.WAITING: later("no job is waiting"),
     Tab.ATTENTION: later("no job needs a look"),
-    Tab.DONE: later("no job has finished"),
+    Tab.FINISHED: later("no job has finished"),
     Tab.ALL: later("waiting for jobs"),
 }
 

@@ -39,7 +39,7 @@ class Tab(StrEnum):
     RUNNING = later("Running")
     WAITING = later("Waiting")
     ATTENTION = later("Needs a look")
-    DONE = later("Done")
+    FINISHED = later("Finished")
     ALL = later("All")
 
 
@@ -321,7 +321,7 @@ class Rows:
             case JobDeleted(job_id, data):
                 self._stale = True
                 for tab, total in self._totals.items():
-                    self._totals[tab] = total - (tab is Tab.DONE or data.status is JobStatus.FAILED)
+                    self._totals[tab] = total - (tab is Tab.FINISHED or data.status is JobStatus.FAILED)
                 return self._rows.pop(job_id, None)
             case _:
                 return None
@@ -355,7 +355,7 @@ class Rows:
     def _count_end(self, row: Row, status: JobStatus) -> None:
         if not row.status.finished and self._filter.admits(row):
             for tab, total in self._totals.items():
-                self._totals[tab] = total + (tab is Tab.DONE or status is JobStatus.FAILED)
+                self._totals[tab] = total + (tab is Tab.FINISHED or status is JobStatus.FAILED)
 
     def _row(self, job_id: str) -> Row:
         if (row := self._rows.get(job_id)) is None:
@@ -375,14 +375,14 @@ class Rows:
             Tab.RUNNING: statuses[JobStatus.PROCESSING],
             Tab.WAITING: statuses[JobStatus.QUEUED],
             Tab.ATTENTION: sum(row.needs_look for row in admitted),
-            Tab.DONE: sum(count for status, count in statuses.items() if status.finished),
+            Tab.FINISHED: sum(count for status, count in statuses.items() if status.finished),
         }
         counts[Tab.ALL] = len(admitted)
-        self._finished = counts[Tab.DONE]
+        self._finished = counts[Tab.FINISHED]
         if not (self._filter.search or self._filter.statuses):
             for tab, total in self._totals.items():
                 counts[tab] = max(counts[tab], total)
-            counts[Tab.ALL] += counts[Tab.DONE] - self._finished
+            counts[Tab.ALL] += counts[Tab.FINISHED] - self._finished
         self._counts = counts
         self._shown = sorted((row for row in admitted if _IN_TAB[self._tab](row)), key=_ORDER[self._tab])
         self._longest_name = max((row.width for row in self._shown), default=0)
@@ -402,7 +402,7 @@ _IN_TAB: Final[Mapping[Tab, Callable[[Row], bool]]] = {
     Tab.RUNNING: lambda row: row.status is JobStatus.PROCESSING,
     Tab.WAITING: lambda row: row.status is JobStatus.QUEUED,
     Tab.ATTENTION: lambda row: row.needs_look,
-    Tab.DONE: lambda row: row.status.finished,
+    Tab.FINISHED: lambda row: row.status.finished,
     Tab.ALL: lambda row: True,
 }
 
@@ -417,7 +417,7 @@ _ORDER: Final[Mapping[Tab, Callable[[Row], tuple[float, ...]]]] = {
     Tab.RUNNING: _by_attention,
     Tab.WAITING: lambda row: (-row.created,),
     Tab.ATTENTION: _by_attention,
-    Tab.DONE: lambda row: (-row.ended,),
+    Tab.FINISHED: lambda row: (-row.ended,),
     Tab.ALL: lambda row: (_GROUPS.get(row.status, 2), *_by_attention(row)),
 }
 
