@@ -26,7 +26,8 @@ settings.load_profile("steady")
 
 
 def pytest_configure() -> None:
-    """Restore the signals that a shell ignores in background jobs, also for child processes."""
+    """Restore the signals that a shell ignores in background jobs, and English, also for child processes."""
+    os.environ["LANGUAGE"] = "en"
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 

@@ -276,7 +276,7 @@ def test_finished_jobs_come_page_by_page(own: ServedDaemon) -> None:
     finished = Finished(Filter(labels={"team": "old"}))
     with RestClient(own.url) as client:
         found = finished.begin(client)
-        assert (len(found), finished.complete, finished.totals) == (500, False, {Tab.DONE: 700})
+        assert (len(found), finished.complete, finished.totals) == (500, False, {Tab.FINISHED: 700})
         found += finished.more(client)
         assert (finished.complete, finished.totals, finished.more(client)) == (True, {}, [])
     assert {job["id"] for job in found} == {*jobs}

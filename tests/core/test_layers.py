@@ -16,6 +16,7 @@ ROOT = Path(progressd.__file__).parent
 # The packages of progressd, bottom up, and the lower packages that each may import.
 MAY_IMPORT = {
     "core": "",
+    "languages": "",
     "detect": "core",
     "system": "core",
     "config": "core system",
@@ -29,11 +30,11 @@ MAY_IMPORT = {
     "producers": "core system config broadcast net engine",
     "runner": "core detect system config files net engine producers",
     "ws": "core system config broadcast auth net engine producers",
-    "http": "core system config store broadcast auth files net engine producers ws",
+    "http": "core languages system config store broadcast auth files net engine producers ws",
     "admin": "core system config store auth files net http",
     "lifecycle": "core engine ws http",
     "app": "core system config store broadcast auth files net engine producers runner ws http lifecycle",
-    "cli": "core detect system config auth client app admin",
+    "cli": "core languages detect system config auth client app admin",
     "integrations": "core detect client",
     "tqdm": "integrations",
     "__main__": "cli",

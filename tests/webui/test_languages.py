@@ -1,5 +1,6 @@
 """The texts of the page: each is translated, and none is left in the code untranslated."""
 
+import json
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -7,6 +8,7 @@ from html.parser import HTMLParser
 from playwright.sync_api import Browser, expect
 from progressd.config.settings import BUILT_IN_PIPELINES
 from progressd.http.static_files import FILES, WEBUI
+from progressd.languages.translation import Translation
 from support.scenes import every_state
 from support.serving import ServedDaemon
 
@@ -48,7 +50,7 @@ def texts() -> Iterator[str]:
     for pipeline in BUILT_IN_PIPELINES.values():
         yield from (pipeline.title, pipeline.description)
         for option in pipeline.options.values():
-            yield from (option.title, option.description, *map(str, option.choices))
+            yield from (option.title, option.description, *(str(choice).title() for choice in option.choices))
 
 
 def test_each_text_is_translated(browser: Browser, served: ServedDaemon) -> None:
@@ -117,6 +119,47 @@ def test_no_text_is_left_in_english(browser: Browser, served: ServedDaemon) -> N
             expect(page.locator("main:visible", has_text="⟦")).to_be_visible()
             left[path] = page.evaluate(LEFT_OVER, [one for one in known if one])
         assert {path: texts for path, texts in left.items() if texts} == {}
+
+
+def test_errors_of_the_server_are_in_the_language_of_the_reader(browser: Browser, served: ServedDaemon) -> None:
+    job = failed_job(served, "Pipeline error: scan failed with exit status 3: no paper")
+    with browser.new_context(locale="ja-JP") as context:
+        page = context.new_page()
+        page.goto(f"{served.url}/jobs/{job}")
+        failure = "パイプラインのエラー: scan が終了ステータス 3 で失敗しました: no paper"
+        expect(page.locator("#error")).to_have_text(failure)
+        page.goto(served.url)
+        expect(page.locator(f"[data-job-id='{job}']")).to_contain_text(failure)
+        page.locator("input[type=file]").set_input_files(files=[{"name": "memo.pdf", "mimeType": "", "buffer": b"no"}])
+        expect(page.get_by_text("memo.pdf は PDF ではありません").first).to_be_visible()
+        given = json.loads((WEBUI / "languages/sentences.ja.json").read_text())
+        english = [PLACEHOLDER.sub("X (5)", key) for key in given["sentences"]]
+        english += [
+            "something new",
+            "no job 1",
+            "no job 1\n",
+            "Pipeline error: pdf was killed by SIGKILL: producer lost",
+        ]
+        found = page.evaluate(ALL_SENTENCES, english)
+        known = Translation(given["sentences"], given["codes"])
+        assert found == [known.sentence(text, "too_large") for text in english]
+
+
+ALL_SENTENCES = """async (all) => {
+  const { loadLanguage, sentence } = await import('/static/text.js');
+  await loadLanguage(['ja']);
+  return all.map((english) => sentence(english, 'too_large'));
+}"""
+
+
+def failed_job(served: ServedDaemon, error: str) -> str:
+    job: str = served.request("POST", "/api/jobs", json={"kind": "scan"}).json()["id"]
+    for event in (
+        {"type": "status_change", "data": {"new_status": "processing"}},
+        {"type": "error", "data": {"message": error}},
+    ):
+        served.request("POST", f"/api/jobs/{job}/events", json=event).raise_for_status()
+    return job
 
 
 def test_the_language_can_be_changed(browser: Browser, served: ServedDaemon) -> None:

@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from progressd.cli import text
+from progressd.cli.language import english, t
 from progressd.client.watcher import Disconnected, Received
 from progressd.core.messages import (
     Completed,
@@ -43,7 +44,6 @@ NAME_WIDTH: Final = 20  # columns of a name on a terminal with MIN_WIDTH; half o
 PERCENT_WIDTH: Final = 4  # columns
 LEFT_WIDTH: Final = 17  # columns of the time left, such as "about 59 min left"
 RESERVED_LINES: Final = 3  # lines for a notice above the bars, the number of hidden bars, and the cursor
-QUEUED: Final = str(JobStatus.QUEUED)
 
 
 class Display(ABC):
@@ -62,7 +62,7 @@ class Display(ABC):
         """Show one message."""
         if self._disconnected:
             self._disconnected = False
-            self.notice("reconnected")
+            self.notice(t("reconnected"))
         self._print(received)
 
     def disconnected(self, lost: Disconnected) -> None:
@@ -79,7 +79,7 @@ class Display(ABC):
 
     def job_deleted(self, job_id: str) -> None:
         """Report that a job was deleted before its end was shown."""
-        self.notice(f"job {text.short(job_id)} was deleted")
+        self.notice(t("job {id} was deleted", id=text.short(job_id)))
 
     @abstractmethod
     def _print(self, received: Received) -> None:
@@ -95,7 +95,7 @@ class Display(ABC):
 
 
 class LineDisplay(Display):
-    """Print each message as a line of text, or its JSON as it arrived."""
+    """Print each message as a line of text, or its JSON as it arrived. Programs read it, so it is English."""
 
     def __init__(self, url: str, *, as_json: bool) -> None:
         super().__init__()
@@ -106,7 +106,8 @@ class LineDisplay(Display):
         if self._as_json:
             click.echo(received.text)
         elif received.message is not None and not isinstance(received.message, PagePreview | Hello):  # no text
-            click.echo(text.line(received.message, self._url))
+            with english():
+                click.echo(text.line(received.message, self._url))
 
     def notice(self, sentence: str) -> None:
         click.echo(sentence, err=True)
@@ -130,7 +131,9 @@ class ChangeDisplay(LineDisplay):
         if message is None:
             return
         name, job_id = self._name(message), getattr(message, "job_id", "-")
-        if not (change := text.change(message, self._url)):
+        with english():
+            change = text.change(message, self._url)
+        if not change:
             return
         when = getattr(message, "time", UNSET)
         time = datetime.now(UTC) if when is UNSET else when
@@ -156,7 +159,7 @@ class BarDisplay(Display):
         self._url = url
         self._names = dict(names)  # job names by job id
         self._bars: dict[str, TaskID] = {}
-        self._progress = _Screen(console or Console(), "" if names else "waiting for jobs")
+        self._progress = _Screen(console or Console(), "" if names else t("waiting for jobs"))
         for job_id in names:
             self._bar(job_id)
 
@@ -183,9 +186,9 @@ class BarDisplay(Display):
     def _print(self, received: Received) -> None:
         match received.message:
             case ServerShutdown(data):
-                self.notice(text.printable(data.reason))
+                self.notice(text.said(data.reason))
             case ServerStatus(data):
-                self.notice(text.describe(received.message, self._url) if data.error else "the daemon has recovered")
+                self.notice(text.said(data.error) if data.error else t("the daemon has recovered"))
             case Resync():  # the current state follows
                 for bar in self._bars.values():
                     self._progress.remove_task(bar)
@@ -200,7 +203,7 @@ class BarDisplay(Display):
             case StatusChange(job_id, data) if data.new_status is JobStatus.CANCELLED:
                 self._finish(received.message, data.new_status)
             case StatusChange(job_id, data) if not data.new_status.finished:
-                self._move(job_id, None, str(data.new_status))
+                self._move(job_id, None, text.status(data.new_status))
             case Completed():
                 self._finish(received.message, JobStatus.COMPLETED)
             case Error():
@@ -223,7 +226,13 @@ class BarDisplay(Display):
         if job_id not in self._bars:
             name = self._names.get(job_id, "")
             self._bars[job_id] = self._progress.add_task(
-                QUEUED, total=100, name=name, id=text.short(job_id), known=False, data=None, moved_at=0.0
+                text.status(JobStatus.QUEUED),
+                total=100,
+                name=name,
+                id=text.short(job_id),
+                known=False,
+                data=None,
+                moved_at=0.0,
             )
         return self._bars[job_id]
 
@@ -247,7 +256,7 @@ class BarDisplay(Display):
     def _finish(self, last: JobMessage, status: JobStatus) -> None:
         name = " ".join(filter(None, [text.short(last.job_id), self._remove(last.job_id)]))
         detail = "" if status is JobStatus.CANCELLED else text.describe(last, self._url)
-        ended = Text.assemble((f"{status}", text.COLORS[status]), f" {name} ", detail)
+        ended = Text.assemble((text.status(status), text.COLORS[status]), f" {name} ", detail)
         self._progress.console.print(ended, soft_wrap=True)
 
 
@@ -284,9 +293,10 @@ class _Screen(Progress):
     def _lines(self) -> Iterable[RenderableType]:
         tasks, room = self.tasks, max(1, self._terminal.height - RESERVED_LINES)
         if len(tasks) > room:
-            newest = sorted(tasks, key=lambda task: (task.description == QUEUED, -task.id))
+            queued = text.status(JobStatus.QUEUED)
+            newest = sorted(tasks, key=lambda task: (task.description == queued, -task.id))
             yield self.make_tasks_table(newest[:room])
-            yield Text(f"… and {len(tasks) - room} more", style="dim")
+            yield Text(t("… and {n} more", n=len(tasks) - room), style="dim")
         elif tasks:
             yield self.make_tasks_table(self._with_parts(tasks, room - len(tasks)))
         elif self._idle:

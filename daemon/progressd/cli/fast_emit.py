@@ -49,9 +49,11 @@ def emit(arguments: "Sequence[str]", environ: "Mapping[str, str]") -> None:
         if report(arguments, environ):
             sys.exit()
     except _TimedOut as error:
+        from progressd.cli.language import sentence, t
         from progressd.system.log_sinks import stderr_is_journal
 
-        sys.exit(f"{'<3>' if stderr_is_journal() else ''}Error: {error}")
+        line = t("Error: {message}", message=sentence(str(error)))
+        sys.exit(f"{'<3>' if stderr_is_journal() else ''}{line}")
 
 
 def report(arguments: "Sequence[str]", environ: "Mapping[str, str]") -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from progressd import __version__
+from progressd.cli.language import current, sentence, t
 from progressd.cli.remote import REMOTE, error_sentence
 from progressd.client.errors import ClientError
 from progressd.core.errors import ProgressdError
@@ -49,6 +50,10 @@ COMMANDS: Final[Mapping[str, str]] = {
 }
 
 
+# The commands of an operator. Their help and their output are English.
+OPERATORS: Final = frozenset({"serve", "backup", "check", "keys", "token", "config", "install", "uninstall", "doctor"})
+
+
 class _Commands(click.Group):
     """Convert errors to sentences and to the exit status that a shell expects."""
 
@@ -56,15 +61,21 @@ class _Commands(click.Group):
         try:
             return self._in_sentences(ctx)
         except click.ClickException as error:
+            setattr(error, "message", sentence(error.message))  # noqa: B010, mypy: it is final
             from progressd.system.log_sinks import stderr_is_journal
 
             if not stderr_is_journal():
                 raise
             for line in error.format_message().splitlines():
-                click.echo(f"{ERR}Error: {line}", err=True)
+                click.echo(f"{ERR}{t('Error: {message}', message=line)}", err=True)
             ctx.exit(error.exit_code)
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        if current() != "en":
+            from progressd.cli import translated_help
+
+            translated_help.install()
+            translated_help.translate(self)
         with _checked_output():  # --help and --version print from here
             return super().make_context(*arguments, **options)
 
@@ -89,6 +100,10 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"progressd.cli.commands.{COMMANDS[cmd_name]}"), cmd_name)
+        if current() != "en":
+            from progressd.cli.translated_help import translate
+
+            translate(command, whole=cmd_name not in OPERATORS)
         return command
 
 

@@ -127,6 +127,7 @@ def completing(*statuses: JobStatus | None) -> Callable[[click.Context, click.Pa
 
     def complete(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from progressd.cli.text import name
+        from progressd.cli.text import status as text_of_status
         from progressd.client.errors import ClientError
 
         try:
@@ -135,7 +136,7 @@ def completing(*statuses: JobStatus | None) -> Callable[[click.Context, click.Pa
         except ClientError:
             return []
         return [
-            CompletionItem(job["id"], help=f"{job['status']} {name(job)}")
+            CompletionItem(job["id"], help=f"{text_of_status(job['status'])} {name(job)}")
             for job in jobs
             if job["id"].startswith(incomplete)
         ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import click
 from click.core import ParameterSource
 
+from progressd.cli.language import later, sentence, t
 from progressd.client.endpoint import DEFAULT_URL, read_key
 from progressd.client.errors import APIError, StreamClosed
 from progressd.core.close_codes import CREDENTIALS_EXPIRED
@@ -23,8 +24,8 @@ REMOTE: Final = "progressd.remote"  # key of the daemon in the `meta` of click's
 MAX_JOBS: Final = 1000  # newest jobs searched for an abbreviated job id
 ID_LENGTH: Final = 36  # characters
 MAX_LISTED: Final = 3  # job ids listed in the error for an ambiguous id
-KEY_HINT: Final = "set PROGRESSD_KEY or --key-file (progressd keys add NAME on the daemon's machine makes a key)"
-OTHER_KEY_HINT: Final = "use another key with PROGRESSD_KEY or --key-file"
+KEY_HINT: Final = later("set PROGRESSD_KEY or --key-file (progressd keys add NAME on the daemon's machine makes a key)")
+OTHER_KEY_HINT: Final = later("use another key with PROGRESSD_KEY or --key-file")
 
 _ABBREVIATED = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,27}")
 
@@ -132,13 +133,14 @@ def the_only_id(given: str, found: Sequence[str], where: str = "") -> str:
 
 
 def error_sentence(error: Exception, remote: Remote | None) -> str:
-    """Return the sentence for an error of a client of this daemon."""
+    """Return the sentence for an error of a client of this daemon, in the language of the user."""
+    said = sentence(str(error), error.code if isinstance(error, APIError) else "")
     if remote is None:
-        return str(error)
+        return said
     if isinstance(error, StreamClosed) and error.code == CREDENTIALS_EXPIRED.code:
-        return f"the key for {remote.url} has expired or was revoked: {OTHER_KEY_HINT}"
-    if isinstance(error, APIError) and error.status == 401:
-        return f"{error}: {OTHER_KEY_HINT}" if remote.key else f"{remote.url} requires a key: {KEY_HINT}"
-    if isinstance(error, APIError) and error.code == "forbidden":
-        return f"{error}: {OTHER_KEY_HINT}"
-    return str(error)
+        return t("the key for {url} has expired or was revoked: {hint}", url=remote.url, hint=t(OTHER_KEY_HINT))
+    if isinstance(error, APIError) and error.status == 401 and not remote.key:
+        return t("{url} requires a key: {hint}", url=remote.url, hint=t(KEY_HINT))
+    if isinstance(error, APIError) and (error.status == 401 or error.code == "forbidden"):
+        return f"{said}: {t(OTHER_KEY_HINT)}"
+    return said

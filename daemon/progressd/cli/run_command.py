@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from progressd.cli.language import for_reader, sentence, t
 from progressd.client.endpoint import DEFAULT_URL, checked_url, request_headers
 from progressd.client.errors import ClientError
 from progressd.client.run import plan as planning
@@ -50,10 +51,11 @@ def run_command(options: RunOptions, plan: planning.RunPlan) -> int:
     if options.explain:
         import shutil
 
-        print(planning.explanation(plan))
+        with for_reader(sys.stdout):
+            print("\n".join(map(sentence, planning.explanation(plan).splitlines())))
         if shutil.which(options.command[0]) is not None:
             return 0
-        _print(f"progressd: {options.command[0]}: there is no such program")
+        _print(f"{options.command[0]}: there is no such program")
         return NOT_FOUND
     older = become_reaper()
     with recorded_signals() as received:
@@ -133,7 +135,7 @@ class _Report(NamedTuple):
             log.start()
         status = trio.run(job.run, started, outputs, older)
         if self.options.verbose:
-            _print(f"progressd: progress from: {outputs.source or 'nowhere'}")
+            _print(f"progress from: {outputs.source or 'nowhere'}")
         return status
 
     def not_started(self, failure: OSError | None) -> int:
@@ -148,7 +150,7 @@ class _Report(NamedTuple):
             return 128 + self.received[0]
         program = self.options.command[0]
         trio.run(job.run_nothing, failure_of(f"{program} cannot be started: {failure.strerror}"))
-        _print(f"progressd: {program}: {failure.strerror}")
+        _print(f"{program}: {sentence(str(failure.strerror))}")
         return NOT_FOUND if isinstance(failure, FileNotFoundError) else NOT_EXECUTABLE
 
     def client(self) -> "RestClient":
@@ -162,10 +164,9 @@ class _Report(NamedTuple):
         if isinstance(what, Exception):
             from progressd.cli.remote import Remote, error_sentence
 
-            what = error_sentence(what, Remote(self.url, self.options.key)) + (
-                "; the command continues" if runs else ""
-            )
-        _print(f"progressd: {what}")
+            what = error_sentence(what, Remote(self.url, self.options.key))
+            what = t("{reason}; the command continues", reason=what) if runs else what
+        _print(what)
 
     def _job(self) -> "CommandJob":
         from progressd.client.run.supervisor import CommandJob
@@ -174,13 +175,13 @@ class _Report(NamedTuple):
 
 
 def _say_unwritten(error: OSError) -> None:
-    _print(f"progressd: cannot pass on the output of the command: {error.strerror}")
+    _print(f"cannot pass on the output of the command: {error.strerror}")
 
 
 def _print(text: str) -> None:
-    """Print a message. If standard error is broken, the command still runs."""
+    """Print a message in the language of the user. If standard error is broken, the command still runs."""
     try:
-        sys.stderr.write(f"{text}\n".encode("utf-8", "backslashreplace").decode())
+        sys.stderr.write(f"progressd: {sentence(text)}\n".encode("utf-8", "backslashreplace").decode())
         sys.stderr.flush()
     except (OSError, AttributeError):  # AttributeError: there is no standard error
         pass

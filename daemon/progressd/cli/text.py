@@ -1,4 +1,4 @@
-"""Messages and jobs as text. Text from clients cannot break a line or control the terminal."""
+"""Messages and jobs as text, in the language of the user. Text from clients cannot control the terminal."""
 
 import math
 import re
@@ -8,7 +8,9 @@ from typing import Any, Final, TextIO
 from urllib.parse import urlsplit
 
 from msgspec import UNSET, UnsetType
+from rich.cells import cell_len
 
+from progressd.cli.language import later, sentence, t
 from progressd.core.close_codes import DRAINING, SLOW_CONSUMER, TIMED_OUT, TRY_AGAIN
 from progressd.core.messages import (
     Completed,
@@ -36,10 +38,10 @@ COLORS: Final = {
 }
 
 CLOSED: Final = {  # the reasons of close codes, for people
-    DRAINING.reason: "the daemon is stopping",
-    TRY_AGAIN.reason: "the daemon cannot read its database at the moment",
-    SLOW_CONSUMER.reason: "this program was too slow",
-    TIMED_OUT.reason: "the daemon did not hear from this program",
+    DRAINING.reason: later("the daemon is stopping"),
+    TRY_AGAIN.reason: later("the daemon cannot read its database at the moment"),
+    SLOW_CONSUMER.reason: later("this program was too slow"),
+    TIMED_OUT.reason: later("the daemon did not hear from this program"),
 }
 GAP: Final = "  "  # between two columns
 SIZES: Final = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -60,15 +62,18 @@ def can_redraw(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 def reconnecting(reason: str) -> str:
     """Return the notice for a lost connection; `reason`: "" if it is not known."""
-    why = f": {CLOSED.get(reason, printable(reason))}" if reason else ""
-    return f"connection lost{why}; reconnecting"
+    if not reason:
+        return t("connection lost; reconnecting")
+    why = t(CLOSED[reason]) if reason in CLOSED else printable(reason)
+    return t("connection lost: {why}; reconnecting", why=why)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield each row as a line with aligned columns, without the columns that are empty in every row."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        yield GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width).rstrip()
+        cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True) if width)
+        yield GAP.join(cells).rstrip()
 
 
 def line(message: Message, url: str) -> str:
@@ -111,18 +116,29 @@ def describe(message: Message, url: str) -> str:
         case Progress(_, data):
             moved = percent(data.percent, data.total_steps)
             step = printable(" ".join(filter(None, [moved, steps(data), where(data)])))
-            return ", ".join(filter(None, [step, rate(data.rate, data.unit), time_left(data)]))
+            return t(", ").join(filter(None, [step, rate(data.rate, data.unit), time_left(data)]))
         case Completed(_, data):
-            pages = f", {data.page_count} {'page' if data.page_count == 1 else 'pages'}" if data.page_count else ""
+            parts = [t("in {time}", time=seconds(data.elapsed_seconds))]
+            parts += [t("{n} page | {n} pages", n=data.page_count)] if data.page_count else []
             result = f": {result_url(data.download_url, url)}" if data.download_url else ""
-            return f"in {seconds(data.elapsed_seconds)}{pages}{result}"
+            return t(", ").join(parts) + result
         case Error(_, data):
-            return printable(data.message)
+            return said(data.message)
         case ServerShutdown(data):
-            return f"{printable(data.reason)}, within {data.countdown_secs} s"
+            return t("{reason}, within {n} s", reason=said(data.reason), n=data.countdown_secs)
         case ServerStatus(data):
-            return printable(data.error) if data.error else data.status
+            return said(data.error) if data.error else data.status
     return ""
+
+
+def status(of: JobStatus | str) -> str:
+    """Return the word for a status."""
+    return t(str(of))
+
+
+def said(english: object, code: str = "") -> str:
+    """Return a sentence of the daemon or of a producer on one line, in the language of the user if it is known."""
+    return printable(sentence(str(english), code))
 
 
 def short(job_id: str) -> str:
@@ -178,7 +194,7 @@ def phase_and_step(phase: str, step: str) -> str:
 def task_detail(task: TaskData) -> str:
     """Return the progress of a task: everything that is known except its name."""
     if task.state is not JobStatus.PROCESSING:
-        return str(task.state)
+        return status(task.state)
     return counts(task.current, task.total, task.unit)
 
 
@@ -189,61 +205,71 @@ def task_percent(task: TaskData) -> int | None:
     return min(100, 100 * task.current // task.total) if task.total else None
 
 
-def time_left(data: ProgressData, passed: float = 0.0) -> str:
+def time_left(data: ProgressData, passed: float = 0.0, *, brief: bool = False) -> str:
     """Return the remaining time if known, or that the job is stalled. `passed`: the seconds since the message."""
     if data.stalled:
-        return "stalled"
+        return t("stalled")
     if data.percent >= 100:
         return ""
     if data.eta is not UNSET:
-        return remaining(data.eta.seconds - passed, max(0.0, data.eta.low - passed), data.eta.high - passed)
+        low, high = max(0.0, data.eta.low - passed), data.eta.high - passed
+        return remaining(data.eta.seconds - passed, low, high, brief=brief)
     left = (data.eta_seconds or 0.0) - passed  # of an older daemon
-    return remaining(left, left, left)
+    return remaining(left, left, left, brief=brief)
 
 
-def remaining(left: float, low: float, high: float) -> str:
+def remaining(left: float, low: float, high: float, *, brief: bool = False) -> str:
     """Return a remaining time: about 4 min left, or 3–6 min left if it is uncertain. The times are in seconds.
 
-    Return "" if no time remains. The page formats it in the same way.
+    Return "" if no time remains. The page formats it in the same way. `brief`: only the time, for a column.
     """
     if left <= 0:
         return ""
+    form = t("{time} left")
     if left < 10 or high < WIDE * low:
-        return f"about {_rounded(left, left)} left" if left >= 20 else f"{math.ceil(left)} s left"
-    first, last = _rounded(low, high).split()[0], _rounded(high, high)
-    if first == last.split()[0]:
-        return f"about {last} left"
-    return f"{first}–{last} left" if float(first) else f"up to {last} left"
+        form = t("about {time} left") if left >= 20 else form
+        time = _rounded(left, left) if left >= 20 else t("{n} s", n=math.ceil(left))
+    else:
+        first, time = _rounded(low, high).split()[0], _rounded(high, high)
+        if first == time.split()[0]:
+            form = t("about {time} left")
+        elif float(first):
+            time = f"{first}–{time}"
+        elif brief:
+            time = t("up to {time}", time=time)
+        else:
+            form = t("up to {time} left")
+    return time if brief else form.format(time=time)
 
 
 def _rounded(value: float, largest: float) -> str:
     """Return a duration in the unit that fits the largest duration."""
     if largest < 90:
-        return f"{math.ceil(value / 5) * 5 if value >= 20 else round(value)} s"
+        return t("{n} s", n=math.ceil(value / 5) * 5 if value >= 20 else round(value))
     if largest < 5400:
-        return f"{round(value / 60)} min"
-    return f"{value / 3600:.1f} h"
+        return t("{n} min", n=round(value / 60))
+    return t("{n} h", n=f"{value / 3600:.1f}")
 
 
 def seconds(value: float) -> str:
     """Return a duration as text: less than 0.1 s, 3.2 s, 45 s, 2 min 5 s, 1 h 3 min."""
     if value < 0.05:
-        return "less than 0.1 s"
+        return t("less than {n} s", n=0.1)
     if value < 9.95:
-        return f"{value:.1f} s"
+        return t("{n} s", n=f"{value:.1f}")
     whole = round(value)
     if whole < 60:
-        return f"{whole} s"
+        return t("{n} s", n=whole)
     minutes, rest = divmod(whole, 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+        return t("{m} min {s} s", m=minutes, s=rest)
+    return t("{h} h {m} min", h=minutes // 60, m=minutes % 60)
 
 
 def stopwatch(value: float) -> str:
     """Return an elapsed time in full seconds, for a number that changes once a second."""
     whole = max(0, math.floor(value))
-    return f"{whole} s" if whole < 60 else seconds(whole)
+    return t("{n} s", n=whole) if whole < 60 else seconds(whole)
 
 
 def result_url(path: str, url: str) -> str:
@@ -263,11 +289,12 @@ def outcome(job: dict[str, Any]) -> str:
     """Return the error of a job of the REST API, the URL of a result on another server, or the remaining time."""
     path = job.get("output_path", "")
     if (position := job.get("queue_position")) is not None:
-        start = job.get("expected_start")
-        return f"number {position} in the queue" + (f", may start at {short_time(start)}" if start else "")
+        if (start := job.get("expected_start")) is not None:
+            return t("number {n} in the queue, may start at {time}", n=position, time=short_time(start))
+        return t("number {n} in the queue", n=position)
     if (eta := job.get("progress", {}).get("eta")) is not None and job["progress"]["percent"] < 100:
         return remaining(eta["seconds"], eta["low"], eta["high"])
-    return printable(job.get("error") or (path if "://" in path else ""))
+    return said(job["error"]) if job.get("error") else printable(path if "://" in path else "")
 
 
 def local_time(text: str) -> str:

@@ -3,7 +3,7 @@
 import { credentials, currentKey, refused } from './access.js';
 import { learnFrom } from './clock.js';
 import { batchPath, jobPath } from './job.js';
-import { t } from './text.js';
+import { sentence, t } from './text.js';
 
 const TIMEOUT_MS = 15_000;
 
@@ -14,11 +14,12 @@ const noAnswer = () => t('The server did not answer. Try again.');
 export class Refusal extends Error {
   /**
    * @param {number} status HTTP status
-   * @param {{error?: string, message?: string, retry_after?: number}} body
+   * @param {{error?: string, message?: string, code?: string, retry_after?: number}} body
    */
   constructor(status, body) {
     const proxy = status >= 502 && status <= 504; // a proxy whose daemon does not respond
-    super(body?.message ?? body?.error ?? (proxy ? noServer() : t('The server answered with HTTP status {status}.', { status })));
+    const english = body?.message ?? body?.error;
+    super(english ? sentence(english, body.code) : proxy ? noServer() : t('The server answered with HTTP status {status}.', { status }));
     this.status = status;
     this.retryAfter = body?.retry_after ?? 0; // seconds
   }

@@ -3,7 +3,7 @@
 import { getJob, listJobs, Refusal } from './api.js';
 import { filtersOf, finishedOf, isFiltered } from './query.js';
 import { Stream } from './stream.js';
-import { t } from './text.js';
+import { sentence, t } from './text.js';
 
 const POLL_MS = 1000;
 const LONGEST_POLL_MS = 15_000;
@@ -245,7 +245,7 @@ export class Feed {
       this.#hear(farewell(message.data));
     } else if (message.type === 'server_status') {
       const { error } = message.data;
-      this.#hear(error ? t('The server cannot save changes at the moment: {error}.', { error }) : null);
+      this.#hear(error ? t('The server cannot save changes at the moment: {error}.', { error: sentence(error) }) : null);
     } else if (message.type === 'resync') {
       this.#log.length = 0;
       this.#jobs.clear(); // a daemon restored from a backup may have other jobs, and finished jobs may run again
@@ -259,9 +259,9 @@ export class Feed {
     }
   }
 
-  #hear(sentence) {
-    this.#said = sentence;
-    this.#listener.onNotice(sentence);
+  #hear(notice) {
+    this.#said = notice;
+    this.#listener.onNotice(notice);
   }
 
   #tell(connection) {

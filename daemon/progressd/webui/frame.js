@@ -6,7 +6,7 @@ import { Gate, mayWrite } from './gate.js';
 import './keys.js';
 import { checkVersion } from './lazy.js';
 import { token } from './pass.js';
-import { t, timeLocale, translatePage } from './text.js';
+import { sentence, t, timeLocale, translatePage } from './text.js';
 
 await translatePage();
 
@@ -112,9 +112,9 @@ export class Frame {
   #showNotice() {
     const isLost = this.#lostAt !== null && Date.now() - this.#lostAt >= LOST_MS;
     const time = isLost && new Intl.DateTimeFormat(timeLocale(), { timeStyle: 'short' }).format(this.#lostAt);
-    const sentence = isLost ? t('No connection since {time}. What you see is from then.', { time }) : this.#stated;
-    setText(byId('notice'), sentence ?? '');
-    byId('notice').hidden = !sentence;
+    const shown = isLost ? t('No connection since {time}. What you see is from then.', { time }) : this.#stated;
+    setText(byId('notice'), shown ?? '');
+    byId('notice').hidden = !shown;
     if (isLost === this.isLost) return;
     document.body.toggleAttribute('data-lost', isLost);
     this.#listener.onLost?.();
@@ -140,13 +140,13 @@ function sentenceOf({ type, data = {}, error = data.error, countdown_secs: secon
       ? t('The server stops within {n} s. This page reconnects by itself when the server is back.', { n: seconds })
       : t('The server stops now. This page reconnects by itself when the server is back.');
   }
-  return error ? t('The server cannot save changes at the moment: {error}.', { error }) : null;
+  return error ? t('The server cannot save changes at the moment: {error}.', { error: sentence(error) }) : null;
 }
 
-/** Shows why the last action failed; an empty sentence clears it. */
-export function note(sentence) {
-  setText(byId('note'), sentence);
-  byId('note').hidden = !sentence;
+/** Shows why the last action failed; an empty text clears it. */
+export function note(text) {
+  setText(byId('note'), text);
+  byId('note').hidden = !text;
 }
 
 /** Runs an action, and shows why it failed. */

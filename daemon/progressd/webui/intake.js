@@ -174,6 +174,9 @@ function rank(value) {
   return place < 0 ? Infinity : place;
 }
 
+/** Returns a word with a capital letter. Abbreviations, such as those of languages, stay as they are. */
+const title = (choice) => (/^[a-z]{4,}$/.test(choice) ? choice[0].toUpperCase() + choice.slice(1) : choice);
+
 /** @param {Option} option */
 function select(option) {
   const input = document.createElement('select');
@@ -181,7 +184,7 @@ function select(option) {
   const words = { true: t('On'), false: t('Off'), '': t('Default') };
   const values = (option.enum ?? [true, false]).map(String);
   if (option.default === undefined) values.unshift('');
-  input.append(...values.map((value) => new Option(words[value] ?? t(value), value)));
+  input.append(...values.map((value) => new Option(words[value] ?? t(title(value)), value)));
   input.value = String(option.default ?? '');
   return input;
 }

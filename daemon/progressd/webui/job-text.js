@@ -3,7 +3,7 @@
 import { shownNow } from './clock.js';
 import { duration, moment, number, remaining, steps, stopwatch } from './format.js';
 import { isFinished, isOpenEnded, jobPath } from './job.js';
-import { t } from './text.js';
+import { sentence, t } from './text.js';
 
 /** @typedef {import('./jobs.js').Job | import('./uploads.js').Upload} Entry */
 
@@ -54,7 +54,7 @@ export function stepOf({ status, pipeline, progress = {}, page_count: pages, err
   if (status === 'queued') return pipeline ? t('Waiting for its turn') : t('Not started yet');
   if (status === 'completed') return pages ? t('{n} page | {n} pages', { n: pages }) : '';
   const { step_name: name = '', current_step: step, total_steps: total, unit, phase } = progress;
-  if (status === 'failed' && error) return error;
+  if (status === 'failed' && error) return sentence(error);
   if (isFinished({ status })) return name ? t('Stopped at {step}', { step: name }) : '';
   const part = phase && !name.startsWith(phase) ? phase : '';
   return [part, name, steps(step, total, unit)].filter(Boolean).join(' · ') || t('Starting');

@@ -5,7 +5,7 @@ import { duration, moment, number, percentage, rate, remaining, steps } from './
 import { isFinished, isLate, isOpenEnded } from './job.js';
 import { remainingOf } from './job-model.js';
 import { nameOf, percentOf, priorityOf, resultOf, spentOn, stateOf, stepOf } from './job-text.js';
-import { t, timeLocale } from './text.js';
+import { sentence, t, timeLocale } from './text.js';
 
 const exactly = (iso) => element('time', { dateTime: iso, title: iso }, whole(iso));
 const whole = (iso) => new Intl.DateTimeFormat(timeLocale(), { dateStyle: 'medium', timeStyle: 'medium' }).format(new Date(iso));
@@ -24,7 +24,7 @@ export function showJob(job, isPending) {
   showTasks(status === 'processing' ? progress.tasks ?? [] : []);
   showDetails(job);
   byId('failure').hidden = status !== 'failed';
-  setText(byId('error'), job.error ?? '');
+  setText(byId('error'), sentence(job.error ?? ''));
 }
 
 function showProgress(job) {

@@ -2,7 +2,7 @@
 
 import { COLORS } from './colors.js';
 import { watch } from './progressd.js';
-import { language, loadLanguage, t, timeLocale } from './text.js';
+import { language, loadLanguage, sentence, t, timeLocale } from './text.js';
 
 /** The daemon that this module comes from. */
 const ROOT = import.meta.url.replace(/static\/[^?#]*.*$/, '');
@@ -281,7 +281,7 @@ export function sentenceFor(error, url) {
     case 'job_deleted':
       return t('This job does not exist, or was deleted.');
     default:
-      return error.message;
+      return sentence(error.message, error.code);
   }
 }
 

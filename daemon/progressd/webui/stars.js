@@ -2,7 +2,7 @@
 
 import { nameOf } from './job-text.js';
 import { choose, parsed, setting } from './settings.js';
-import { t } from './text.js';
+import { sentence, t } from './text.js';
 
 const MAX_STARS = 500;
 
@@ -40,7 +40,7 @@ export function ended(job) {
     cancelled: t('{name} was cancelled.', { name }),
   }[job.status];
   try {
-    const notification = new Notification(title, { body: job.error ?? '', tag: job.id });
+    const notification = new Notification(title, { body: sentence(job.error ?? ''), tag: job.id });
     notification.addEventListener('click', () => {
       window.focus();
       notification.close();

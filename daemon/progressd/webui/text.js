@@ -4,7 +4,12 @@ import { choose, setting } from './settings.js';
 
 const LANGUAGES = { en: 'English', ja: '日本語' };
 
+const TRANSLATED = ['reason', 'status']; // placeholders for a sentence or a word that is translated too
+const MAX_LENGTH = 2000; // characters of a sentence of the server; a longer one stays English
+
 let messages = {};
+let codes = {}; // sentences for the codes of errors
+let templates = [];
 
 /** The language in use, for `Intl`. */
 export let language = 'en';
@@ -15,9 +20,43 @@ export let language = 'en';
  */
 export async function loadLanguage(preferred = [setting('language') ?? '', ...navigator.languages]) {
   const wanted = preferred.map((tag) => tag.split('-')[0]).find((tag) => Object.hasOwn(LANGUAGES, tag)) ?? 'en';
-  const loaded = wanted === 'en' ? {} : (await import(`./languages/${wanted}.js`)).default;
-  [language, messages] = [wanted, loaded];
+  const [loaded, ofServer] = wanted === 'en' ? [{}, {}] : await Promise.all([
+    import(`./languages/${wanted}.js`).then((module) => module.default),
+    fetch(new URL(`./languages/sentences.${wanted}.json`, import.meta.url)).then((response) => response.json()).catch(() => ({})),
+  ]);
+  [language, messages, codes] = [wanted, loaded, ofServer.codes ?? {}];
+  templates = Object.entries(ofServer.sentences ?? {}).map(template).sort((a, b) => b.rank - a.rank);
 }
+
+/** Prepares to find the values of a template: the text around its placeholders, and a pattern. */
+function template([english, translation]) {
+  const parts = english.split(/\{(\w+)\}/);
+  const literals = parts.filter((part, index) => index % 2 === 0 && part);
+  const escaped = (part) => part.replace(/[$()*+.?[\\\]^{|}]/g, '\\$&');
+  const pattern = parts.map((part, index) => (index % 2 ? `(?<${part}>.+?)` : escaped(part))).join('');
+  const rank = literals.join('').length - (parts[0] ? 0 : MAX_LENGTH); // one that begins with a value fits less
+  return { translation, literals, pattern, rank };
+}
+
+/**
+ * Returns a sentence of the server, such as an error, in the language in use. Its values stay. An unknown sentence stays
+ * English, after a sentence for its code. `languages/translation.py` does the same.
+ * @param {string} english
+ * @param {string} [code] the code of an error of the REST API
+ */
+export function sentence(english, code) {
+  for (const { translation, literals, pattern } of english.length > MAX_LENGTH ? [] : templates) {
+    if (!literals.every((literal) => english.includes(literal))) continue;
+    const found = new RegExp(`^${pattern}$`, 's').exec(english);
+    if (!found) continue;
+    const values = { ...found.groups };
+    for (const name of TRANSLATED) if (values[name]) values[name] = sentence(values[name]);
+    return filled(translation, values);
+  }
+  return Object.hasOwn(codes, code ?? '') ? `${codes[code]}（${english}）` : english;
+}
+
+const filled = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 
 /** The locale of times. English times have 24 hours and the day before the month, as in the terminal. */
 export const timeLocale = () => (language === 'en' ? 'en-GB' : language);
@@ -30,7 +69,7 @@ export const timeLocale = () => (language === 'en' ? 'en-GB' : language);
 export function t(english, values = {}) {
   const forms = (messages[english] ?? english).split(' | ');
   const singular = forms.length > 1 && new Intl.PluralRules(language).select(values.n) === 'one';
-  return (singular ? forms[0] : forms.at(-1)).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+  return filled(singular ? forms[0] : forms.at(-1), values);
 }
 
 /**

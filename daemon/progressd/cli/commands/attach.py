@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from progressd.cli.language import sentence
 from progressd.cli.options import labels_option, lease_option
 from progressd.cli.remote import Remote, error_sentence, remote_options
 
@@ -54,11 +55,11 @@ def attach(
     from progressd.client.exception_groups import unwrapped
 
     def say(what: "str | ClientError") -> None:
-        sentence = f"progressd: {what if isinstance(what, str) else error_sentence(what, remote)}"
+        line = f"progressd: {sentence(what) if isinstance(what, str) else error_sentence(what, remote)}"
         if display is None:
-            click.echo(sentence, err=True)
+            click.echo(line, err=True)
         else:
-            display.notice(sentence)
+            display.notice(line)
 
     display: Display | None = None
     targets = _targets(processes, say, follow=follow)

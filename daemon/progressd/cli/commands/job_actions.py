@@ -2,6 +2,7 @@
 
 import click
 
+from progressd.cli.language import t
 from progressd.cli.options import complete_finished, complete_retryable, complete_unfinished
 from progressd.cli.remote import Remote, error_sentence, remote_options, whole_id
 
@@ -71,5 +72,5 @@ def delete(ctx: click.Context, job_ids: tuple[str, ...], remote: Remote) -> None
                 if error.status == 401:
                     raise  # the other jobs would fail the same way
                 rejected = True
-                click.echo(f"Error: {error_sentence(error, remote)}", err=True)
+                click.echo(t("Error: {message}", message=error_sentence(error, remote)), err=True)
     ctx.exit(int(rejected))

@@ -9,11 +9,12 @@ import click
 import msgspec
 
 from progressd.cli import text
+from progressd.cli.language import english, later, t
 from progressd.cli.options import selection_options, state_dir, state_dir_options
 from progressd.cli.remote import Remote, remote_options
 from progressd.core.messages import JobStatus, ProgressData
 
-COLUMNS: Final = ("JOB", "STATUS", "DONE", "CREATED", "NAME")
+COLUMNS: Final = (later("JOB"), later("STATUS"), later("DONE"), later("CREATED"), later("NAME"))
 MIN_WIDTHS: Final = (0, 60, 100, 100, 60)  # of the terminal, to show each column
 STATUS, NAME = 1, 4  # indexes in COLUMNS
 
@@ -62,13 +63,14 @@ def jobs(
             click.echo(msgspec.json.encode(job))
     elif not found and sys.stdout.isatty():
         click.echo(
-            "no jobs match" if any(filters.values()) else "no jobs yet (submit a file with progressd submit FILE)"
+            t("no jobs match") if any(filters.values()) else t("no jobs yet (submit a file with progressd submit FILE)")
         )
     elif sys.stdout.isatty():
         _print_table(found)
     else:
-        for line in text.columns([COLUMNS, *(_with_outcome(_cells(job), job) for job in found)]):
-            click.echo(line)
+        with english():  # programs read it
+            for line in text.columns([COLUMNS, *(_with_outcome(_cells(job), job) for job in found)]):
+                click.echo(line)
 
 
 @jobs.command()
@@ -105,7 +107,7 @@ def _cells(job: dict[str, Any]) -> tuple[str, ...]:
     progress = job["progress"]
     moved = text.percent(progress["percent"], progress["total_steps"])
     done = "100%" if status is JobStatus.COMPLETED else moved or "-"
-    return job["id"], job["status"], done, text.local_time(job["created_at"]), text.name(job)
+    return job["id"], text.status(status), done, text.local_time(job["created_at"]), text.name(job)
 
 
 def _with_outcome(cells: tuple[str, ...], job: dict[str, Any]) -> tuple[str, ...]:
@@ -116,15 +118,16 @@ def _with_outcome(cells: tuple[str, ...], job: dict[str, Any]) -> tuple[str, ...
 
 def _print_table(found: list[dict[str, Any]]) -> None:
     """Print a table that fits the terminal: shorten names and hide columns. Outcomes are below their jobs."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.text import Text
 
-    rows: list[tuple[str, ...]] = [COLUMNS]
+    rows: list[tuple[str, ...]] = [tuple(map(t, COLUMNS))]
     for job in found:
         *most, _, name = _cells(job)
         rows.append((*most, text.short_time(job["created_at"]), name))
     console = Console()
-    *widths, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    *widths, _ = (max(map(cell_len, column)) for column in zip(*rows, strict=True))
     shown = [column for column, width in enumerate(MIN_WIDTHS) if console.width >= width]
     room = console.width - sum(widths[column] + len(text.GAP) for column in shown if column != NAME)
     for number, row in enumerate(rows):
@@ -135,8 +138,8 @@ def _print_table(found: list[dict[str, Any]]) -> None:
                 cell.truncate(room, overflow="ellipsis")
             else:
                 if column == STATUS and number > 0:
-                    cell.stylize(text.COLORS[JobStatus(row[STATUS])])
-                cell.pad_right(widths[column] - len(cell))
+                    cell.stylize(text.COLORS[JobStatus(found[number - 1]["status"])])
+                cell.pad_right(widths[column] - cell.cell_len)
             line.append_text(cell).append(text.GAP)
         line.rstrip()
         console.print(line, soft_wrap=True)  # rich would shorten ids, which users copy

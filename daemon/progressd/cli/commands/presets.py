@@ -1,10 +1,13 @@
 """`progressd presets`: list, print and test presets."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+
+from progressd.cli.language import for_reader, later, t
 
 if TYPE_CHECKING:
     from progressd.core.events import ReportedProgress
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 STREAMS: Final = {"O": 1, "E": 2, "P": 3}  # in the timing of a transcript
 QUIET: Final = 0.2  # seconds without output after which an unfinished line is searched
-HEAD: Final = ("NAME", "FINDS", "ADDS", "FOR")
+HEAD: Final = (later("NAME"), later("FINDS"), later("ADDS"), later("FOR"))
 WIDTH: Final = 100  # characters of a line that are printed
 
 
@@ -36,8 +39,9 @@ def presets(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         from progressd.cli.text import columns
 
-        for line in columns([HEAD, *_rows(_presets())]):
-            click.echo(line)
+        with for_reader(sys.stdout):
+            for line in columns([tuple(map(t, HEAD)), *_rows(_presets())]):
+                click.echo(line)
 
 
 @presets.command()
@@ -87,7 +91,7 @@ def _rows(known: "Presets") -> Iterator[tuple[str, str, str, str]]:
         assert preset is not None
         adds = preset.adapt[0].shown().removeprefix("adds ") if preset.adapt else ""
         if preset.needs_terminal and not preset.adapt:
-            adds = "(needs a terminal)"
+            adds = t("(needs a terminal)")
         yield name, ", ".join(_finds(preset)), adds, preset.about
 
 
@@ -100,11 +104,11 @@ def _finds(preset: "Preset") -> Iterator[str]:
     for line in rules.json:
         groups |= {name for name in ("current", "total", "percent", "fraction", "rate", "eta") if getattr(line, name)}
     totals = {"total", "duration", "items"} & groups or preset.total
-    yield "percent" if {"percent", "fraction"} & groups or totals else "count"
+    yield t("percent") if {"percent", "fraction"} & groups or totals else t("count")
     if "rate" in groups:
-        yield "rate"
+        yield t("rate")
     if "eta" in groups:
-        yield "time left"
+        yield t("time left")
 
 
 def _chunks(transcript: Path, output: bytes) -> Iterator[tuple[int, float, bytes]]:

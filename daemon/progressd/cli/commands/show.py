@@ -1,5 +1,6 @@
 """`progressd show`: everything about one job."""
 
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from http import HTTPStatus
@@ -10,6 +11,7 @@ import msgspec
 from msgspec import UNSET
 
 from progressd.cli import text
+from progressd.cli.language import for_reader, later, t
 from progressd.cli.options import complete_job
 from progressd.cli.remote import Remote, remote_options, whole_id
 from progressd.client.errors import APIError
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from progressd.client.rest import RestClient
 
 LOG_LINES: Final = 10
+TIMES: Final = {"created": later("Created"), "started": later("Started"), "completed": later("Completed")}
+LISTS: Final = {"labels": later("Labels"), "options": later("Options")}
 
 
 @click.command()
@@ -39,25 +43,27 @@ def show(job_id: str, as_json: bool, remote: Remote) -> None:
     if as_json:
         click.echo(msgspec.json.encode(job))
         return
-    click.echo(text.name(job))
-    click.echo("\n".join(text.columns([(f"{name}:", value) for name, value in _facts(job, remote.url)])))
-    for title, rows in (("Tasks", _tasks(job)), ("Steps", _steps(job)), ("Log", lines)):
-        if rows:
-            click.echo("\n".join([f"\n{title}", *(f"{text.GAP}{line}".rstrip() for line in text.columns(rows))]))
+    with for_reader(sys.stdout):
+        click.echo(text.name(job))
+        click.echo("\n".join(text.columns([(f"{name}:", value) for name, value in _facts(job, remote.url)])))
+        for title, rows in ((t("Tasks"), _tasks(job)), (t("Steps"), _steps(job)), (t("Log"), lines)):
+            if rows:
+                click.echo("\n".join([f"\n{title}", *(f"{text.GAP}{line}".rstrip() for line in text.columns(rows))]))
 
 
 def _facts(job: dict[str, Any], url: str) -> Iterator[tuple[str, str]]:
     """Yield the names and values to print, as far as they are known."""
     progress = _progress(job)
-    yield "Job", job["id"]
-    yield "Kind", text.printable(job["kind"])
+    yield t("Job"), job["id"]
+    yield t("Kind"), text.printable(job["kind"])
     if "pipeline" in job:
-        yield "Pipeline", text.printable(job["pipeline"])
+        yield t("Pipeline"), text.printable(job["pipeline"])
     if job.get("name") and job.get("input_filename"):
-        yield "File", text.printable(job["input_filename"])
-    place = f", {text.outcome(job)}" if "queue_position" in job else ""
-    attempt = f", attempt {job['attempt']}" if job["attempt"] > 1 else ""
-    yield "Status", f"{job['status']}{place}{attempt}"
+        yield t("File"), text.printable(job["input_filename"])
+    state = [text.status(job["status"])]
+    state += [text.outcome(job)] if "queue_position" in job else []
+    state += [t("attempt {n}", n=job["attempt"])] if job["attempt"] > 1 else []
+    yield t("Status"), t(", ").join(state)
     moved = [
         text.percent(progress.percent, progress.total_steps),
         text.steps(progress),
@@ -65,27 +71,27 @@ def _facts(job: dict[str, Any], url: str) -> Iterator[tuple[str, str]]:
         text.time_left(progress),
     ]
     if any(moved):
-        yield "Progress", ", ".join(filter(None, moved))
+        yield t("Progress"), t(", ").join(filter(None, moved))
     if step := text.where(progress):
-        yield "Step", step
-    for name in ("created", "started", "completed"):
+        yield t("Step"), step
+    for name, title in TIMES.items():
         if f"{name}_at" in job:
-            title = "Ended" if name == "completed" and job["status"] != JobStatus.COMPLETED else name.capitalize()
-            yield title, text.local_time(job[f"{name}_at"]) + _after(job, name)
+            ended = name == "completed" and job["status"] != JobStatus.COMPLETED
+            yield t("Ended") if ended else t(title), text.local_time(job[f"{name}_at"]) + _after(job, name)
     if "lease_seconds" in job:
-        yield "Lease", text.seconds(job["lease_seconds"])
+        yield t("Lease"), text.seconds(job["lease_seconds"])
     if "batch_id" in job:
-        yield "Batch", f"{job['batch_id']}, priority {job['priority']}"
-    for name in ("labels", "options"):
+        yield t("Batch"), t("{id}, priority {priority}", id=job["batch_id"], priority=job["priority"])
+    for name, title in LISTS.items():
         if job[name]:
             values = (f"{key}={_typed(value)}" for key, value in job[name].items())
-            yield name.capitalize(), text.printable(", ".join(values))
+            yield t(title), text.printable(", ".join(values))
     if "output_path" in job:
-        yield "Result", text.result_url(job["output_path"], url)
+        yield t("Result"), text.result_url(job["output_path"], url)
     if "page_count" in job:
-        yield "Pages", str(job["page_count"])
+        yield t("Pages"), str(job["page_count"])
     if "error" in job:
-        yield "Error", text.printable(job["error"])
+        yield t("Error"), text.said(job["error"])
 
 
 def _typed(value: object) -> str:
@@ -98,11 +104,11 @@ def _after(job: dict[str, Any], name: str) -> str:
     if name == "started":
         waited = text.seconds(_seconds(job["created_at"], job["started_at"]))
         if job["attempt"] > 1:  # the time includes the earlier attempts
-            return f", attempt {job['attempt']}, {waited} after the job was created"
-        return f", after {waited}"
+            return t(", attempt {n}, {time} after the job was created", n=job["attempt"], time=waited)
+        return t(", after {time}", time=waited)
     if name == "completed" and "started_at" in job:
         ran = job.get("elapsed_seconds", _seconds(job["started_at"], job["completed_at"]))
-        return f", after {text.seconds(ran)}"
+        return t(", after {time}", time=text.seconds(ran))
     return ""
 
 
@@ -111,7 +117,9 @@ def _tasks(job: dict[str, Any]) -> list[tuple[str, ...]]:
     for task in _progress(job).tasks:
         percent = text.task_percent(task)
         counted = text.counts(task.current, task.total, task.unit)
-        rows.append((text.printable(task.name), str(task.state), "" if percent is None else f"{percent}%", counted))
+        rows.append(
+            (text.printable(task.name), text.status(task.state), "" if percent is None else f"{percent}%", counted)
+        )
     return rows
 
 
@@ -119,8 +127,8 @@ def _steps(job: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = list[tuple[str, ...]]()
     for step in job.get("steps", ()):
         name = text.phase_and_step(step.get("phase", ""), step["step_name"])
-        merged = f" ({step['merged']} steps)" if "merged" in step else ""
-        earlier = " (earlier attempt)" if _is_earlier(step, job) else ""
+        merged = t(" ({n} steps)", n=step["merged"]) if "merged" in step else ""
+        earlier = t(" (earlier attempt)") if _is_earlier(step, job) else ""
         lasted = text.seconds(_seconds(step["started_at"], step["ended_at"])) if "ended_at" in step else ""
         rate = text.rate(step.get("rate", UNSET), step.get("unit", UNSET))
         rows.append((text.local_time(step["started_at"]), lasted, rate, name + merged + earlier))

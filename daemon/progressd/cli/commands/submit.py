@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from progressd.cli.language import t
 from progressd.cli.options import labels_option
 from progressd.cli.remote import Remote, remote_options
 from progressd.client.values import encodable
@@ -84,7 +85,7 @@ def submit(
                 if isinstance(error, APIError) and error.status == 401:
                     raise  # the other files would fail the same way
                 rejected = True
-                click.echo(f"Error: {path}: {error_sentence(error, remote)}", err=True)
+                click.echo(t("Error: {message}", message=f"{path}: {error_sentence(error, remote)}"), err=True)
             else:
                 names[job_id] = path.name
                 click.echo(job_id)

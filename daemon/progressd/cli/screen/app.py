@@ -13,6 +13,7 @@ import trio
 
 from progressd.cli import text
 from progressd.cli.interruption import until_interrupted
+from progressd.cli.language import t
 from progressd.cli.remote import Remote, error_sentence
 from progressd.cli.screen import job_view, list_view
 from progressd.cli.screen.cells import Painter
@@ -129,9 +130,9 @@ class App:
     async def _take(self, message: Message) -> None:
         match message:
             case ServerShutdown(data):
-                self._say(text.printable(data.reason))
+                self._say(text.said(data.reason))
             case ServerStatus(data):
-                self._say(text.printable(data.error) if data.error else "the daemon has recovered")
+                self._say(text.said(data.error) if data.error else t("the daemon has recovered"))
             case Resync():
                 self._rows.clear()
                 self._finished.restart()
@@ -144,7 +145,7 @@ class App:
         if self._job is not None and row is not None and row.id == self._job.row.id:
             self._job.row = row  # another object after a resync
             if isinstance(message, JobDeleted):
-                self._say("the job was deleted")
+                self._say(t("the job was deleted"))
             elif not isinstance(message, Progress) or before is None or job_view.moved(before, message.data):
                 self._details.set()
         if self._rows.stale or (row is not None and any(row is one for one in self._view.visible())):
@@ -272,7 +273,9 @@ class App:
 
     def _retry(self, row: Row) -> None:
         self._nursery.start_soon(
-            self._call, lambda client: client.retry(row.id), lambda new: self._say(f"retried as job {text.short(new)}")
+            self._call,
+            lambda client: client.retry(row.id),
+            lambda new: self._say(t("retried as job {id}", id=text.short(new))),
         )
 
     def _search(self, words: str) -> None:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from msgspec import UNSET
+from rich.cells import cell_len
 
 from progressd.cli import text
+from progressd.cli.language import later, t
 from progressd.cli.screen.cells import Line, Span, clip, fit, line_width, shorten
 from progressd.cli.screen.rows import Row
 from progressd.core.messages import JobStatus, TaskData
@@ -20,11 +22,11 @@ MARKS: Final = {
     JobStatus.CANCELLED: Span("–", "yellow"),
 }
 STATES: Final = {
-    JobStatus.QUEUED: Span("waiting", "dim"),
-    JobStatus.PROCESSING: Span("running", "cyan"),
-    JobStatus.COMPLETED: Span("done", "green"),
-    JobStatus.FAILED: Span("failed", "red"),
-    JobStatus.CANCELLED: Span("cancelled", "yellow"),
+    JobStatus.QUEUED: Span(later("waiting"), "dim"),
+    JobStatus.PROCESSING: Span(later("running"), "cyan"),
+    JobStatus.COMPLETED: Span(later("done"), "green"),
+    JobStatus.FAILED: Span(later("failed"), "red"),
+    JobStatus.CANCELLED: Span(later("cancelled"), "yellow"),
 }
 SILENT: Final = "yellow"
 
@@ -37,8 +39,11 @@ def mark(row: Row) -> Span:
 def state(row: Row) -> Span:
     """Return the word for a job's state."""
     if row.stalled:
-        return Span("stalled", SILENT)
-    return Span("slow", SILENT) if row.slow else STATES[row.status]
+        return Span(t("stalled"), SILENT)
+    if row.slow:
+        return Span(t("slow"), SILENT)
+    word, style = STATES[row.status]
+    return Span(t(word), style)
 
 
 def percent(row: Row) -> int | None:
@@ -74,19 +79,26 @@ def task_state(task: TaskData) -> Span:
 
 def silence(row: Row, now: float) -> str:
     """Return for how long a job has been stalled."""
-    return f"stalled for {text.seconds(max(0.0, now - row.stalled_since))}" if row.stalled_since else "stalled"
+    if not row.stalled_since:
+        return t("stalled")
+    return t("stalled for {time}", time=text.seconds(max(0.0, now - row.stalled_since)))
 
 
 def details(row: Row, now: float) -> Span:
     """Return the step of a running job, the error of a failed one, or how long a job took."""
     if row.status.finished:
-        return Span(row.outcome, "red" if row.status is JobStatus.FAILED else "dim")
+        return outcome(row)
     if row.status is JobStatus.QUEUED:
         return Span("")
     step = "  ".join(filter(None, [text.steps(row.data), text.where(row.data)]))
     if row.stalled:
         return Span("  ".join(filter(None, [silence(row, now), step])), SILENT)
-    return Span("  ".join(filter(None, ["slower than usual" if row.slow else "", step])), "dim")
+    return Span("  ".join(filter(None, [t("slower than usual") if row.slow else "", step])), "dim")
+
+
+def outcome(row: Row) -> Span:
+    """Return the error of a failed job, or how long another one took."""
+    return Span(text.said(row.outcome), "red") if row.status is JobStatus.FAILED else Span(row.outcome, "dim")
 
 
 def rate(row: Row) -> str:
@@ -99,17 +111,20 @@ def source(row: Row) -> str:
     eta = row.data.eta
     if eta is UNSET:
         return ""
-    runs = f"{eta.runs} earlier {'run' if eta.runs == 1 else 'runs'}" if eta.runs else "earlier runs"
-    return {"history": f"as {runs} took", "rate": "at its speed", "producer": "as the program says"}[eta.source]
+    if eta.source == "history":
+        if not eta.runs:
+            return t("as earlier runs took")
+        return t("as {n} earlier run took | as {n} earlier runs took", n=eta.runs)
+    return t("at its speed") if eta.source == "rate" else t("as the program says")
 
 
 def banner(lost_since: float | None, title: Line, right: str, width: int) -> list[Span]:
     """Return the top line: the title, or since when the connection is lost."""
     if lost_since is not None:
         since = time.strftime("%H:%M", time.localtime(lost_since))
-        warning = f" No connection since {since}. What you see is from then."
-        if width < len(warning):
-            warning = f" No connection since {since}."
+        warning = t(" No connection since {time}. What you see is from then.", time=since)
+        if width < cell_len(warning):
+            warning = t(" No connection since {time}.", time=since)
         return [Span(fit(warning, width), f"reverse {SILENT}")]
     left = clip(title, width)
     room = width - line_width(left) - 2
@@ -120,7 +135,8 @@ def hints(keys: Sequence[tuple[str, str]], width: int) -> list[Span]:
     """Return as many keys with their meanings as fit whole."""
     line, used = list[Span](), 0
     for key, meaning in keys:
-        needed = len(key) + len(meaning) + 1 + (2 if line else 0)
+        meaning = t(meaning)
+        needed = cell_len(key) + cell_len(meaning) + 1 + (2 if line else 0)
         if used + needed > width:
             break
         line += [Span("  " if line else ""), Span(key, "bold"), Span(f" {meaning}", "dim")]
@@ -130,7 +146,13 @@ def hints(keys: Sequence[tuple[str, str]], width: int) -> list[Span]:
 
 def help_line(key: str, meaning: str, width: int) -> list[Span]:
     """Return a key with its meaning, for the list of all keys."""
-    return clip([Span(f"  {key:<22}", "bold"), Span(meaning)], width)
+    return clip([Span(f"  {key:<22}", "bold"), Span(t(meaning))], width)
+
+
+def question(name: str, width: int) -> list[Span]:
+    """Return the question whether to cancel a job, in the bottom line."""
+    room = width - cell_len(t("Cancel {name}? (y/n)", name=""))
+    return clip([Span(t("Cancel {name}? (y/n)", name=shorten(name, max(1, room))), "bold yellow")], width)
 
 
 def message(sentence: str, width: int) -> list[Span]:

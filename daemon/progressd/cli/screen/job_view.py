@@ -7,8 +7,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from msgspec import UNSET
+from rich.cells import cell_len
 
 from progressd.cli import text
+from progressd.cli.language import later, t
 from progressd.cli.screen import drawing
 from progressd.cli.screen.cells import Line, Painter, Span, clip, fit, joined, shorten
 from progressd.cli.screen.keys import BACKSPACE, ESCAPE
@@ -16,31 +18,38 @@ from progressd.cli.screen.rows import Row, Rows
 from progressd.core.messages import JobLogData, JobStatus, ProgressData
 
 MAX_LINES: Final = 10_000  # of the log in memory
-NO_OUTPUT: Final = "no output yet"
+NO_OUTPUT: Final = later("no output yet")
 TASK_BAR: Final = 16
 PERCENT: Final = 5  # cells
 SHARE: Final = 5  # tasks and steps each get at most this part of the screen
 HINTS: Final = (
-    ("q", "quit"),
-    ("?", "keys"),
-    ("Esc", "back"),
-    ("c", "cancel"),
-    ("r", "retry"),
-    ("↑↓", "scroll"),
-    ("End", "follow"),
+    ("q", later("quit")),
+    ("?", later("keys")),
+    ("Esc", later("back")),
+    ("c", later("cancel")),
+    ("r", later("retry")),
+    ("↑↓", later("scroll")),
+    ("End", later("follow")),
 )
 HELP: Final = (
-    ("Esc  ←", "back to the list"),
-    ("↑ ↓  k j", "scroll the log by a line"),
-    ("PgUp PgDn", "scroll the log by a screen"),
-    ("Home  g", "the beginning of the log"),
-    ("End  G", "follow the log"),
-    ("c", "cancel the job, after a question"),
-    ("r", "retry the failed or cancelled job"),
-    ("Ctrl-L", "draw the screen again"),
-    ("?", "show or hide these keys"),
-    ("q", "quit"),
+    ("Esc  ←", later("back to the list")),
+    ("↑ ↓  k j", later("scroll the log by a line")),
+    ("PgUp PgDn", later("scroll the log by a screen")),
+    ("Home  g", later("the beginning of the log")),
+    ("End  G", later("follow the log")),
+    ("c", later("cancel the job, after a question")),
+    ("r", later("retry the failed or cancelled job")),
+    ("Ctrl-L", later("draw the screen again")),
+    ("?", later("show or hide these keys")),
+    ("q", later("quit")),
 )
+
+
+TIMES: Final = {
+    "created_at": later("created {time}"),
+    "started_at": later("started {time}"),
+    "completed_at": later("ended {time}"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class JobView:
     def add_log(self, data: JobLogData) -> None:
         """Add lines to the log."""
         if data.missed:
-            self._add(f"{data.missed} bytes of the log are missing here", remark=True)
+            self._add(t("{n} bytes of the log are missing here", n=data.missed), remark=True)
             self._partial = False
         for line in data.lines:
             if self._partial and line.s != "n":
@@ -114,7 +123,7 @@ class JobView:
         paint = self._painter.paint
         body: list[Line] = [*self._head(width), *self._tasks(width, share), *self._steps(share)]
         lines = [paint(clip(line, width), base) for line in body][: max(0, room - 3)]
-        lines += [paint(clip([Span("Log", "bold"), Span(self._log_state(), "dim")], width))]
+        lines += [paint(clip([Span(t("Log"), "bold"), Span(self._log_state(), "dim")], width))]
         self._log_height = max(1, room - 1 - len(lines))
         return lines + self._log_lines(width)
 
@@ -142,7 +151,7 @@ class JobView:
 
     def _ask(self) -> None:
         if self.row.status.finished:
-            self.notice = f"{self.row.name} has already ended"
+            self.notice = t("{name} has already ended", name=self.row.name)
         else:
             self._asked = True
 
@@ -167,20 +176,20 @@ class JobView:
                     [Span(" ".join(filter(None, [left, f"({drawing.source(row)})" if left else ""])))],
                     [Span(text.steps(data))],
                     [Span(drawing.rate(row))],
-                    [Span(row.outcome if row.status is JobStatus.COMPLETED else "", "dim")],
+                    [drawing.outcome(row)] if row.status is JobStatus.COMPLETED else [],
                 ]
             ),
         ]
         if running and (where := text.where(data)):
             lines.append([Span(where)])
         if row.status is JobStatus.FAILED:
-            lines.append([Span(row.outcome, "red")])
+            lines.append([drawing.outcome(row)])
         labels = [f"{name}={value}" for name, value in row.labels.items()]
         lines.append([Span(text.printable("  ".join([row.kind, row.id, *labels])), "dim")])
         if self.details is not None:
             lines.append([Span("  ".join(self._times(self.details)), "dim")])
             if path := self.details.get("output_path"):
-                lines.append([Span("result ", "dim"), Span(text.result_url(path, self._url))])
+                lines.append([Span(t("result") + " ", "dim"), Span(text.result_url(path, self._url))])
         return lines
 
     def _elapsed(self) -> str:
@@ -188,16 +197,12 @@ class JobView:
         if self.row.status is not JobStatus.PROCESSING or "started_at" not in (details := self.details or {}):
             return ""
         started = datetime.fromisoformat(details["started_at"]).timestamp()
-        return f"{text.stopwatch(self._rows.time() - started)} elapsed"
+        return t("{time} elapsed", time=text.stopwatch(self._rows.time() - started))
 
     def _times(self, job: Mapping[str, Any]) -> list[str]:
-        found = [
-            f"{name} {text.short_time(job[f'{name}_at'])}" for name in ("created", "started") if f"{name}_at" in job
-        ]
-        if "completed_at" in job:
-            found.append(f"ended {text.short_time(job['completed_at'])}")
+        found = [t(form, time=text.short_time(job[name])) for name, form in TIMES.items() if name in job]
         if job.get("attempt", 1) > 1:
-            found.append(f"attempt {job['attempt']}")
+            found.append(t("attempt {n}", n=job["attempt"]))
         if "queue_position" in job:
             found.append(text.outcome(dict(job)))
         return found
@@ -206,8 +211,8 @@ class JobView:
         tasks = sorted(self.row.data.tasks, key=lambda task: task.state.finished)
         if not tasks:
             return []
-        names = min(max(len(task.name) for task in tasks), max(10, width - TASK_BAR - 30))
-        lines: list[Line] = [[Span("Tasks", "bold")]]
+        names = min(max(cell_len(text.printable(task.name)) for task in tasks), max(10, width - TASK_BAR - 30))
+        lines: list[Line] = [[Span(t("Tasks"), "bold")]]
         for task in tasks[:most]:
             done = text.task_percent(task)
             lines.append(
@@ -222,7 +227,7 @@ class JobView:
 
     def _steps(self, most: int) -> list[Line]:
         steps = (self.details or {}).get("steps", [])
-        lines: list[Line] = [[Span("Steps", "bold")]] if steps else []
+        lines: list[Line] = [[Span(t("Steps"), "bold")]] if steps else []
         lines += _more(len(steps) - most)
         for step in steps[-most:]:
             name = text.phase_and_step(step.get("phase", ""), step["step_name"])
@@ -232,13 +237,17 @@ class JobView:
                 lasted = text.seconds(max(0.0, (end - begin).total_seconds()))
             rate = text.rate(step.get("rate", UNSET), step.get("unit", UNSET))
             time = text.short_time(step["started_at"])
-            lines.append([Span(f"  {time}  ", "dim"), Span(f"{lasted:<16}"), Span(f"{rate:<12}"), Span(f"  {name}")])
+            lines.append(
+                [Span(f"  {time}  ", "dim"), Span(_padded(lasted, 16)), Span(_padded(rate, 12)), Span(f"  {name}")]
+            )
         return lines
 
     def _log_state(self) -> str:
         if not self._log:
-            return f"  {self._log_note}"
-        return f"  {self._above} lines below; End follows" if self._above else ""
+            return f"  {t(self._log_note)}"
+        if not self._above:
+            return ""
+        return "  " + t("{n} line below; End follows | {n} lines below; End follows", n=self._above)
 
     def _log_lines(self, width: int) -> list[str]:
         end = len(self._log) - self._above
@@ -254,9 +263,7 @@ class JobView:
 
     def _foot(self, width: int) -> list[Span]:
         if self._asked:
-            end = " (y/n)"
-            name = shorten(self.row.name, max(1, width - len("Cancel ?") - len(end)))
-            return clip([Span(f"Cancel {name}?{end}", "bold yellow")], width)
+            return drawing.question(self.row.name, width)
         if self.notice:
             return drawing.message(self.notice, width)
         return drawing.hints(HINTS, width)
@@ -268,7 +275,12 @@ def moved(before: ProgressData, after: ProgressData) -> bool:
 
 
 def _more(hidden: int) -> list[Line]:
-    return [[Span(f"  … and {hidden} more", "dim")]] if hidden > 0 else []
+    return [[Span("  " + t("… and {n} more", n=hidden), "dim")]] if hidden > 0 else []
+
+
+def _padded(shown: str, width: int) -> str:
+    """Return text in at least `width` cells."""
+    return shown + " " * (width - cell_len(shown))
 
 
 _SCROLLING: Final = {

@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from rich.cells import cell_len
+
 from progressd.cli import text
+from progressd.cli.language import later, t
 from progressd.cli.screen import drawing
 from progressd.cli.screen.cells import Painter, Span, clip, fit, line_width, shorten
 from progressd.cli.screen.columns import Column, layout
@@ -16,46 +19,46 @@ HEAD: Final = 3  # lines above the jobs: title, tabs, column titles
 FOOT: Final = 1
 TITLES: Final = {
     "mark": "",
-    "name": "NAME",
+    "name": later("NAME"),
     "bar": "",
-    "percent": "DONE",
-    "left": "LEFT",
-    "rate": "RATE",
-    "step": "STEP",
-    "host": "HOST",
-    "id": "JOB",
+    "percent": later("DONE"),
+    "left": later("LEFT"),
+    "rate": later("RATE"),
+    "step": later("STEP"),
+    "host": later("HOST"),
+    "id": later("JOB"),
 }
 HINTS: Final = (
-    ("q", "quit"),
-    ("?", "keys"),
-    ("Enter", "open"),
-    ("/", "search"),
-    ("c", "cancel"),
-    ("r", "retry"),
-    ("Tab", "list"),
-    ("↑↓", "select"),
+    ("q", later("quit")),
+    ("?", later("keys")),
+    ("Enter", later("open")),
+    ("/", later("search")),
+    ("c", later("cancel")),
+    ("r", later("retry")),
+    ("Tab", later("list")),
+    ("↑↓", later("select")),
 )
 HELP: Final = (
-    ("↑ ↓  k j", "select a job"),
-    ("PgUp PgDn  Home End", "scroll"),
-    ("Enter", "open the job: steps, tasks and log"),
-    ("← →  Tab", "previous and next list"),
-    ("1 … 5", "running, waiting, needs a look, done, all"),
-    ("/", "search names, kinds, labels, hosts, errors and beginnings of ids"),
-    ("Esc", "end the search"),
-    ("c", "cancel the job, after a question"),
-    ("r", "retry the failed or cancelled job"),
-    ("Ctrl-L", "draw the screen again"),
-    ("?", "show or hide these keys"),
-    ("q", "quit"),
+    ("↑ ↓  k j", later("select a job")),
+    ("PgUp PgDn  Home End", later("scroll")),
+    ("Enter", later("open the job: steps, tasks and log")),
+    ("← →  Tab", later("previous and next list")),
+    ("1 … 5", later("running, waiting, needs a look, done, all")),
+    ("/", later("search names, kinds, labels, hosts, errors and beginnings of ids")),
+    ("Esc", later("end the search")),
+    ("c", later("cancel the job, after a question")),
+    ("r", later("retry the failed or cancelled job")),
+    ("Ctrl-L", later("draw the screen again")),
+    ("?", later("show or hide these keys")),
+    ("q", later("quit")),
 )
-SHORT_TITLES: Final = {Tab.ATTENTION: "Look"}
+SHORT_TITLES: Final = {Tab.ATTENTION: later("Look")}
 EMPTY: Final = {
-    Tab.RUNNING: "no job is running",
-    Tab.WAITING: "no job is waiting",
-    Tab.ATTENTION: "no job needs a look",
-    Tab.FINISHED: "no job has finished",
-    Tab.ALL: "waiting for jobs",
+    Tab.RUNNING: later("no job is running"),
+    Tab.WAITING: later("no job is waiting"),
+    Tab.ATTENTION: later("no job needs a look"),
+    Tab.FINISHED: later("no job has finished"),
+    Tab.ALL: later("waiting for jobs"),
 }
 
 
@@ -125,14 +128,14 @@ class ListView:
 
     def _jobs(self, width: int) -> list[str]:
         shown, base = self._rows.shown, "dim" if self._rows.lost_since is not None else ""
-        columns = layout(width, max(self._rows.longest_name, len(TITLES["name"])), self._rows.optional_columns)
-        head = [Span(TITLES[column.name] and fit(TITLES[column.name], column.width)) for column in columns]
+        columns = layout(width, max(self._rows.longest_name, cell_len(t(TITLES["name"]))), self._rows.optional_columns)
+        head = [Span(fit(t(TITLES[column.name]), column.width).rstrip()) for column in columns]
         placed = list[Span]()
         for column, title in zip(columns, head, strict=True):
             placed += [Span(" " * (column.start - line_width(placed))), title]
         lines = [self._painter.paint(placed, "dim")]
         if not shown:
-            empty = "no job matches" if self._rows.wanted.search else EMPTY[self._rows.tab]
+            empty = t("no job matches") if self._rows.wanted.search else t(EMPTY[self._rows.tab])
             lines += ["", self._painter.paint([Span(shorten(f"  {empty}", width), "dim")])]
         if self._top + 2 * self._height > len(shown) and self._rows.unloaded:
             self._actions.more()
@@ -179,15 +182,14 @@ class ListView:
         if row.status is not JobStatus.PROCESSING or row.stalled:
             state = drawing.state(row)
             return Span(fit(state.text, width), state.style)
-        left = text.time_left(row.data, self._rows.age(row))
-        return Span(fit(left.removeprefix("about ").removesuffix(" left"), width))
+        return Span(fit(text.time_left(row.data, self._rows.age(row), brief=True), width))
 
     def _banner(self, width: int) -> list[Span]:
         given = self._rows.wanted
         shown = [
-            f"status {','.join(sorted(given.statuses))}" if given.statuses else "",
-            f"kind {given.kind}" if given.kind else "",
-            f"host {given.host}" if given.host else "",
+            t("status {names}", names=",".join(map(text.status, sorted(given.statuses)))) if given.statuses else "",
+            t("kind {name}", name=given.kind) if given.kind else "",
+            t("host {name}", name=given.host) if given.host else "",
             *(f"{name}={value}" for name, value in given.labels.items()),
             f"/{given.search}" if given.search else "",
         ]
@@ -202,11 +204,11 @@ class ListView:
             line = list[Span]()
             for tab, count in self._rows.counts.items():
                 style = "reverse bold" if tab is self._rows.tab else "yellow" if tab is Tab.ATTENTION and count else ""
-                line.append(Span(f" {names.get(tab, tab)} {count} ", style))
+                line.append(Span(f" {t(names.get(tab, tab))} {count} ", style))
             if line_width(line) <= width:
                 return line
         tab = self._rows.tab
-        line = [Span("‹", "dim"), Span(f" {tab} {self._rows.counts[tab]} ", "reverse bold"), Span("›", "dim")]
+        line = [Span("‹", "dim"), Span(f" {t(tab)} {self._rows.counts[tab]} ", "reverse bold"), Span("›", "dim")]
         if (attention := self._rows.counts[Tab.ATTENTION]) and tab is not Tab.ATTENTION:
             line.append(Span(f"  ! {attention}", drawing.SILENT))
         return clip(line, width)
@@ -218,9 +220,7 @@ class ListView:
                 typed = typed[1:]
             return [Span(typed), Span(" ", "reverse")]
         if self._question is not None:
-            end = " (y/n)"
-            name = shorten(self._question.name, max(1, width - len("Cancel ?") - len(end)))
-            return clip([Span(f"Cancel {name}?{end}", "bold yellow")], width)
+            return drawing.question(self._question.name, width)
         if self.notice:
             return drawing.message(self.notice, width)
         return drawing.hints(HINTS, width)
@@ -254,7 +254,7 @@ class ListView:
     def _ask(self) -> None:
         if (row := self._current()) is not None:
             if row.status.finished:
-                self.notice = f"{row.name} has already ended"
+                self.notice = t("{name} has already ended", name=row.name)
             else:
                 self._question = row
 
@@ -263,7 +263,7 @@ class ListView:
             if row.status in (JobStatus.FAILED, JobStatus.CANCELLED):
                 self._actions.retry(row)
             else:
-                self.notice = "only failed and cancelled jobs can be retried"
+                self.notice = t("only failed and cancelled jobs can be retried")
 
     def _show_tab(self, tab: Tab) -> None:
         self._rows.tab = tab

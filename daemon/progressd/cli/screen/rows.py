@@ -14,6 +14,7 @@ from msgspec import UNSET
 from rich.cells import cell_len
 
 from progressd.cli import text
+from progressd.cli.language import later, t
 from progressd.core.messages import (
     Completed,
     Error,
@@ -35,11 +36,11 @@ MAX_SEARCHED_ERROR: Final = 1000  # characters of an error that searches find, a
 class Tab(StrEnum):
     """The parts of the list."""
 
-    RUNNING = "Running"
-    WAITING = "Waiting"
-    ATTENTION = "Needs a look"
-    FINISHED = "Finished"
-    ALL = "All"
+    RUNNING = later("Running")
+    WAITING = later("Waiting")
+    ATTENTION = later("Needs a look")
+    FINISHED = later("Finished")
+    ALL = later("All")
 
 
 class Row:
@@ -312,7 +313,7 @@ class Rows:
                     row.status, row.ended = data.new_status, 0.0
             case Completed(job_id, data):
                 row = self._row(job_id)
-                took = f"in {text.seconds(data.elapsed_seconds)}"
+                took = t("in {time}", time=text.seconds(data.elapsed_seconds))
                 row.end(JobStatus.COMPLETED, _seconds(message.time), took=took)
             case Error(job_id, data):
                 row = self._row(job_id)
@@ -339,7 +340,7 @@ class Rows:
             row.data, row.moved_at = msgspec.convert(job["progress"], ProgressData), self._clock()
             row.status = status
             if status.finished:
-                took = f"in {text.seconds(job['elapsed_seconds'])}" if "elapsed_seconds" in job else ""
+                took = t("in {time}", time=text.seconds(job["elapsed_seconds"])) if "elapsed_seconds" in job else ""
                 ended = datetime.fromisoformat(job.get("completed_at", job["created_at"]))
                 row.end(status, ended.timestamp(), error=text.printable(job.get("error", "")), took=took)
         self._stale = True

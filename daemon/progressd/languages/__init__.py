@@ -1,0 +1,1 @@
+"""The languages of what people read, in the terminal and on the pages of errors."""
