@@ -31,7 +31,7 @@ from progressd.core.errors import ProgressdError
 from progressd.core.json import decode
 from progressd.core.messages import Cursor
 from progressd.http.response import attachment
-from progressd.net.connection import read_handshake_request
+from progressd.net.handshake import read_handshake
 from progressd.net.request import check_host, check_origin
 from progressd.producers.ndjson import LineSplitter, read_line
 from progressd.system import log
@@ -191,7 +191,7 @@ DECIDE: Final[dict[str, Callable[[bytes, str, Path], object]]] = {
     "names": lambda _data, text, _path: named(text),
     "messages": lambda data, _text, _path: decode(decode_request, data, "a request"),
     "lines": lambda data, _text, _path: [read_line(*line) for line in LineSplitter(4096).feed(data + b"\n")],
-    "handshakes": lambda data, _text, _path: read_handshake_request(data),
+    "handshakes": lambda data, _text, _path: read_handshake(data),
     "keys": lambda data, _text, path: read_key_file(path, data),
     "config": lambda data, _text, path: read_config(path, data),
 }

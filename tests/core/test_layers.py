@@ -59,7 +59,7 @@ ONLY_IN = {
     "quart": {"http"},
     "quart_trio": {"http"},
     "trio_websocket": {"ws", "client"},
-    "wsproto": {"ws", "client", "net", "broadcast"},
+    "wsproto": {"ws", "client"},
     "jwt": {"auth"},
     "subprocess": {"admin", "runner", "client", "system", "store"},
     "rich": {"cli", "integrations"},

@@ -63,7 +63,7 @@ class Broken:
     """Servers that fail, except for /ws/good."""
 
     async def websocket(self, connection: Connection) -> None:
-        target = connection.take_handshake().request.target
+        target = connection.take_handshake().target
         if target == "/ws/good":
             connection.transport.send(b"good")
             return

@@ -52,7 +52,7 @@ async def echo(connection: Connection) -> None:
     try:
         async with trio.open_nursery() as nursery:
             websocket = WebSocket(connection, nursery, LIMITS, MemoryBudget(), Heartbeat(LIMITS))
-            await websocket.accept()
+            websocket.accept()
             await websocket.serve(SendBack(websocket))
             nursery.cancel_scope.cancel()
     except* ConnectionClosed:

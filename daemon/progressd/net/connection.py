@@ -4,19 +4,16 @@ import contextlib
 import select
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import trio
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import Request
-from wsproto.utilities import ProtocolError
 
 from progressd.net.connection_log import LogEntry
+from progressd.net.handshake import PREFIX, HandshakeRequest, read_handshake
 from progressd.net.request import BasePath
 
 MAX_RECEIVE: Final = 65536  # bytes in one read
 HEAD_READ: Final = 4096  # bytes of a request head in one read
-PREFIX: Final = b"GET /ws"
 TLS_HELLO: Final = b"\x16"  # the first byte of a TLS handshake (RFC 8446 §5.1): no request head follows
 LINGER_TIMEOUT: Final = 2.0  # seconds for the peer to read the last bytes before its socket is closed
 
@@ -106,15 +103,6 @@ def close_socket(sock: socket.socket) -> None:
         sock.close()
 
 
-class HandshakeRequest(NamedTuple):
-    """A WebSocket handshake that wsproto accepts, its length in bytes, and its Host header."""
-
-    protocol: WSConnection
-    request: Request
-    size: int
-    host: str
-
-
 class Connection:
     """A transport, the peer's address, the entry in the connection log, and bytes read but not used.
 
@@ -169,14 +157,14 @@ class Connection:
         head = base.strip_head(self.unread)
         if head.startswith(PREFIX):
             self.unread = head
-        self._handshake = read_handshake_request(self.unread)
+        self._handshake = read_handshake(self.unread)
         if self._handshake is None:
             return False
         self.unread = self.unread[self._handshake.size :]
         return True
 
     def take_handshake(self) -> HandshakeRequest:
-        """Return the handshake and drop the reference to it, which takes 2 KiB."""
+        """Return the handshake and drop the reference to it."""
         handshake, self._handshake = self._handshake, None
         assert handshake is not None
         return handshake
@@ -220,32 +208,3 @@ class Connection:
         await trio.lowlevel.checkpoint()
         data, self.unread = self.unread[:max_bytes], self.unread[max_bytes:]
         return data
-
-
-def read_handshake_request(head: bytes) -> HandshakeRequest | None:
-    """Return the WebSocket handshake that the bytes start with, or None."""
-    size = head.find(b"\r\n\r\n") + 4
-    head = head[:size]
-    first = head.partition(b"\r\n")[0]
-    target = first.removeprefix(b"GET ").partition(b" ")[0].partition(b"?")[0]
-    if (
-        not first.startswith(PREFIX)
-        or not first.endswith(b" HTTP/1.1")
-        or not (target == b"/ws" or target.startswith(b"/ws/"))
-        or b"#" in first
-        or head.count(b"\n") != head.count(b"\r\n")  # wsproto might find an earlier end of the head
-    ):
-        return None
-    protocol = WSConnection(ConnectionType.SERVER)
-    try:
-        protocol.receive_data(head)
-        [request] = protocol.events()
-        if not isinstance(request, Request):
-            return None
-        host = request.host.encode("idna").decode()  # wsproto decoded it
-    except (ProtocolError, UnicodeError, ValueError):  # an incomplete handshake has no event
-        return None
-    names = {name for name, _ in request.extra_headers}
-    if not names.isdisjoint((b"content-length", b"transfer-encoding")):
-        return None
-    return HandshakeRequest(protocol, request, size, host)

@@ -18,7 +18,7 @@ import trio
 
 from progressd.auth.limits import address_group, within
 from progressd.config.settings import Limits, Settings
-from progressd.net.connection import PREFIX, Connection, SocketTransport, close_socket
+from progressd.net.connection import Connection, SocketTransport, close_socket
 from progressd.net.connection_log import (
     HANDSHAKE_TIMEOUT,
     SERVED,
@@ -27,6 +27,7 @@ from progressd.net.connection_log import (
     ConnectionLog,
     LogEntry,
 )
+from progressd.net.handshake import PREFIX
 from progressd.net.request import AT_ROOT, BasePath
 from progressd.net.tls import TLSTransport
 from progressd.system.event_loop_limiter import EventLoopLimiter
@@ -146,6 +147,9 @@ class Listener:
 
     async def run(self, listening: socket.socket) -> None:
         """Accept connections until cancelled. The socket is non-blocking and stays open."""
+        with contextlib.suppress(OSError):  # a Unix socket from systemd has no TCP options
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit both
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
         await accept_forever(listening, self._accept)
 
     def stop(self, listening: ListeningSocket) -> None:
@@ -190,9 +194,6 @@ class Listener:
             self._connection_log.finish(entry, failure)
 
     async def _open(self, sock: socket.socket, address: str, entry: LogEntry) -> None:
-        with contextlib.suppress(OSError):  # a Unix socket from systemd has no TCP options
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
         if self._tls is None:
             await self._serve(Connection(SocketTransport(sock), address, entry))
         else:

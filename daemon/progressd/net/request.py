@@ -166,6 +166,8 @@ def _allowed(type_: inspect.Type) -> str:
 
 def stream_request(topic: str | None, query: Mapping[str, str]) -> StreamRequest:
     """Parse the query for a topic. Raises InvalidInput."""
+    if not query:
+        return StreamRequest(topic, None, 0, None)
     parsed = parsed_query(query, StreamQuery)
     types = None if parsed.types is None else frozenset(parsed.types.split(","))
     if unknown := (types or frozenset[str]()) - TYPES:

@@ -23,10 +23,9 @@ class EventLoopLimiter:
         self._pass_began = 0.0
 
     async def pass_through(self, weight: int) -> None:
-        """Wait for a pass with capacity. This is a checkpoint only if the current pass has none."""
+        """Wait for a pass with capacity. This is a checkpoint only if no capacity is left."""
         if self._left > 0 and not self._waiting:
-            self._left -= weight
-            self._schedule()
+            self._left -= weight  # what is left may also be used in a later pass: so most calls schedule nothing
             return
         released = trio.Event()
         self._waiting[released] = weight

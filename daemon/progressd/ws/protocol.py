@@ -1,24 +1,25 @@
 """The server side of trio-websocket, made robust and small. Only this file uses the library's internals.
 
 Checked with trio-websocket 0.12.2 and wsproto 1.3.2. Most watchers are idle most of the time, and trio-websocket keeps
-8 KiB for each: a reader task with a memory channel, events, a lock, and the handshake. Here the connection's own task
-reads, and objects that only a close needs are created at the close.
+8 KiB for each: a reader task with a memory channel, events, a lock, a parser and the handshake. Here the connection's
+own task reads, and objects that only a close or a client's frame needs are created then.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Protocol
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest
-from wsproto.connection import ConnectionState
-from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, TextMessage
+from trio_websocket import ConnectionClosed, WebSocketConnection
+from wsproto.connection import Connection as Frames
+from wsproto.connection import ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
 
 from progressd.auth.authenticator import SUBPROTOCOL
 from progressd.broadcast.outbox import SocketOutbox
-from progressd.net.connection import Connection, HandshakeRequest
+from progressd.net.connection import Connection
 from progressd.net.connection_log import CUT_OFF, ConnectionOutcome
+from progressd.net.handshake import HandshakeRequest, accepting, rejecting
 
 CODES: Final = frozenset(CloseReason)
 FAULTS: Final = {
@@ -31,6 +32,8 @@ MAX_RECEIVE: Final = 4096  # bytes in one read
 FRAME_BATCH: Final = 8  # frames in one pass of the event loop: 0.1 ms
 MAX_EMPTY_FRAMES: Final = 500  # in EMPTY_FRAMES_WINDOW; clients have no reason to ping more than once a second
 EMPTY_FRAMES_WINDOW: Final = 10.0  # seconds
+PONG: Final = b"\x8a\x80"  # of a client, without a payload: the response to a heartbeat; the mask follows
+MASK_BYTES: Final = 4
 FLOOD: Final = CloseConnection(code=CloseReason.POLICY_VIOLATION, reason="too many empty frames")
 
 
@@ -62,14 +65,64 @@ class NullSink:
 
 NULL_SINK: Final = NullSink()
 _NEVER_SET: Final = trio.Event()  # in place of events that no task waits for
-_NO_PINGS: Final = OrderedDict[bytes, trio.Event]()  # the heartbeat does not match pongs to pings
+
+
+class LazyFrames:
+    """The frames of a connection, as wsproto parses and writes them.
+
+    The parser takes 2 KiB. It exists only once the client has sent a frame other than the response to a heartbeat.
+    """
+
+    __slots__ = ("_frames",)
+
+    client = False
+
+    def __init__(self) -> None:
+        self._frames: Frames | None = None
+
+    @property
+    def state(self) -> ConnectionState:
+        """The state of the connection."""
+        return ConnectionState.OPEN if self._frames is None else self._frames.state
+
+    def send(self, event: Event) -> bytes:
+        """Return the bytes to send."""
+        return self._existing().send(event)
+
+    def receive_data(self, data: bytes) -> None:
+        """Parse some bytes."""
+        if self._frames is not None or not (len(data) == len(PONG) + MASK_BYTES and data.startswith(PONG)):
+            self._existing().receive_data(data)
+
+    def events(self) -> Iterable[Event]:
+        """Return the frames in the bytes that were received last."""
+        return (Pong(),) if self._frames is None else self._frames.events()
+
+    def release(self) -> None:
+        """Break a reference cycle."""
+        if self._frames is not None:
+            framing: Any = self._frames
+            del framing._proto._parse_more
+
+    def _existing(self) -> Frames:
+        if self._frames is None:
+            self._frames = Frames(ConnectionType.SERVER)
+            framing: Any = self._frames
+            framing._events = ()  # never used: an empty deque takes 0.6 KiB
+        return self._frames
 
 
 class ServerProtocol(WebSocketConnection):
     """A server connection with its own event handlers."""
 
-    # Slots: more than 30 attributes in its dictionary would cost a connection 1.2 KiB more.
     __slots__ = ("_connection", "_fragments", "_heard", "_on_close", "_outbox", "request")
+
+    # What the methods of the base class need. Its constructor creates more objects: a tenth of the time of a handshake.
+    _id = 0
+    _close_reason = None
+    _message_size = 0
+    _reader_running = True
+    _close_handshake = _for_testing_peer_closed_connection = _NEVER_SET
 
     _client_closed = False  # the client has begun to close
     _is_read = False  # a sink uses the client's messages
@@ -85,18 +138,16 @@ class ServerProtocol(WebSocketConnection):
         max_message_size: int,
         on_close: Callable[[], None],
     ) -> None:
-        no_stream: Any = None  # `_send` and `_close_stream` replace every use of the stream
-        super().__init__(no_stream, handshake.protocol, max_message_size=max_message_size)
-        self.request: WebSocketRequest | None = WebSocketRequest(self, handshake.request)  # None once accepted
+        self._wsproto: Any = LazyFrames()
+        self._max_message_size = max_message_size
+        self._message_parts = []
+        self.request: HandshakeRequest | None = handshake  # None once accepted
         self._connection = connection
         self._outbox = outbox
         self._heard = heard
         self._on_close = on_close
-        self._pings = _NO_PINGS
-        self._open_handshake = self._close_handshake = self._for_testing_peer_closed_connection = _NEVER_SET
         self._pass_messages_to(NULL_SINK)
         self._fragments: FragmentSink | None = None  # takes messages in place of `sink`
-        del self._stream_lock, self._connection_proposal
 
     @property
     def outcome(self) -> ConnectionOutcome:
@@ -110,14 +161,15 @@ class ServerProtocol(WebSocketConnection):
             return ConnectionOutcome("closed", FAULTS[code])
         return ConnectionOutcome("left", str(code) if code in CODES else "another code", self.closed.reason or "")
 
-    async def accept(self) -> None:
+    def accept(self) -> None:
         """Accept the handshake."""
         assert self.request is not None
-        await self.request.accept(subprotocol=_subprotocol(self.request.proposed_subprotocols))
+        self._outbox.write(accepting(self.request.key, _subprotocol(self.request.subprotocols)))
         self.request = None
-        framing: Any = self._wsproto.connection
-        framing._events = ()  # never used: an empty deque takes 0.6 KiB
-        self._wsproto = framing  # drops the handshake, 2 KiB
+
+    def reject(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """Reject the handshake."""
+        self._outbox.write(rejecting(status, headers, body))
 
     async def read(self, sink: MessageSink, fragments: FragmentSink | None = None) -> None:
         """Pass on the client's messages, whole or in fragments, until the connection is closed or broken."""
@@ -152,9 +204,7 @@ class ServerProtocol(WebSocketConnection):
 
     def release(self) -> None:
         """Break reference cycles: with a rejected request, with a producer, and inside wsproto's parser."""
-        if self.request is None:
-            framing: Any = self._wsproto
-            del framing._proto._parse_more
+        self._wsproto.release()
         self.request = self._fragments = None
 
     def _pass_messages_to(self, sink: MessageSink) -> None:

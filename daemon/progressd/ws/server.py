@@ -83,16 +83,16 @@ class WebSocketServer:
         try:
             identity = self._admit(websocket)
             serve = await self._server_for(websocket, identity)
-            await websocket.accept()
+            websocket.accept()
             self.heartbeat.add(websocket.outbox)
         except TokenExpired:  # a page does not learn why a handshake failed, and would reconnect forever
-            await websocket.accept()
+            websocket.accept()
             websocket.outbox.end(CREDENTIALS_EXPIRED)
             entry.outcome = websocket.outcome
             await websocket.serve()
         except ProgressdError as error:
             entry.outcome = rejected(error)
-            await websocket.reject(error)
+            websocket.reject(error)
         else:
             if self._notice is not None:
                 websocket.send(self._notice)
@@ -184,7 +184,7 @@ class WebSocketServer:
             topic, outbox, after, lambda upto: websocket.send(Hello(history.cursor(upto))), request.interval
         )
         try:
-            websocket.nursery.start_soon(websocket.replay, subscription)
+            await websocket.replay(subscription)
             await websocket.serve()
         finally:
             subscription.leave()

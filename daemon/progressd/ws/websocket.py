@@ -2,12 +2,13 @@
 WebSockets."""
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import trio
-from trio_websocket import WebSocketRequest
 
-from progressd.broadcast.envelope import PING, text_frame
+from progressd.broadcast.envelope import PING, Envelope, FrameBatch, text_frame
 from progressd.broadcast.outbox import MemoryBudget, SocketOutbox
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Limits
@@ -25,6 +26,7 @@ from progressd.core.errors import NotFound, ProgressdError, SlowConsumer, StoreF
 from progressd.core.messages import JobLog, Notice, encode
 from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome
+from progressd.net.handshake import HandshakeRequest
 from progressd.net.request import ALWAYS, header
 from progressd.producers.ndjson import MAX_ANSWERS
 from progressd.ws.protocol import NULL_SINK, FragmentSink, MessageSink, ServerProtocol
@@ -122,7 +124,7 @@ class WebSocket:
         self.connection = connection
         handshake = connection.take_handshake()
         self.host = handshake.host
-        limit = MAX_ANSWERS if publishes(handshake.request.target) else limits.send_buffer_bytes
+        limit = MAX_ANSWERS if publishes(handshake.target) else limits.send_buffer_bytes
         self.outbox = SocketOutbox(connection.transport, limit, nursery.start_soon, self._on_end, budget)
         self.closing: CloseCode | None = None
         self._heartbeat = heartbeat
@@ -134,14 +136,14 @@ class WebSocket:
         )
 
     @property
-    def _request(self) -> WebSocketRequest:
+    def _request(self) -> HandshakeRequest:
         assert self._ws.request is not None
         return self._ws.request
 
     @property
     def target(self) -> str:
         """The path and query of the request."""
-        return self._request.path
+        return self._request.target
 
     @property
     def origin(self) -> str:
@@ -149,10 +151,9 @@ class WebSocket:
         return header(self._request.headers, b"origin")
 
     @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """The request's headers, names in lower case, without Host."""
-        offered = ",".join(self._request.proposed_subprotocols).encode()
-        return [*self._request.headers, (b"sec-websocket-protocol", offered)]  # wsproto removed this header
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """The request's headers, names in lower case."""
+        return self._request.headers
 
     @property
     def accepted(self) -> bool:
@@ -167,15 +168,15 @@ class WebSocket:
         cut_off = "cut off before the close was sent" if self.outbox.congested else ""
         return ConnectionOutcome("closed", f"{self.closing.code} {self.closing.reason}", cut_off)
 
-    async def accept(self) -> None:
+    def accept(self) -> None:
         """Accept the handshake."""
-        await self._ws.accept()
+        self._ws.accept()
 
-    async def reject(self, error: ProgressdError) -> None:
+    def reject(self, error: ProgressdError) -> None:
         """Reject the handshake with the error's status and a JSON body."""
         fields = {"Content-Type": "application/json", "Connection": "close", **error.headers()}
         headers = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
-        await self._request.reject(error.status, extra_headers=[*headers, *ALWAYS], body=encode(error.body()))
+        self._ws.reject(error.status, [*headers, *ALWAYS], encode(error.body()))
 
     def discard(self) -> None:
         """Break the reference cycles of a connection that has ended."""
@@ -193,20 +194,37 @@ class WebSocket:
         self._heartbeat.heard(self.outbox)
 
     async def replay(self, subscription: Subscription) -> None:
-        """Send the replay, until the subscription delivers live messages."""
-        try:
-            while (batch := await subscription.next_replay()) is not None:
+        """Send the replay, until the subscription delivers live messages. Most have one part, and need no task."""
+        with self._replaying():
+            if (batch := await subscription.next_replay()) is not None:
+                subscription.outbox.put(batch)
+                batch = await subscription.next_replay()
+            if batch is not None:
+                self.nursery.start_soon(self._replay, subscription, batch)
+                return
+        self.connection.cork(False)
+
+    async def _replay(self, subscription: Subscription, batch: FrameBatch[Envelope] | None) -> None:
+        with self._replaying():
+            while batch is not None:
                 await self.outbox.drained()
                 subscription.outbox.put(batch)
                 if self.outbox.congested:
                     self.connection.cork(False)
+                batch = await subscription.next_replay()
+        self.connection.cork(False)
+
+    @contextmanager
+    def _replaying(self) -> Iterator[None]:
+        """Close the connection if the replay fails."""
+        try:
+            yield
         except StoreFailed:
             self.outbox.end(TRY_AGAIN)
         except SlowConsumer:
             self.outbox.end(SLOW_CONSUMER)
         except NotFound:  # retention has deleted the job since the handshake
             self.outbox.end(JOB_DELETED)
-        self.connection.cork(False)
 
     async def serve(self, sink: MessageSink = NULL_SINK, fragments: FragmentSink | None = None) -> None:
         """Pass on the client's messages until it disconnects. Only constant reading detects a disconnect."""

@@ -21,8 +21,9 @@ from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Settings
 from progressd.http.middleware import AccessMiddleware
 from progressd.http.server.protocol import MAX_SEND, Protocol, ServerContext
-from progressd.net.connection import LINGER_TIMEOUT, PREFIX, Connection
+from progressd.net.connection import LINGER_TIMEOUT, Connection
 from progressd.net.connection_log import UNREAD
+from progressd.net.handshake import PREFIX
 from progressd.net.listener import REQUEST_GRACE
 from progressd.net.request import ALWAYS, BasePath
 
