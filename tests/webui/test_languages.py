@@ -43,7 +43,7 @@ def texts() -> Iterator[str]:
     for path in WEBUI.rglob("*.js"):
         for _, text in CALL.findall(path.read_text()):
             yield text.replace("\\'", "'")
-    for path in [*WEBUI.rglob("*.html"), WEBUI.parent / "http/templates/error.html"]:
+    for path in WEBUI.rglob("*.html"):
         parser = Texts()
         parser.feed(path.read_text())
         yield from parser.found

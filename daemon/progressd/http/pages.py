@@ -13,13 +13,15 @@ from jinja2 import Environment, FileSystemLoader, Template
 from quart import Blueprint, Response, current_app
 
 from progressd.http.body import SAFE
+from progressd.http.language import preferred
 from progressd.http.openapi import TEMPLATES
 from progressd.net.request import header
 
 PAGE: Final = re.compile(r"/(?:jobs/[^/]+|batches/[^/]+|stats)?")
 FOR_PROGRAMS: Final = re.compile(r"/(?:api|ws|ping|static|badge)(?:/|$)")
+FULL_STOPS: Final = {"ja": "。"}
 HTML: Final = "text/html; charset=utf-8"
-VARY: Final = "Accept, Sec-Fetch-Mode"
+VARY: Final = "Accept, Accept-Language, Sec-Fetch-Mode"
 
 blueprint = Blueprint("pages", __name__)
 
@@ -59,11 +61,14 @@ def prefers_page(method: str, path: str, headers: Iterable[tuple[bytes, bytes]])
     return header(fields, b"sec-fetch-mode") == "navigate" or not FOR_PROGRAMS.match(path)
 
 
-def error_page(status: int, sentence: str, path: str) -> str:
-    """Return the page that shows an error. `path`: the path of the request, below the base path."""
+def error_page(status: int, sentence: str, code: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the page that shows an error, in the language of the browser. `path`: that below the base path."""
     up = "../" * (path.count("/") - 1) or "./"
-    sentence = sentence[:1].upper() + sentence[1:].rstrip(".") + "."
-    return _template().render(status=status, title=responses.get(status, "Error"), sentence=sentence, up=up)
+    language, known = preferred(header(headers, b"accept-language"))
+    sentence = known.sentence(sentence, code).rstrip(".。")
+    sentence = f"{sentence[:1].upper()}{sentence[1:]}{FULL_STOPS.get(language, '.')}"
+    values = {"status": status, "title": responses.get(status, "Error"), "sentence": sentence, "up": up}
+    return _template().render(language=language, t=known.sentence, **values)
 
 
 @lru_cache(maxsize=1)
