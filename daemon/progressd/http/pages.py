@@ -20,6 +20,7 @@ from progressd.net.request import header
 PAGE: Final = re.compile(r"/(?:jobs/[^/]+|batches/[^/]+|stats)?")
 FOR_PROGRAMS: Final = re.compile(r"/(?:api|ws|ping|static|badge)(?:/|$)")
 FULL_STOPS: Final = {"ja": "。"}
+HEADINGS: Final = {404: "There is nothing here", 401: "This needs a key or a valid link"}
 HTML: Final = "text/html; charset=utf-8"
 VARY: Final = "Accept, Accept-Language, Sec-Fetch-Mode"
 
@@ -63,12 +64,17 @@ def prefers_page(method: str, path: str, headers: Iterable[tuple[bytes, bytes]])
 
 def error_page(status: int, sentence: str, code: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
     """Return the page that shows an error, in the language of the browser. `path`: that below the base path."""
-    up = "../" * (path.count("/") - 1) or "./"
     language, known = preferred(header(headers, b"accept-language"))
+    title = responses.get(status, "Error")
     sentence = known.sentence(sentence, code).rstrip(".。")
-    sentence = f"{sentence[:1].upper()}{sentence[1:]}{FULL_STOPS.get(language, '.')}"
-    values = {"status": status, "title": responses.get(status, "Error"), "sentence": sentence, "up": up}
-    return _template().render(language=language, t=known.sentence, **values)
+    return _template().render(
+        language=language,
+        up="../" * (path.count("/") - 1) or "./",
+        title=known.sentence(title),
+        heading=known.sentence(HEADINGS.get(status, title)),
+        sentence=f"{sentence[:1].upper()}{sentence[1:]}{FULL_STOPS.get(language, '.')}",
+        link=known.sentence("All jobs"),
+    )
 
 
 @lru_cache(maxsize=1)
