@@ -43,6 +43,9 @@ async def test_badges_follow_the_job(daemon: RunningDaemon, client: httpx.AsyncC
     assert shields.json() == {"schemaVersion": 1, "label": "backup", "message": "done", "color": "brightgreen"}
     assert (await client.get(f"/badge/job/{ID}.json")).json()["isError"] is True
     assert text_of(await client.get(f"/badge/job/{ID}.svg?label=a%00%1bb")) == "a  b failed"
+    japanese = await client.get(f"/badge/job/{ID}.svg", headers={"Accept-Language": "ja"})
+    assert text_of(japanese) == "Night & day 失敗"
+    assert "accept-language" in japanese.headers["Vary"].lower()
     assert (await client.get(f"/badge/job/{ID}.png")).status_code == 404
     assert (await client.get("/badge/job/nonsense.svg")).status_code == 400
 

@@ -44,8 +44,7 @@ def texts() -> Iterator[str]:
             yield text.replace("\\'", "'")
     parser = Texts()
     for path in WEBUI.glob("*.html"):
-        for status in (401, 404):  # the page of an error depends on it
-            parser.feed(FILES.page(path.name, status=status))
+        parser.feed(FILES.page(path.name))
     yield from parser.found
     for pipeline in BUILT_IN_PIPELINES.values():
         yield from (pipeline.title, pipeline.description)

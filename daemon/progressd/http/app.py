@@ -133,7 +133,7 @@ async def _progressd_error(error: ProgressdError) -> Response:
             path=ping.masked(request.path),
             error=repr(error.__cause__ or error),
         )
-    return _error(error.status, str(error), error.body(), error.headers())
+    return _error(error.status, error.code, str(error), error.body(), error.headers())
 
 
 async def _http_error(error: HTTPException) -> Response:
@@ -142,13 +142,13 @@ async def _http_error(error: HTTPException) -> Response:
     sentences = {404: f"nothing found at {path}", 405: f"{path} does not support {request.method}"}
     sentence = sentences.get(error.code or 500) or error.description or error.name
     code = CODES.get(error.code or 500, InvalidInput.code)
-    return _error(error.code or 500, sentence, {"error": sentence, "code": code}, headers)
+    return _error(error.code or 500, code, sentence, {"error": sentence, "code": code}, headers)
 
 
-def _error(status: int, sentence: str, body: dict[str, object], headers: dict[str, str]) -> Response:
+def _error(status: int, code: str, sentence: str, body: dict[str, object], headers: dict[str, str]) -> Response:
     """Return an error as JSON, or as a page to a person who opened the path in a browser."""
     if prefers_page(request.method, request.path, request.scope["headers"]):
-        page = error_page(status, sentence, request.path)
+        page = error_page(status, sentence, code, request.path, request.scope["headers"])
         return Response(page, status, {**headers, "Vary": VARY, "Cache-Control": "no-store"}, content_type=HTML)
     return json_response(body, status, headers)
 

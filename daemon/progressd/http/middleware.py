@@ -289,7 +289,8 @@ async def _reject(
 ) -> None:
     fields = error.headers()
     if prefers_page(scope["method"], scope["path"], scope["headers"]):
-        body = b"" if scope["method"] == "HEAD" else error_page(error.status, str(error), scope["path"]).encode()
+        page = error_page(error.status, str(error), error.code, scope["path"], scope["headers"])
+        body = b"" if scope["method"] == "HEAD" else page.encode()
         fields |= {"Content-Type": HTML, "Vary": VARY, "Cache-Control": "no-store"}
     else:
         body = encode(error.body())

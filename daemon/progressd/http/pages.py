@@ -11,13 +11,16 @@ from typing import Final
 from quart import Blueprint, Response, current_app
 
 from progressd.http.body import SAFE
+from progressd.http.language import preferred
 from progressd.http.static_files import FILES
 from progressd.net.request import header
 
 PAGE: Final = re.compile(r"/(?:jobs/[^/]+|batches/[^/]+|stats)?")
 FOR_PROGRAMS: Final = re.compile(r"/(?:api|ws|ping|static|badge)(?:/|$)")
+FULL_STOPS: Final = {"ja": "。"}
+HEADINGS: Final = {404: "There is nothing here", 401: "This needs a key or a valid link"}
 HTML: Final = "text/html; charset=utf-8"
-VARY: Final = "Accept, Sec-Fetch-Mode"
+VARY: Final = "Accept, Accept-Language, Sec-Fetch-Mode"
 
 blueprint = Blueprint("pages", __name__)
 
@@ -57,8 +60,17 @@ def prefers_page(method: str, path: str, headers: Iterable[tuple[bytes, bytes]])
     return header(fields, b"sec-fetch-mode") == "navigate" or not FOR_PROGRAMS.match(path)
 
 
-def error_page(status: int, sentence: str, path: str) -> str:
-    """Return the page that shows an error. `path`: the path of the request, below the base path."""
-    up = "../" * (path.count("/") - 1) or "./"
-    sentence = sentence[:1].upper() + sentence[1:].rstrip(".") + "."
-    return FILES.page("error.html", status=status, title=responses.get(status, "Error"), sentence=sentence, up=up)
+def error_page(status: int, sentence: str, code: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the page that shows an error, in the language of the browser. `path`: that below the base path."""
+    language, known = preferred(header(headers, b"accept-language"))
+    title = responses.get(status, "Error")
+    sentence = known.sentence(sentence, code).rstrip(".。")
+    return FILES.page(
+        "error.html",
+        language=language,
+        up="../" * (path.count("/") - 1) or "./",
+        title=known.sentence(title),
+        heading=known.sentence(HEADINGS.get(status, title)),
+        sentence=f"{sentence[:1].upper()}{sentence[1:]}{FULL_STOPS.get(language, '.')}",
+        link=known.sentence("All jobs"),
+    )

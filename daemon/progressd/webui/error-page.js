@@ -1,5 +1,12 @@
-/** The page of an error. The sentence of the server stays English. */
+/** The page of an error, which the server renders in the language of the browser. The choice on this site may differ. */
 
-import { translatePage } from './text.js';
+import { language, translatePage } from './text.js';
 
+const rendered = document.documentElement.lang;
 await translatePage();
+if (language !== rendered) {
+  const headers = { Accept: 'text/html', 'Accept-Language': language };
+  const page = await fetch(location.href, { headers }).then((response) => response.text());
+  const main = new DOMParser().parseFromString(page, 'text/html').querySelector('main');
+  if (main) document.querySelector('main').replaceWith(main);
+}

@@ -1,5 +1,6 @@
 """Badges: the state of a job, or of the newest job of a kind, as a small picture or in Shields' endpoint form.
 
+A picture is in the language of the browser. Proxies of pictures, such as GitHub's, ask for none and receive English.
 Shields draws its own picture from the JSON: https://shields.io/badges/endpoint-badge. `/embed/ID` is a page with one
 job for an iframe.
 """
@@ -17,6 +18,7 @@ from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.core.messages import JobStatus
 from progressd.http.context import request_context
+from progressd.http.language import preferred
 from progressd.http.openapi import described
 from progressd.http.schemas import JSON
 from progressd.net.request import ALWAYS, parsed_query
@@ -123,6 +125,9 @@ def _response(job: Job | None, label: str, form: str, status: int = 200) -> Resp
     label = "".join(letter if letter.isprintable() else " " for letter in label)  # XML permits no control characters
     badge = _badge(job, label)
     if form == "svg":
+        _, known = preferred(request.headers.get("Accept-Language", ""))
+        words = map(known.sentence, badge.message.split(", "))  # the percentage stays as it is
+        badge = badge._replace(message=", ".join(words))
         body, content_type = _svg(badge).encode(), f"{SVG}; charset=utf-8"
     else:
         shields = ShieldsBadge(1, badge.label, badge.message, badge.colour_name, badge.failed)
@@ -137,6 +142,8 @@ def _response(job: Job | None, label: str, form: str, status: int = 200) -> Resp
         response = Response(b"", 304, headers)
         del response.headers["Content-Type"], response.headers["Content-Length"]
     response.set_etag(etag)
+    if form == "svg":
+        response.vary.add("Accept-Language")
     return response
 
 
