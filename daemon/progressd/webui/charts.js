@@ -32,4 +32,5 @@ export function chart({ title, kind = '', points, format = plainNumber }) {
       element('span', {}, t('peak {most}', { most: format(most) }))));
 }
 
-const plainNumber = (value) => new Intl.NumberFormat(language, { maximumFractionDigits: value < 10 ? 1 : 0 }).format(value);
+const digits = (value) => (value < 1 ? { maximumSignificantDigits: 1 } : { maximumFractionDigits: value < 10 ? 1 : 0 });
+const plainNumber = (value) => new Intl.NumberFormat(language, digits(value)).format(value);

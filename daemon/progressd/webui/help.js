@@ -64,5 +64,5 @@ function fill(dialog) {
   dialog.setAttribute('aria-labelledby', title.id);
   dialog.append(title, list,
     element('p', {}, element('label', {}, box, ' ', t('Use these keys'))),
-    element('form', { method: 'dialog' }, element('button', {}, t('Close'))));
+    element('form', { method: 'dialog' }, element('button', { autofocus: true }, t('Close'))));
 }

@@ -82,6 +82,7 @@ sheet.replaceSync(`
     font: .8125rem/1.25rem var(--progressd-log-font, ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", "DejaVu Sans Mono", monospace);
     tab-size: 8;
     scrollbar-width: thin;
+    scrollbar-color: var(--edge) transparent;
   }
   .lines { width: max-content; min-width: 100%; }
   .block { min-height: calc(var(--n) * 1.25rem); contain: layout style; }
