@@ -123,7 +123,7 @@ async def test_a_failure_during_recovery_is_announced(tmp_path: Path) -> None:
 
     async with running_daemon(tmp_path) as running, trio.open_nursery() as nursery:
         daemon, outbox = running.daemon, ReaderOutbox(10_000)
-        streams, health = HTTPStreams(daemon.connection_limiter), daemon.commit_log.health
+        streams, health = HTTPStreams(daemon.connection_limiter), daemon.health
         websockets = WebSocketServer(
             daemon.settings, daemon.authenticator, daemon.rate_limits, daemon.connection_limiter, daemon.engine
         )

@@ -16,6 +16,7 @@ import trio
 from progressd.auth.authenticator import Authenticator
 from progressd.auth.limits import ConnectionLimiter, RateLimiter
 from progressd.broadcast.broadcaster import Broadcaster
+from progressd.commit_log.local import LocalLog
 from progressd.config.reload import Reload
 from progressd.config.settings import Settings
 from progressd.core.close_codes import DRAINING
@@ -23,7 +24,8 @@ from progressd.core.errors import StoreFailed
 from progressd.core.eta import Forecasts
 from progressd.core.messages import JobStatus
 from progressd.engine.attention import Attention
-from progressd.engine.commit_log import LocalCommitLog
+from progressd.engine.follower import Follower
+from progressd.engine.health import StoreHealth
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.log_reader import LogReaders
@@ -130,8 +132,8 @@ class Daemon:
         self.tasks = tasks
         self.registry = Registry(store)
         self.batches = Batches(store)
-        self.commit_log = LocalCommitLog(store, self.registry)
-        self.history = History(store, self.registry, self.batches, self.commit_log.health, self.base)
+        self.health = StoreHealth()
+        self.history = History(store, self.registry, self.batches, self.health, self.base)
         self.files = JobFiles(
             settings.state_dir,
             limits.min_free_bytes,
@@ -144,16 +146,11 @@ class Daemon:
         )
         self.forecasts = Forecasts()
         self.queue_estimates = QueueEstimates(self.registry, self.forecasts, settings.runner.concurrency)
-        self.ingest = Ingest(
-            self.commit_log,
-            store,
-            self.registry,
-            self.batches,
-            self.broadcaster,
-            self.files.logs,
-            self.forecasts,
-            self.base,
+        self.follower = Follower(
+            store, self.registry, self.batches, self.broadcaster, self.health, self.forecasts, self.base
         )
+        self.commit_log = LocalLog(self.follower.apply)
+        self.ingest = Ingest(self.commit_log, self.follower, store, self.registry, self.files.logs)
         self.uploaded_jobs = UploadedJobs(self.ingest, self.registry, self.files)
         self.producers = UnixSocket(self.ingest, settings)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
@@ -274,7 +271,7 @@ class Daemon:
             accepting.start_soon(listener.run, listening)
         accepting.start_soon(self.producers.run, *sockets.unix)
         accepting.start_soon(self.runner.run)
-        accepting.start_soon(self.announcer.run, self.commit_log.health, self._settle)
+        accepting.start_soon(self.announcer.run, self.health, self._settle)
         self.services.ready = True
 
     async def _until_stopped(self, signals: AsyncIterator[int], notify: Notifier, on_terminal: bool) -> None:

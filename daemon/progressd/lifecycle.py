@@ -9,7 +9,7 @@ import trio
 
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import Notice, ServerShutdown, ServerShutdownData, ServerStatus, ServerStatusData
-from progressd.engine.commit_log import StoreHealth
+from progressd.engine.health import StoreHealth
 from progressd.http.streams import HTTPStreams
 from progressd.ws.server import WebSocketServer
 

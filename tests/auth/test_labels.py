@@ -19,7 +19,7 @@ from progressd.core.events import RegisterEvent, Registration
 from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, JobStatus, Progress, batch_topic, job_topic, topics_of
 from progressd.engine.attention import Attention
-from progressd.engine.ingest import Outcome
+from progressd.engine.commands import Outcome
 from progressd.engine.log_reader import LogReaders
 from progressd.engine.view import ClientView, Engine, may_see_message
 from progressd.store.base import Filter

@@ -26,15 +26,24 @@ MAY_IMPORT = {
     "auth": "core system config",
     "files": "core system config store",
     "net": "core system config auth",
-    "engine": "core system store broadcast auth files net",
+    "commit_log": "core system",
+    "engine": "core system store broadcast auth files net commit_log",
     "producers": "core system config broadcast net engine",
     "runner": "core detect system config files net engine producers",
     "ws": "core system config broadcast auth net engine producers",
     "http": "core languages system config store broadcast auth files net engine producers ws",
     "admin": "core system config store auth files net http",
     "lifecycle": "core engine ws http",
+<<<<<<< ours
     "app": "core system config store broadcast auth files net engine producers runner ws http lifecycle",
     "cli": "core languages detect system config auth client app admin",
+||||||| base
+    "app": "core system config store broadcast auth files net engine producers runner ws http lifecycle",
+    "cli": "core detect system config auth client app admin",
+=======
+    "app": "core system config store broadcast auth files net commit_log engine producers runner ws http lifecycle",
+    "cli": "core detect system config auth client app admin",
+>>>>>>> theirs
     "integrations": "core detect client",
     "tqdm": "integrations",
     "__main__": "cli",

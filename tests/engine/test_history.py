@@ -126,8 +126,8 @@ async def test_resuming_returns_newer_changes_and_progress(spine: Spine) -> None
     cursor = spine.broadcaster.offset
     await spine.submit(progress(2, 1), register(2), progress(3, 1), fail(2), register(3), progress(1, 3), complete(1))
     assert await told(spine, ALL_JOBS, cursor) == [
-        Told(2, "job_created"),
         Told(1, "progress"),
+        Told(2, "job_created"),
         Told(2, "status_change"),
         Told(2, "error"),
         Told(3, "job_created"),

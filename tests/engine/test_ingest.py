@@ -16,10 +16,12 @@ from msgspec.structs import replace
 from progressd.broadcast.broadcaster import Reader
 from progressd.broadcast.filters import ThrottledOutbox
 from progressd.core.errors import Conflict, InvalidInput, NotFound, ProgressdError, StoreFailed, Unavailable
-from progressd.core.events import BatchCancelEvent, PreviewEvent, RegisterEvent, Registration
+from progressd.core.events import BatchCancelEvent, Event, PreviewEvent, RegisterEvent, Registration
 from progressd.core.job import Job
 from progressd.core.messages import Cursor, JobMessage, JobStatus, PagePreviewData, Progress, encode, job_topic, type_of
-from progressd.engine.ingest import QUEUE_CAPACITY, STEP
+from progressd.engine.commands import Outcome
+from progressd.engine.follower import STEP
+from progressd.engine.ingest import MAX_EVENTS, QUEUE_CAPACITY
 from progressd.engine.registry import Registry
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
@@ -315,7 +317,7 @@ async def test_queued_events_share_a_commit(
 
 
 async def test_a_full_queue_blocks_producers_and_loses_nothing(watched: WatchedStore) -> None:
-    count = QUEUE_CAPACITY + 100
+    count = MAX_EVENTS + QUEUE_CAPACITY + 100
     async with running(watched) as spine:
         async with trio.open_nursery() as nursery:
             with watched.held_before():
@@ -340,6 +342,71 @@ async def test_events_are_published_in_order(spine: Spine) -> None:
     assert offsets == sorted(set(offsets))
 
 
+# While an entry is appended
+
+
+async def test_progress_does_not_wait_for_a_commit(watched: WatchedStore) -> None:
+    """The first commits leave too few offsets for progress, so it waits. Later ones leave enough."""
+    passed = list[int]()  # the progress published during each commit
+    async with running(watched) as spine:
+        await spine.submit(register(1), start(1))
+        reader = spine.broadcaster.subscribe(after=spine.broadcaster.offset)
+        for number in range(2, 7):
+            async with trio.open_nursery() as nursery:
+                with watched.held_before():
+                    nursery.start_soon(spine.submit, register(number))
+                    await watched.reached()
+                    before = spine.broadcaster.offset
+                    for step in range(10):
+                        nursery.start_soon(spine.submit, progress(step, 1))
+                        await settled()
+                    passed.append(spine.broadcaster.offset - before)
+        messages = await next_of(reader, 6)
+    assert passed[0] == 0
+    assert passed == sorted(passed)
+    assert passed[-1] == 10
+    offsets = [Cursor.parse(str(message.cursor)).offset for message in messages]
+    assert offsets == sorted(set(offsets))
+    assert types(messages).count("job_created") == 5
+
+
+async def test_events_of_a_job_in_a_commit_wait_for_it(watched: WatchedStore) -> None:
+    outcomes = list[Outcome]()
+
+    async def hand_in(*events: Event) -> None:
+        outcomes.extend(await spine.submit(*events))
+
+    async with running(watched) as spine, trio.open_nursery() as nursery:
+        await spine.submit(register(), start())
+        with watched.held_before():
+            nursery.start_soon(hand_in, complete())
+            await watched.reached()
+            nursery.start_soon(hand_in, progress(7), register(2), progress(8))
+            await settled()
+            assert outcomes == []
+        with trio.fail_after(PATIENCE):
+            while len(outcomes) < 4:
+                await trio.lowlevel.checkpoint()
+    assert errors(outcomes) == [None, Conflict, None, Conflict]
+
+
+async def test_a_failed_entry_does_not_affect_the_next(watched: WatchedStore) -> None:
+    outcomes = dict[int, list[Outcome]]()
+
+    async def hand_in(number: int) -> None:
+        outcomes[number] = await spine.submit(register(number), start(number))
+
+    async with running(watched) as spine, trio.open_nursery() as nursery:
+        fails = watched.fail_next()
+        nursery.start_soon(hand_in, 1)
+        await watched.reached()
+        nursery.start_soon(hand_in, 2)
+        await settled()
+        fails.set()
+    assert errors(outcomes[1]) == [StoreFailed, StoreFailed]
+    assert errors(outcomes[2]) == [None, None]
+
+
 # When the store fails
 
 
@@ -349,7 +416,7 @@ async def test_a_rejected_commit_changes_nothing(spine: Spine, tmp_path: Path) -
     with spine.broadcaster.subscribe() as reader:
         await next_of(reader, 2)
         with disk_full(tmp_path / "store.sqlite"):
-            outcomes = await spine.submit(register(2), progress(5), complete(1))
+            outcomes = await spine.submit(register(2), complete(1), progress(5))
             assert errors(outcomes) == [StoreFailed] * 3
             with pytest.raises(StoreFailed):
                 await spine.ingest.submit_one(complete(1))
@@ -426,7 +493,7 @@ async def test_out_of_memory_in_a_decision_rejects_events(spine: Spine, monkeypa
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("progressd.engine.ingest.Transaction", out_of_memory)
+        patch.setattr("progressd.engine.transaction.apply", out_of_memory)
         [refused] = await spine.submit(register(1))
     assert str(refused) == "the daemon has no memory left for this"
     assert errors(await spine.submit(register(1))) == [None]

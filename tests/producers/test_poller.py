@@ -14,7 +14,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd.core.errors import ProgressdError
-from progressd.engine.ingest import Outcome
+from progressd.engine.commands import Outcome
 from progressd.producers.ndjson import TURN_LINES, LineBatch, LineSplitter
 from progressd.producers.unix_socket import POLL_INTERVAL, Poller
 from progressd.store.sqlite import SQLiteStore

@@ -89,12 +89,12 @@ async def test_a_full_disk_is_reported_at_start(disk: SmallDisk) -> None:
         assert (await daemon.report(registered(job_id(1))))[0]["ok"]
     disk.fill(but_for=INDEX_BYTES)
     async with running_daemon(disk.path) as daemon, client_of(daemon) as client:
-        await eventually(lambda: daemon.daemon.commit_log.health.failure)
+        await eventually(lambda: daemon.daemon.health.failure)
         health = (await client.get("/api/health")).json()
         assert (health["status"], health["error"]) == ("failing", "cannot write to the database: the disk is full")
         assert (await client.post("/api/jobs")).status_code == 507
         disk.make_room()
-        await eventually(lambda: daemon.daemon.commit_log.health.failure is None)
+        await eventually(lambda: daemon.daemon.health.failure is None)
         assert (await client.get("/api/health")).json()["status"] == "healthy"
         assert (await client.post("/api/jobs")).status_code == 201
 

@@ -17,7 +17,8 @@ from progressd.core.errors import ProgressdError, StoreFailed
 from progressd.core.events import Event
 from progressd.core.job import MaySee, sees_all
 from progressd.core.messages import job_topic
-from progressd.engine.ingest import PASS_BYTES, EventSink, Outcome
+from progressd.engine.commands import Outcome
+from progressd.engine.ingest import PASS_BYTES, EventSink
 from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome, LogEntry
 from progressd.net.request import AT_ROOT

@@ -8,6 +8,7 @@ from typing import Any
 
 import trio
 from progressd.broadcast.broadcaster import Broadcaster
+from progressd.commit_log.local import LocalLog
 from progressd.core.events import (
     CompletedEvent,
     ErrorEvent,
@@ -22,9 +23,11 @@ from progressd.core.events import (
 )
 from progressd.core.job import MaySee, sees_all
 from progressd.core.messages import ErrorData, JobStatus
-from progressd.engine.commit_log import LocalCommitLog
+from progressd.engine.commands import Outcome
+from progressd.engine.follower import Follower
+from progressd.engine.health import StoreHealth
 from progressd.engine.history import MAX_SNAPSHOTS, PAGE, SNAPSHOT_MAX_AGE, History
-from progressd.engine.ingest import Ingest, Outcome, utc_now
+from progressd.engine.ingest import Ingest, utc_now
 from progressd.engine.registry import MAX_FINISHED, Batches, Registry
 from progressd.files.job_files import JobFiles
 from progressd.store.sqlite import SQLiteStore
@@ -44,13 +47,12 @@ class Spine:
         snapshot_max_age: int = SNAPSHOT_MAX_AGE,
         max_snapshots: int = MAX_SNAPSHOTS,
         now: Callable[[], datetime] = utc_now,
-        **log_options: Any,
+        **follower_options: Any,
     ) -> None:
         self.store = store
         self.registry = Registry(store, max_finished)
         self.batches = Batches(store)
-        self.commit_log = LocalCommitLog(store, self.registry, **log_options)
-        self.health = self.commit_log.health
+        self.health = StoreHealth()
         self.history = History(
             store,
             self.registry,
@@ -62,9 +64,8 @@ class Spine:
         )
         self.broadcaster = Broadcaster(self.history, nursery=nursery, offset=store.first_offset - 1)
         self.files = JobFiles(Path("/nonexistent"))
-        self.ingest = Ingest(
-            self.commit_log, store, self.registry, self.batches, self.broadcaster, self.files.logs, now=now
-        )
+        self.follower = Follower(store, self.registry, self.batches, self.broadcaster, self.health, **follower_options)
+        self.ingest = Ingest(LocalLog(self.follower.apply), self.follower, store, self.registry, self.files.logs, now)
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
         """Submit events to ingest."""

@@ -15,7 +15,7 @@ from progressd.broadcast.subscription import Page, PastMessages
 from progressd.core.errors import InvalidInput
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import ALL_JOBS, BatchMessage, Cursor, JobCreated, JobDeleted, batch_topic, job_topic
-from progressd.engine.commit_log import StoreHealth
+from progressd.engine.health import StoreHealth
 from progressd.engine.registry import Batches, JobMessages, Registry, in_order, newest_progress, placed_messages
 from progressd.net.request import AT_ROOT, BasePath
 from progressd.store.base import Change, Deletion, Store

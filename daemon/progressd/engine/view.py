@@ -18,8 +18,9 @@ from progressd.core.events import Event, RegisterEvent, SubmitEvent
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobStatus
 from progressd.engine.attention import Attention
+from progressd.engine.commands import Outcome
 from progressd.engine.history import History
-from progressd.engine.ingest import EventSink, Ingest, Outcome
+from progressd.engine.ingest import EventSink, Ingest
 from progressd.engine.log_reader import LogReaders
 from progressd.engine.registry import Batches, Registry
 from progressd.store.base import EVERY_JOB, Filter, Page, Paging, Sort, Store

@@ -15,7 +15,8 @@ from progressd.core.events import LogEvent, ProducerEvent, RegisterEvent, checke
 from progressd.core.job import Job
 from progressd.core.json import UNDECODABLE, decode, reason_of
 from progressd.core.messages import Cursor
-from progressd.engine.ingest import EventSink, Outcome
+from progressd.engine.commands import Outcome
+from progressd.engine.ingest import EventSink
 
 CHUNK: Final = 16384  # bytes per read, about 100 lines
 TURN_LINES: Final = 250  # lines in one pass: 2 ms if all are invalid

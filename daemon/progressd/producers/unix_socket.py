@@ -18,7 +18,8 @@ from progressd.config.units import seconds_text
 from progressd.core.close_codes import CloseCode
 from progressd.core.errors import ProgressdError, RequestTimeout, TooManyConnections, Unavailable
 from progressd.core.messages import encode
-from progressd.engine.ingest import Ingest, Outcome
+from progressd.engine.commands import Outcome
+from progressd.engine.ingest import Ingest
 from progressd.net.listener import accept_forever
 from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, SEND_TIMEOUT, TURN_LINES, Ack, LineBatch, NDJSONReader, Turn
 

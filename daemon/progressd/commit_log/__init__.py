@@ -1,0 +1,1 @@
+"""The commit log: entries that ingest has decided, in one order."""
