@@ -2,7 +2,7 @@
 permissions."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, NamedTuple
@@ -213,15 +213,15 @@ class Authenticator:
             logs=claims.logs,
         )
 
-    @contextmanager
-    def revocable(self, identity: Identity, end: Callable[[], object]) -> Iterator[None]:
+    def revocable(self, identity: Identity, end: Callable[[], object]) -> AbstractContextManager[None]:
         """Inside the block, call `end` when the identity's key or token expires, is revoked or changes; possibly twice.
 
         Call `end` at once if that has happened since the authentication.
         """
-        if not identity.key and identity.expires_at is None:
-            yield
-            return
+        return self._revocable(identity, end) if identity.key or identity.expires_at is not None else nullcontext()
+
+    @contextmanager
+    def _revocable(self, identity: Identity, end: Callable[[], object]) -> Iterator[None]:
         if identity.key and ((now := self._keys.get(identity.key)) is None or now.labels != identity.labels):
             end()
         entry = object()

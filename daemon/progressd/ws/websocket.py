@@ -2,8 +2,7 @@
 WebSockets."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -195,36 +194,35 @@ class WebSocket:
 
     async def replay(self, subscription: Subscription) -> None:
         """Send the replay, until the subscription delivers live messages. Most have one part, and need no task."""
-        with self._replaying():
-            if (batch := await subscription.next_replay()) is not None:
-                subscription.outbox.put(batch)
-                batch = await subscription.next_replay()
-            if batch is not None:
-                self.nursery.start_soon(self._replay, subscription, batch)
-                return
-        self.connection.cork(False)
+        batch = await self._next_replay(subscription)
+        if batch is not None:
+            subscription.outbox.put(batch)
+            batch = await self._next_replay(subscription)
+        if batch is None:
+            self.connection.cork(False)
+        else:
+            self.nursery.start_soon(self._replay, subscription, batch)
 
     async def _replay(self, subscription: Subscription, batch: FrameBatch[Envelope] | None) -> None:
-        with self._replaying():
-            while batch is not None:
-                await self.outbox.drained()
-                subscription.outbox.put(batch)
-                if self.outbox.congested:
-                    self.connection.cork(False)
-                batch = await subscription.next_replay()
+        while batch is not None:
+            await self.outbox.drained()
+            subscription.outbox.put(batch)
+            if self.outbox.congested:
+                self.connection.cork(False)
+            batch = await self._next_replay(subscription)
         self.connection.cork(False)
 
-    @contextmanager
-    def _replaying(self) -> Iterator[None]:
-        """Close the connection if the replay fails."""
+    async def _next_replay(self, subscription: Subscription) -> FrameBatch[Envelope] | None:
+        """Return the next part of a replay. Close the connection if there is none because of an error."""
         try:
-            yield
+            return await subscription.next_replay()
         except StoreFailed:
             self.outbox.end(TRY_AGAIN)
         except SlowConsumer:
             self.outbox.end(SLOW_CONSUMER)
         except NotFound:  # retention has deleted the job since the handshake
             self.outbox.end(JOB_DELETED)
+        return None
 
     async def serve(self, sink: MessageSink = NULL_SINK, fragments: FragmentSink | None = None) -> None:
         """Pass on the client's messages until it disconnects. Only constant reading detects a disconnect."""
