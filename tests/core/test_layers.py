@@ -34,16 +34,8 @@ MAY_IMPORT = {
     "http": "core languages system config store broadcast auth files net engine producers ws",
     "admin": "core system config store auth files net http",
     "lifecycle": "core engine ws http",
-<<<<<<< ours
-    "app": "core system config store broadcast auth files net engine producers runner ws http lifecycle",
-    "cli": "core languages detect system config auth client app admin",
-||||||| base
-    "app": "core system config store broadcast auth files net engine producers runner ws http lifecycle",
-    "cli": "core detect system config auth client app admin",
-=======
     "app": "core system config store broadcast auth files net commit_log engine producers runner ws http lifecycle",
-    "cli": "core detect system config auth client app admin",
->>>>>>> theirs
+    "cli": "core languages detect system config auth client app admin",
     "integrations": "core detect client",
     "tqdm": "integrations",
     "__main__": "cli",
