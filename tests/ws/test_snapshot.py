@@ -68,7 +68,8 @@ async def test_a_finished_job_sends_its_whole_stream(daemon: RunningDaemon) -> N
 async def test_the_stream_of_all_jobs_starts_with_unfinished_jobs(daemon: RunningDaemon) -> None:
     done, running, queued = ID, OTHER, job_id(3)
     await daemon.report(registered(done), progress(done, 7), registered(running), progress(running, 3))
-    await daemon.report(completed(done), registered(queued, kind="scan"), progress(running, 4))
+    await daemon.report(completed(done), registered(queued, kind="scan"))
+    await daemon.report(progress(running, 4))
     async with daemon.watch("/ws/jobs") as watcher:
         messages = [await watcher.receive() for _ in range(4)]
         await daemon.report(registered(job_id(9)))
