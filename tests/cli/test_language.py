@@ -61,6 +61,9 @@ def shown() -> set[str]:
     """Return the English texts that the command line prints."""
     found = {text for name, text in CALL.findall(source("cli")) if name in ("t", "later")}
     found |= {*map(str, JobStatus), *map(str, Tab), *texts(main)}
+    found |= set(
+        re.findall(r'(?m)^about = "(.*)"', "".join(file.read_text() for file in ROOT.glob("detect/presets/*")))
+    )
     for name in COMMANDS:
         command = main.get_command(click.Context(main), name)
         assert command is not None

@@ -9,4 +9,5 @@ if (language !== rendered) {
   const page = await fetch(location.href, { headers }).then((response) => response.text());
   const main = new DOMParser().parseFromString(page, 'text/html').querySelector('main');
   if (main) document.querySelector('main').replaceWith(main);
+  else document.documentElement.lang = rendered; // below /api, only a navigation gets a page
 }

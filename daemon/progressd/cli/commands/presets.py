@@ -92,7 +92,7 @@ def _rows(known: "Presets") -> Iterator[tuple[str, str, str, str]]:
         adds = preset.adapt[0].shown().removeprefix("adds ") if preset.adapt else ""
         if preset.needs_terminal and not preset.adapt:
             adds = t("(needs a terminal)")
-        yield name, ", ".join(_finds(preset)), adds, preset.about
+        yield name, t(", ").join(_finds(preset)), adds, t(preset.about)
 
 
 def _finds(preset: "Preset") -> Iterator[str]:
