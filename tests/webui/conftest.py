@@ -1,9 +1,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 from support.serving import ServedDaemon, served_daemon
 from support.waiting import PATIENCE
 
@@ -11,6 +12,7 @@ expect.set_options(1000 * PATIENCE)
 
 CHROMIUM = "/usr/bin/chromium-headless-shell"  # opens a page in less than half of the time that chromium takes
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+FLAGS += ["--process-per-site"]  # otherwise each page starts a process
 
 
 CONFIG = """
@@ -34,6 +36,7 @@ def browser() -> Iterator[Browser]:
     """Debian's Chromium without windows."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser.new_context().new_page()  # that of `opened_page`
         yield browser
         browser.close()
 
@@ -43,10 +46,20 @@ CARDS = "localStorage.setItem('progressd-view', 'cards'); localStorage.setItem('
 
 
 @contextmanager
-def opened_page(browser: Browser, url: str, *expected: str, script: str = "") -> Iterator[Page]:
-    """Open the page, after `script`. Errors in its console fail the test, except those expected."""
-    with browser.new_context() as context:
-        page = context.new_page()
+def opened_page(where: Browser | BrowserContext, url: str, *expected: str, script: str = "") -> Iterator[Page]:
+    """Open the page, after `script`. Errors in its console fail the test, except those expected.
+
+    All pages of the browser share a context, whose first page keeps their process. Nothing else is kept.
+    """
+    context = where.contexts[0] if isinstance(where, Browser) else where
+    if isinstance(where, Browser):
+        first = context.pages[0]
+        if first.url == "about:blank" and url != first.url:
+            first.goto(urljoin(url, "/api/health/live"))
+        session = context.new_cdp_session(first)
+        session.send("Storage.clearDataForOrigin", {"origin": "*", "storageTypes": "local_storage"})
+        session.detach()
+    with context.new_page() as page:
         if script:
             page.add_init_script(script)
         errors: list[str] = []

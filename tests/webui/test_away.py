@@ -18,7 +18,8 @@ def test_a_restored_daemon_works_on_the_page(browser: Browser, tmp_path: Path, f
     expected = "ERR_CONNECTION_REFUSED", "WebSocket"
     with (
         served_daemon(state_dir, port=free_port) as first,
-        opened_page(browser, first.url, *expected, script=CARDS) as page,
+        browser.new_context() as context,  # whose clock stays set
+        opened_page(context, first.url, *expected, script=CARDS) as page,
     ):
         expect(page.locator("[data-connection=live]")).to_be_visible()
         page.evaluate(REPORT, ["queued"])

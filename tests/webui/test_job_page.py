@@ -61,7 +61,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
 def page(browser: Browser, daemon: Keyed) -> Iterator[Page]:
     """A page that is signed in."""
     with opened_page(browser, f"{daemon.url}/static/favicon.svg", *EXPECTED) as page:
-        page.context.add_init_script(f"sessionStorage.setItem('progressd-key', '{daemon.key}')")
+        page.add_init_script(f"sessionStorage.setItem('progressd-key', '{daemon.key}')")
         yield page
 
 
