@@ -51,14 +51,6 @@ async function ofOtherTabs() {
   return found;
 }
 
-const CHOICE = `progressd-pipeline ${new URL('.', document.baseURI).pathname}`;
-
-/** @returns {string | null} the name of the pipeline that was chosen last */
-export const chosenPipeline = () => storage?.getItem(CHOICE) ?? null;
-
-/** @param {string} name */
-export const rememberPipeline = (name) => storage?.setItem(CHOICE, name);
-
 /** @param {Remembered} upload */
 export function remember(upload) {
   try {

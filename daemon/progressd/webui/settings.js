@@ -19,3 +19,6 @@ export function choose(name, value) {
   if (value === null) storage?.removeItem(PREFIX + name);
   else storage?.setItem(PREFIX + name, value);
 }
+
+/** Whether this browser may have kept unfinished uploads, which `remembered.js` reads. */
+export const mayHaveUploads = () => Object.keys(storage ?? {}).some((name) => name.startsWith(`${PREFIX}upload `));
