@@ -24,6 +24,7 @@ def test_a_restored_daemon_works_on_the_page(browser: Browser, tmp_path: Path, f
         expect(page.locator("[data-connection=live]")).to_be_visible()
         page.evaluate(REPORT, ["queued"])
         job_id = page.evaluate(REPORT, ["tape", progress(1, 2, "One")])
+        page.evaluate(REPORT, ["disk", progress(1, 2, "One")])
         queued, tape = page.locator(".job", has_text="queued"), page.locator(".job", has_text="tape")
         backup(state_dir, tmp_path / "backup")
         finish = "id => fetch(`api/jobs/${id}/events`, {method: 'POST', body: '{\"type\": \"completed\"}'})"
@@ -32,6 +33,10 @@ def test_a_restored_daemon_works_on_the_page(browser: Browser, tmp_path: Path, f
         page.clock.install()
         first.kill()
         expect(page.locator("[data-connection=reconnecting]")).to_be_visible()
+        elapsed = page.locator(".job", has_text="disk").locator(".job-time")
+        before = elapsed.inner_text()
+        page.clock.fast_forward(4000)
+        expect(elapsed).to_have_text(before)
         expect(page.locator("#away")).to_be_hidden()
         page.clock.fast_forward(5000)
         expect(page.locator("#away")).to_have_text(AWAY_SINCE)

@@ -12,6 +12,12 @@ from .conftest import confirm, opened_page
 
 RUNNING = 120
 
+# The size of the files that the list needs, without compression. What sends files is loaded after them.
+WEIGHT = """() => [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
+  .filter(({name}) => !/\\/api\\/|(sending|intake|options)\\.\\w+$/.test(name))
+  .reduce((sum, {decodedBodySize}) => sum + decodedBodySize, 0)"""
+MAX_WEIGHT = 120_000
+
 
 def job_id(number: int) -> str:
     return f"00000000-0000-4000-8000-{number:012d}"
@@ -71,6 +77,32 @@ def tab(page: Page, name: str) -> Locator:
 def expect_rows(page: Page, number: int) -> None:
     """Expect this number of lines, of which only some are in the document."""
     expect(page.get_by_role("treegrid")).to_have_attribute("aria-rowcount", str(number + 1))
+
+
+def test_the_page_is_light(page: Page) -> None:
+    assert 80_000 < page.evaluate(WEIGHT) < MAX_WEIGHT
+    page.evaluate("localStorage.setItem('progressd-view', 'cards')")
+    page.reload()
+    expect(page.locator(".job").first).to_be_visible()
+    assert page.evaluate(WEIGHT) < MAX_WEIGHT
+
+
+def test_cards_have_keys_and_stars(page: Page) -> None:
+    page.get_by_text("View", exact=True).click()
+    page.get_by_role("radio", name="cards", exact=True).click()
+    page.get_by_role("searchbox").fill("copy c00")
+    expect(page.locator(".job")).to_have_count(10)
+    page.get_by_role("searchbox").press("ArrowDown")
+    expect(page.locator(".job").first).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    second = page.locator(".job").nth(1)
+    expect(second).to_be_focused()
+    star = second.get_by_role("button", name="Star")
+    star.click()
+    expect(star).to_have_attribute("aria-pressed", "true")
+    second.focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"/jobs/[0-9a-f-]{36}$"))
 
 
 def test_tabs_search_and_filters_are_in_the_url(page: Page) -> None:

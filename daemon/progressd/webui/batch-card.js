@@ -1,12 +1,31 @@
 /** The card of a batch: one bar for all its jobs, and on request the cards of the jobs. */
 
 import { aboutOf, accountOf, endOf, titleOf } from './batches.js';
+import { setText } from './dom.js';
 import { t } from './text.js';
 
 /** The number of jobs shown at first. */
 const FEW = 4;
 
-const template = document.getElementById('batch-card');
+const template = document.createElement('template');
+template.innerHTML = `<li class="job batch" tabindex="-1">
+<header class="job-head">
+<h3 class="job-name"><span data-part="name"></span> <span class="job-kind" data-part="kind"></span></h3>
+<p class="job-figure" data-part="figure" aria-hidden="true"></p>
+</header>
+<div class="job-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" data-part="bar"><div class="job-fill"
+data-part="fill"></div></div>
+<div class="job-foot">
+<p class="job-account"><span class="job-step" data-part="step"></span></p>
+<div class="job-actions">
+<button type="button" data-action="toggle" data-part="toggle" aria-expanded="false"></button>
+<button type="button" data-action="cancelAll" data-part="cancel"
+data-question="${t('Really cancel all?')}">${t('Cancel all')}</button>
+</div>
+</div>
+<p class="job-note" data-part="note" role="alert" hidden></p>
+<ol class="jobs batch-jobs" data-part="jobs" hidden></ol>
+</li>`;
 
 /** @typedef {import('./batches.js').Batch} Batch */
 
@@ -90,7 +109,3 @@ export class BatchCard {
 
 /** The name by which a screen reader distinguishes the batch. */
 const nameOf = ({ counts, first }) => t('batch of {n} file, {first} | batch of {n} files, {first}', { n: counts.total, first });
-
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}

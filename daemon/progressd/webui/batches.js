@@ -69,6 +69,13 @@ export class Batches {
     return { batch: true, id, status, first, priority: answer?.priority, counts, percent, jobs };
   }
 
+  /** @param {Batch} batch @returns {object} what its row shows */
+  static rowOf(batch) {
+    const { pending, processing } = batch.counts;
+    const texts = { name: titleOf(batch), about: aboutOf(batch), account: accountOf(batch), state: endOf(batch) ?? t('Running') };
+    return { ...batch, ...texts, isRunning: pending + processing > 0 };
+  }
+
   /** Requests the batch. Changes during the request lead to another one later. */
   async #ask(id, known, seen) {
     known.asking = true;

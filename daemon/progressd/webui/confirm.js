@@ -17,6 +17,7 @@ export function isConfirmed(button, question) {
     return true;
   }
   const { ariaLabel } = button;
+  const row = button.closest('[role=row]');
   const content = [...button.childNodes];
   const calm = () => {
     asking.delete(button);
@@ -25,11 +26,13 @@ export function isConfirmed(button, question) {
     button.replaceChildren(...content);
     Object.assign(button, { ariaLabel });
     button.removeAttribute('data-asking');
+    row?.removeAttribute('data-asks');
   };
   const timer = setTimeout(calm, PATIENCE_MS);
   button.addEventListener('blur', calm);
   Object.assign(button, { textContent: question, ariaLabel: [question, ariaLabel].filter(Boolean).join(' ') });
   button.setAttribute('data-asking', '');
+  row?.setAttribute('data-asks', ''); // a selector with :has() would slow down each change of a row
   asking.set(button, calm);
   return false;
 }

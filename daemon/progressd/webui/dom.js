@@ -47,3 +47,11 @@ export function describe(list, pairs, grouped = false) {
 }
 
 export const byId = (id) => document.getElementById(id);
+
+/** Loads a style. @param {string} name of a file beside this one */
+export function loadStyle(name) {
+  const link = element('link', { rel: 'stylesheet', href: new URL(name, import.meta.url) });
+  const loaded = new Promise((resolve) => { link.onload = link.onerror = resolve; });
+  document.head.append(link);
+  return loaded;
+}

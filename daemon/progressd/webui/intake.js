@@ -1,8 +1,13 @@
 /** The intake: a drop zone, and a form for the options that the chosen pipeline of the server has. */
 
-import { keepTyped, typed } from './access.js';
-import { chosenPipeline, rememberPipeline } from './remembered.js';
+import { typed } from './access.js';
+import { loadStyle } from './dom.js';
+import { lazily } from './lazy.js';
+import { choose, setting } from './settings.js';
 import { t } from './text.js';
+
+/** The pipeline that the user chose last at this server. */
+const CHOICE = `pipeline ${new URL('.', document.baseURI).pathname}`;
 
 /**
  * A pipeline of the server.
@@ -31,29 +36,43 @@ export class Intake {
   #take;
   /** @type {Pipeline[]} */
   #pipelines = [];
+  /** The module with the options, once they have been opened. */
+  #options = null;
 
   /**
    * @param {HTMLFormElement} form
    * @param {(files: File[], pipeline: string, options: object, folder?: string) => void} onFiles
+   * @param {(error: Error) => void} onError
    */
-  constructor(form, onFiles) {
+  constructor(form, onFiles, onError) {
     this.#form = form;
     this.#take = (list, folder) => {
       let files = [...list];
       if (!this.#pipeline) return;
       if (form.closest('[hidden]')) return; // hidden without the right to submit, but files can be dropped
       if (folder) files = files.filter((one) => this.#accepts(one));
-      if (files.length && form.reportValidity()) onFiles(files, this.#pipeline.name, this.#options(), folder);
+      if (files.length && form.reportValidity()) onFiles(files, this.#pipeline.name, this.#values(), folder);
     };
     const { file, pipeline } = form.elements;
     form.addEventListener('invalid', () => { this.#details.open = true; }, { capture: true });
     form.addEventListener('submit', (event) => event.preventDefault());
     pipeline.addEventListener('change', () => {
-      rememberPipeline(pipeline.value);
+      choose(CHOICE, pipeline.value);
       this.#show();
     });
     file.addEventListener('change', () => this.#takeChosen());
     acceptDrops(document.documentElement, this.#take);
+    const open = () => { if (this.#details.open && !this.#options) this.#open().catch(onError); };
+    this.#details.addEventListener('toggle', open);
+    this.#details.open ||= Object.keys(typed()).length > 0; // from before a reload
+    open();
+  }
+
+  async #open() {
+    const [options] = await Promise.all([lazily(() => import('./options.js'), false), loadStyle('options.css')]);
+    if (this.#options) return;
+    this.#options = options;
+    this.#show();
   }
 
   #takeChosen() {
@@ -67,7 +86,7 @@ export class Intake {
     if (JSON.stringify(pipelines) === JSON.stringify(this.#pipelines)) return;
     this.#pipelines = pipelines;
     const { pipeline: select } = this.#form.elements;
-    const chosen = select.value || chosenPipeline();
+    const chosen = select.value || setting(CHOICE);
     select.replaceChildren(...pipelines.map(({ name, title }) => new Option(t(title), name)));
     const wanted = pipelines.find(({ name }) => name === chosen) ?? pipelines.find((one) => one.default) ?? pipelines[0];
     select.value = wanted?.name ?? '';
@@ -100,11 +119,10 @@ export class Intake {
   #show() {
     const pipeline = this.#pipeline;
     if (!pipeline) return;
-    const entered = typed();
-    const properties = Object.entries(pipeline.schema.properties);
-    this.#fields.replaceChildren(...properties.map(([name, option]) => field(name, option, entered[name])));
+    const { properties } = pipeline.schema;
+    this.#options?.show(this.#fields, properties);
     const { file, pipeline: select } = this.#form.elements;
-    this.#details.hidden = !properties.length && select.closest('label').hidden;
+    this.#details.hidden = !Object.keys(properties).length && select.closest('label').hidden;
     file.accept = pipeline.accept.includes('*/*') ? '' : [...pipeline.extensions, ...pipeline.accept].join();
     const isPdf = pipeline.accept.join() === 'application/pdf';
     const set = (part, text) => { this.#form.querySelector(`[data-part=${part}]`).textContent = text; };
@@ -113,112 +131,10 @@ export class Intake {
     set('about', pipeline.description ? t(pipeline.description) : '');
   }
 
-  /** @returns {Record<string, boolean|number|string>} */
-  #options() {
-    const options = {};
-    for (const [name, option] of Object.entries(this.#pipeline.schema.properties)) {
-      const value = valueOf(this.#fields.querySelector(`[name="${CSS.escape(name)}"]`), option);
-      if (value !== undefined) options[name] = value;
-    }
-    return options;
+  /** @returns {Record<string, boolean|number|string>} none that the user has not seen: the server has the same defaults */
+  #values() {
+    return this.#options?.valuesOf(this.#fields, this.#pipeline.schema.properties) ?? {};
   }
-}
-
-/** @param {string} name @param {Option} option @param {{type: string, value: any}} [before] what the user has entered for it */
-function field(name, option, before) {
-  const isOpen = option.type === 'boolean' && option.default === undefined; // a switch has no third position
-  const input = option.enum || isOpen ? select(option) : control(option);
-  input.name = name;
-  const missing = option['x-available'] === false;
-  input.disabled = missing;
-  if (before?.type === input.type && !missing) {
-    input[propertyOf(input)] = before.value;
-  }
-  input.addEventListener('input', () => keepTyped({ ...typed(), [name]: { type: input.type, value: input[propertyOf(input)] } }));
-  const label = document.createElement('label');
-  label.className = 'option';
-  const title = document.createElement('span');
-  title.className = 'option-name';
-  title.append(`${t(option.title ?? name)} `);
-  const hint = document.createElement('span');
-  hint.className = 'hint';
-  hint.textContent = missing
-    ? t('Not available: the server needs {program}', { program: option['x-needs'] })
-    : t(option.description ?? '');
-  if (hint.textContent) title.append(hint);
-  label.append(title, input);
-  if (option.examples) label.append(offer(input, option.examples));
-  return label;
-}
-
-const propertyOf = ({ type }) => (type === 'checkbox' ? 'checked' : 'value');
-
-/** Offers values for a text field. Those in the languages of the user come first. */
-function offer(input, values) {
-  const list = document.createElement('datalist');
-  list.id = `values-of-${input.name}`;
-  input.setAttribute('list', list.id);
-  list.append(...[...values].sort((a, b) => rank(a) - rank(b) || 0).map((value) => new Option('', value)));
-  return list;
-}
-
-/** Three letters of a language, as in ISO 639-2, for the two of the browser. */
-const LETTERS = { ja: 'jpn', en: 'eng', de: 'deu', fr: 'fra', es: 'spa', it: 'ita', pt: 'por', ko: 'kor', zh: 'chi' };
-
-/** @param {string} value such as `jpn` @returns {number} its place among the languages of the browser */
-function rank(value) {
-  const place = navigator.languages.findIndex((tag) => {
-    const letters = LETTERS[tag.split('-')[0]];
-    return letters && value.startsWith(letters);
-  });
-  return place < 0 ? Infinity : place;
-}
-
-/** Returns a word with a capital letter. Abbreviations, such as those of languages, stay as they are. */
-const title = (choice) => (/^[a-z]{4,}$/.test(choice) ? choice[0].toUpperCase() + choice.slice(1) : choice);
-
-/** @param {Option} option */
-function select(option) {
-  const input = document.createElement('select');
-  input.className = 'choice';
-  const words = { true: t('On'), false: t('Off'), '': t('Default') };
-  const values = (option.enum ?? [true, false]).map(String);
-  if (option.default === undefined) values.unshift('');
-  input.append(...values.map((value) => new Option(words[value] ?? t(title(value)), value)));
-  input.value = String(option.default ?? '');
-  return input;
-}
-
-/** @param {Option} option */
-function control({ type, default: initial, minimum, maximum, maxLength }) {
-  const input = document.createElement('input');
-  if (type === 'boolean') {
-    input.type = 'checkbox';
-    input.className = 'switch';
-    input.defaultChecked = initial === true;
-  } else if (type === 'string') {
-    input.type = 'text';
-    input.className = 'text';
-    input.maxLength = maxLength;
-    input.defaultValue = initial ?? '';
-  } else {
-    input.type = 'number';
-    input.className = 'number';
-    input.step = type === 'integer' ? '1' : 'any';
-    input.min = minimum ?? '';
-    input.max = maximum ?? '';
-    input.required = initial !== undefined;
-    input.defaultValue = initial ?? '';
-  }
-  return input;
-}
-
-/** @returns {boolean|number|string|undefined} undefined for an empty field of an option without a default */
-function valueOf(input, option) {
-  if (input.type === 'checkbox') return input.checked;
-  if (input.value === '' && option.default === undefined) return undefined;
-  if (option.type === 'boolean') return input.value === 'true';
-  return option.type === 'string' ? input.value : Number(input.value);
 }
 
 /** Files can be dropped anywhere on the page. `data-dragging` is set while they hover over it. */

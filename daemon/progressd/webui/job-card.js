@@ -1,26 +1,54 @@
 /** The card of one job or upload. It shows its entry and sends no requests. */
 
+import { element, setText } from './dom.js';
 import { rate, steps } from './format.js';
+import { icon } from './icons.js';
 import { isFinished, isLate, isOpenEnded } from './jobs.js';
 import { canRetry, figureOf, nameOf, percentOf, resultOf, stepOf, timeOf, verdictOf } from './job-text.js';
-import { PreviewStrip } from './previews.js';
+import { setting } from './settings.js';
 import { t } from './text.js';
 
 const MAX_TASKS_SHOWN = 8;
 
-const template = document.getElementById('job-card');
+const template = document.createElement('template');
+template.innerHTML = `<li class="job" tabindex="-1">
+<header class="job-head">
+<h3 class="job-name"><a data-part="name"></a> <span class="job-kind" data-part="kind"></span></h3>
+<p class="job-figure" data-part="figure" aria-hidden="true"></p>
+</header>
+<div class="job-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" data-part="bar"><div class="job-fill"
+data-part="fill"></div></div>
+<div class="job-foot">
+<p class="job-account"><span class="job-step" data-part="step"></span> <span class="job-rate" data-part="rate"></span>
+<span class="job-time" data-part="time"></span></p>
+<div class="job-actions">
+<button type="button" data-action="star" data-part="star"></button>
+<button type="button" data-action="dismiss" data-part="dismiss">${t('Remove')}</button>
+<button type="button" data-action="delete" data-part="delete" data-question="${t('Really delete?')}">${t('Delete')}</button>
+<button type="button" data-action="cancel" data-part="cancel">${t('Cancel')}</button>
+<button type="button" data-action="retry" data-part="retry">${t('Retry')}</button>
+<a class="primary" data-action="download" data-part="download" rel="noopener noreferrer" download></a>
+</div>
+</div>
+<ul class="job-tasks" data-part="tasks" aria-label="${t('Tasks')}" hidden></ul>
+<p class="job-note" data-part="note" role="alert" hidden></p>
+<ul class="job-previews" data-part="previews" hidden></ul>
+</li>`;
 
 /** @typedef {import('./job-text.js').Entry} Entry */
 
 export class JobCard {
   #entry = null;
   #parts = {};
-  #previews;
+  #marksOf;
+  #previews = null;
 
-  constructor() {
+  /** @param {(id: string) => {pending?: boolean, starred?: boolean}} [marksOf] what the user has done with a job */
+  constructor(marksOf = () => ({})) {
+    this.#marksOf = marksOf;
     this.element = template.content.firstElementChild.cloneNode(true);
     for (const part of this.element.querySelectorAll('[data-part]')) this.#parts[part.dataset.part] = part;
-    this.#previews = new PreviewStrip(this.#parts.previews);
+    this.#parts.star.append(icon('star'));
   }
 
   /** @returns {Entry} */
@@ -30,14 +58,30 @@ export class JobCard {
 
   /** @param {Entry} entry */
   show(entry) {
+    this.#mark(this.#marksOf(entry.id));
     if (entry === this.#entry) return;
     if (entry.status !== this.#entry?.status) this.note('');
     this.#entry = entry;
     this.#identify();
     this.#showProgress();
     this.#showActions();
-    this.#previews.show(entry.previews, nameOf(entry));
+    if (entry.previews) this.#showPreviews();
     this.tick();
+  }
+
+  #mark({ pending = false, starred = false }) {
+    const { star } = this.#parts;
+    this.element.toggleAttribute('data-pending', pending);
+    if (star.ariaPressed === String(starred)) return;
+    star.ariaPressed = String(starred);
+    star.title = starred ? t('Unstar') : t('Star');
+  }
+
+  async #showPreviews() {
+    const { PreviewStrip } = await import('./previews.js').catch(() => ({})); // the next preview tries again
+    if (!PreviewStrip) return;
+    this.#previews ??= new PreviewStrip(this.#parts.previews);
+    this.#previews.show(this.#entry.previews, nameOf(this.#entry));
   }
 
   /** Updates the elapsed and the remaining time. */
@@ -97,22 +141,22 @@ export class JobCard {
     const lines = new Map([...list.children].map((line) => [line.dataset.taskId, line]));
     list.replaceChildren(...shown.map((task) => showTask(lines.get(task.id) ?? newTaskLine(task.id), task)));
     if (tasks.length > shown.length) {
-      const more = document.createElement('li');
-      more.className = 'task-more';
-      more.textContent = t('and {n} more', { n: tasks.length - shown.length });
-      list.append(more);
+      list.append(element('li', { class: 'task-more' }, t('and {n} more', { n: tasks.length - shown.length })));
     }
     list.hidden = !tasks.length;
   }
 
   #showActions() {
     const { upload, status } = this.#entry;
-    const { cancel, retry, download, dismiss, delete: deletion } = this.#parts;
+    const { star, cancel, retry, download, dismiss, delete: deletion } = this.#parts;
     const focused = this.element.contains(document.activeElement) ? document.activeElement : null;
     cancel.hidden = isFinished(this.#entry);
+    if (!upload && setting('cancel') === 'ask') cancel.dataset.question = t('Really cancel?');
+    else delete cancel.dataset.question;
     retry.hidden = !canRetry(this.#entry);
     const link = upload ? null : resultOf(this.#entry);
     download.hidden = !link;
+    star.hidden = Boolean(upload);
     dismiss.hidden = !upload || status !== 'failed';
     deletion.hidden = upload || !isFinished(this.#entry);
     if (link) {
@@ -121,6 +165,7 @@ export class JobCard {
       download.toggleAttribute('download', !link.elsewhere);
       download.target = link.elsewhere ? '_blank' : '';
     }
+    star.setAttribute('aria-label', t('{action} {name}', { action: t('Star'), name: nameOf(this.#entry) }));
     for (const action of [cancel, retry, download, dismiss, deletion]) {
       if (action.hasAttribute('data-asking')) continue;
       action.setAttribute('aria-label', t('{action} {name}', { action: action.textContent.trim(), name: nameOf(this.#entry) }));
@@ -129,16 +174,8 @@ export class JobCard {
   }
 }
 
-function newTaskLine(id) {
-  const line = document.createElement('li');
-  line.dataset.taskId = id;
-  for (const part of ['name', 'bar', 'detail']) {
-    const span = document.createElement('span');
-    span.className = `task-${part}`;
-    line.append(span);
-  }
-  return line;
-}
+const newTaskLine = (id) =>
+  element('li', { 'data-task-id': id }, ...['name', 'bar', 'detail'].map((part) => element('span', { class: `task-${part}` })));
 
 /** @param {import('./jobs.js').Task} task */
 function showTask(line, { name, current, total, unit, state }) {
@@ -150,9 +187,4 @@ function showTask(line, { name, current, total, unit, state }) {
   bar.style.setProperty('--share', share);
   setText(detail, verdictOf(state) ?? steps(current, total, unit));
   return line;
-}
-
-/** Sets the text only if it changes, for the sake of selections and screen readers. */
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
 }

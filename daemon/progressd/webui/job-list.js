@@ -29,6 +29,7 @@ export class JobList {
       const action = actions[button?.dataset.action];
       if (action && button.closest('.jobs') === root) this.#act(button, action);
     });
+    root.addEventListener('keydown', (event) => this.#pressed(event));
   }
 
   /** @param {Entry[]} entries */
@@ -53,6 +54,11 @@ export class JobList {
     for (const card of this.#cards.values()) if (!isOver(card.entry)) card.tick();
   }
 
+  /** Moves the focus to the first card. */
+  focus() {
+    this.#root.querySelector('.job')?.focus();
+  }
+
   /** Clears the notes about failed actions. */
   clearNotes() {
     for (const card of this.#cards.values()) card.clearNotes();
@@ -73,6 +79,17 @@ export class JobList {
     const focused = element.contains(document.activeElement) ? document.activeElement : null;
     this.#root.insertBefore(element, place);
     focused?.focus({ preventScroll: true });
+  }
+
+  /** The arrows move over the visible cards, also over those of an open batch. */
+  #pressed(event) {
+    const { key, target } = event;
+    if (key === 'Enter' && target.matches('.job')) target.querySelector('.job-name a, [data-action=toggle]').click();
+    const step = { ArrowDown: 1, ArrowUp: -1 }[key];
+    if (!step || event.defaultPrevented || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    const all = [...this.#root.closest('.jobs:not(.batch-jobs)').querySelectorAll('.job')].filter((one) => one.checkVisibility());
+    all[all.indexOf(target.closest('.job')) + step]?.focus();
   }
 
   #cardOf(entry) {

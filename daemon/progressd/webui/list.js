@@ -1,14 +1,12 @@
 /** The list of the page: rows, or cards while there are few jobs. It shows the view in the form that the user prefers. */
 
-import { accountOf, aboutOf, endOf, titleOf } from './batches.js';
-import { Rows } from './rows.js';
-import { setting } from './settings.js';
+import { choose, setting } from './settings.js';
 import { t } from './text.js';
 
 /** More entries than the first number become rows, and fewer than the second become cards again. */
 const [MANY, FEW] = [10, 8];
 
-/** The time until cards that could not be loaded are requested again. */
+/** The time until rows or cards that could not be loaded are requested again. */
 const RETRY_MS = 5000;
 
 /** Cards take long to build. The rest is shown as rows only. */
@@ -18,39 +16,44 @@ export class List {
   #jobs;
   #uploads;
   #view;
-  #batches;
+  /** @type {?import('./batches.js').Batches} */
+  #batches = null;
   #extras;
   #roots;
   #rows = null;
   #cards = null;
-  #isLoading = false;
+  #loading = new Set();
   #mode = null;
   #missing = 0;
 
   /**
    * @param {{rows: HTMLElement, cards: HTMLElement, rest: HTMLElement}} roots
-   * @param {object} source `jobs`, `uploads`, `view` and `batches`
+   * @param {object} source `jobs`, `uploads` and `view`
    * @param {object} extras
    * @param {(name: string, entry: object, button?: HTMLElement) => void} extras.act
    * @param {(id: string | null, how: 'toggle'|'range'|'anchor'|'all') => void} extras.select
    * @param {(id: string) => object} extras.marksOf
    * @param {() => void} extras.onEnd
    * @param {(mode: 'rows' | 'cards') => void} extras.onMode
-   * @param {(root: HTMLElement) => Promise<object>} extras.newCards
+   * @param {(root: HTMLElement, source: object, actions: object) => Promise<import('./rows.js').Rows>} extras.newRows
+   * @param {(root: HTMLElement) => Promise<import('./job-list.js').JobList>} extras.newCards
+   * @param {() => Promise<import('./batches.js').Batches>} extras.newBatches
+   * @param {() => void} extras.onChange
    * @param {(error: Error) => void} extras.onError
    */
-  constructor(roots, { jobs, uploads, view, batches }, extras) {
+  constructor(roots, { jobs, uploads, view }, extras) {
     this.#roots = roots;
     this.#jobs = jobs;
     this.#uploads = uploads;
     this.#view = view;
-    this.#batches = batches;
     this.#extras = extras;
+    const expected = setting('view') ?? setting('mode');
+    if (expected) this.#load(expected);
   }
 
-  /** The rows, if they are shown. */
-  get rows() {
-    return this.#mode === 'rows' ? this.#rows : null;
+  /** Moves the focus to the first entry, or to the row that had it. */
+  focus() {
+    (this.#mode === 'cards' ? this.#cards : this.#rows)?.focus();
   }
 
   /**
@@ -69,15 +72,15 @@ export class List {
     if (changed) this.#start();
     this.#roots.rows.toggleAttribute('data-empty', !this.#view.lines.length && !missing);
     if (mode === 'cards') this.#showCards();
-    else if (isNew || changed || missing !== this.#missing) this.#rows.show(this.#view.lines, missing);
-    else this.#rows.update();
+    else if (isNew || changed || missing !== this.#missing) this.#rows?.show(this.#view.lines, missing);
+    else this.#rows?.update();
     this.#missing = missing;
   }
 
   /** Updates the times. */
   tick() {
-    if (this.#mode === 'rows') this.#rows.tick();
-    else this.#cards?.tick();
+    if (this.#mode === 'cards') this.#cards?.tick();
+    else this.#rows?.tick();
   }
 
   /** Clears the notes about failed actions. */
@@ -105,33 +108,32 @@ export class List {
     rest.hidden = true;
     this.#view.invalidate();
     this.#extras.onMode(this.#mode);
-    if (this.#mode === 'rows') {
-      this.#rows ??= new Rows(rows, {
-        entryOf: (line) => this.#entryOf(line),
-        marksOf: this.#extras.marksOf,
-        onEnd: this.#extras.onEnd,
-      }, {
-        act: this.#extras.act,
-        select: this.#extras.select,
-        unfold: this.#extras.unfold,
-      });
-    } else {
-      this.#loadCards();
+    choose('mode', this.#mode);
+    this.#load(this.#mode);
+  }
+
+  /** Loads the module of rows or cards. */
+  async #load(mode) {
+    if ((mode === 'rows' ? this.#rows : this.#cards) || this.#loading.has(mode)) return;
+    this.#loading.add(mode);
+    try {
+      if (mode === 'rows') this.#rows = await this.#newRows();
+      else this.#cards = await this.#extras.newCards(this.#roots.cards);
+      if (this.#mode !== mode) return;
+      if (mode === 'rows') this.#rows.show(this.#view.lines, this.#missing);
+      else this.#showCards();
+    } catch (error) {
+      this.#extras.onError(error);
+      setTimeout(() => this.#mode === mode && this.#load(mode), RETRY_MS);
+    } finally {
+      this.#loading.delete(mode);
     }
   }
 
-  async #loadCards() {
-    if (this.#cards || this.#isLoading) return;
-    this.#isLoading = true;
-    try {
-      this.#cards = await this.#extras.newCards(this.#roots.cards);
-      if (this.#mode === 'cards') this.#showCards();
-    } catch (error) {
-      this.#extras.onError(error);
-      setTimeout(() => this.#mode === 'cards' && this.#loadCards(), RETRY_MS);
-    } finally {
-      this.#isLoading = false;
-    }
+  #newRows() {
+    const { newRows, marksOf, onEnd, act, select, unfold } = this.#extras;
+    const source = { entryOf: (line) => this.#entryOf(line), marksOf, onEnd };
+    return newRows(this.#roots.rows, source, { act, select, unfold });
   }
 
   #showCards() {
@@ -139,9 +141,6 @@ export class List {
     const { lines } = this.#view;
     const shown = lines.filter(({ level }) => !level).slice(0, MAX_CARDS);
     this.#cards.show(shown.map((line) => this.#cardEntryOf(line)).filter(Boolean));
-    for (const card of this.#roots.cards.querySelectorAll('[data-job-id]')) {
-      card.toggleAttribute('data-pending', Boolean(this.#extras.marksOf(card.dataset.jobId).pending));
-    }
     const hidden = lines.length - shown.length;
     this.#roots.rest.hidden = hidden <= 0;
     this.#roots.rest.querySelector('span').textContent = t('{n} more job | {n} more jobs', { n: hidden });
@@ -151,15 +150,20 @@ export class List {
   #cardEntryOf({ id, members }) {
     if (!members) return this.#jobs.get(id) ?? this.#uploads.newestFirst().find((upload) => upload.id === id);
     const jobs = members.map((member) => this.#jobs.get(member)).filter(Boolean);
-    return jobs.length ? this.#batches.of(id, jobs) : null;
+    if (!this.#batches) this.#loadBatches();
+    return jobs.length && this.#batches ? this.#batches.of(id, jobs) : null;
+  }
+
+  /** Few pages show a batch. */
+  async #loadBatches() {
+    const loaded = await this.#extras.newBatches().catch(() => null); // the next change tries again
+    if (!loaded) return;
+    this.#batches ??= loaded;
+    this.#extras.onChange();
   }
 
   #entryOf(line) {
     const entry = this.#cardEntryOf(line) ?? { id: line.id, status: 'cancelled' };
-    if (!entry.batch) return entry;
-    const { counts: { pending, processing } } = entry;
-    const isRunning = pending + processing > 0;
-    const state = endOf(entry) ?? t('Running');
-    return { ...entry, name: titleOf(entry), about: aboutOf(entry), account: accountOf(entry), state, isRunning };
+    return entry.batch ? this.#batches.constructor.rowOf(entry) : entry;
   }
 }

@@ -1,24 +1,19 @@
 /** Assembles the page: jobs and uploads in the list, the connection in the header, buttons linked to the API. */
 
 import { currentKey, useKey } from './access.js';
-import { cancelBatch, cancelJob, deleteJob, health, listPipelines, retryJob, signedDownloadUrl } from './api.js';
-import { Batches } from './batches.js';
-import { Selection, withAll } from './bulk.js';
-import { Cancelling } from './cancelling.js';
+import { health, listPipelines } from './api.js';
 import { stopClocks } from './clock.js';
-import { isConfirmed } from './confirm.js';
+import { byId, loadStyle } from './dom.js';
 import { Feed } from './feed.js';
 import { moment } from './format.js';
 import { Gate, mayWrite } from './gate.js';
-import { nameOf } from './job-text.js';
 import { isFinished, Jobs } from './jobs.js';
 import './keys.js';
 import { checkVersion, lazily } from './lazy.js';
 import { List } from './list.js';
-import { isFiltered } from './query.js';
 import { choose, setting } from './settings.js';
 import { showSignals } from './signals.js';
-import { ended, isStarred, star, startedHere } from './stars.js';
+import { isStarred, startedHere } from './stars.js';
 import { t, translatePage } from './text.js';
 import { Toasts } from './toasts.js';
 import { Toolbar } from './toolbar.js';
@@ -38,24 +33,22 @@ const AWAY_MS = 5000;
 /** The finished jobs in memory, beside those that the user has scrolled to. */
 const FINISHED_KEPT = 300;
 
-/** Ends within this time are announced in one sentence. */
-const ANNOUNCE_MS = 1000;
-
 /** The server was started, or its pipelines were changed, while it could not be reached. */
 const RETRY_MS = 5000;
 
 const CONNECTIONS = { live: t('Live'), polling: t('Polling'), reconnecting: t('Reconnecting…') };
 
-const byId = (id) => document.getElementById(id);
-
 let frame = 0;
 let timer = 0;
 let isAway = false;
 let wasConnected = false;
+let isEmpty = false;
 let awayTimer = 0;
 let failures = 0; // since the user last looked at the page
-let announced = [];
 let signalsTimer = 0;
+
+const load = (module) => lazily(module, !uploads.busy);
+const complain = ({ message }) => toasts.say(message);
 
 function redrawSoon() {
   if (document.hidden) timer ||= setTimeout(redraw, HIDDEN_MS);
@@ -71,13 +64,12 @@ const jobs = new Jobs((before, after, told) => {
 let sending = null;
 let isPreparing = false;
 const uploads = {
-  newestFirst: () => sending?.uploads.newestFirst() ?? [],
+  newestFirst: () => sending?.uploads?.newestFirst() ?? [],
   get busy() {
-    return Boolean(sending?.uploads.busy);
+    return Boolean(sending?.uploads?.busy);
   },
 };
 const view = new View(jobs, uploads);
-const batches = new Batches(redrawSoon);
 const toasts = new Toasts(byId('toasts'));
 const feed = new Feed(jobs, {
   onConnection: showConnection,
@@ -92,79 +84,32 @@ const feed = new Feed(jobs, {
   },
 });
 
-const cancelOne = async ({ batch, id }, isLeaving) => {
-  if (batch) await cancelBatch(id, isLeaving);
-  else jobs.put(await cancelJob(id, isLeaving));
+/** What changes jobs, once the user has done so. @type {?import('./actions.js').Actions} */
+let actions = null;
+const useActions = async () => {
+  const { Actions } = await load(() => import('./actions.js'));
+  return (actions ??= new Actions(byId('bulk'), {
+    jobs, feed, toasts, lines: () => view.lines, uploads: () => sending.uploads, onChange: redrawSoon,
+  }));
 };
-const retryOne = async ({ id }) => {
-  const { job_id } = await retryJob(id);
-  startedHere(job_id);
-  feed.want(job_id);
-};
-const deleteOne = async ({ id }) => {
-  await deleteJob(id).catch((error) => { if (error.status !== 404) throw error; });
-  jobs.remove(id, true);
-};
-const SENTENCES = {
-  cancel: (n, reason) => t('{n} job was not cancelled: {reason} | {n} jobs were not cancelled: {reason}', { n, reason }),
-  retry: (n, reason) => t('{n} job was not retried: {reason} | {n} jobs were not retried: {reason}', { n, reason }),
-  delete: (n, reason) => t('{n} job was not deleted: {reason} | {n} jobs were not deleted: {reason}', { n, reason }),
-};
+/** The actions of cards, by their buttons' `data-action`. They throw the errors that the cards show. */
+const ofCards = ['cancel', 'cancelAll', 'delete', 'dismiss', 'retry', 'star'].map((name) =>
+  [name, async (...entryAndButton) => (await useActions())[name](...entryAndButton)]);
 
-/** Does something with several jobs, and reports failures in one sentence. */
-async function withEach(name, entries, action) {
-  const errors = await withAll(entries, action);
-  if (errors.length) toasts.say(SENTENCES[name](errors.length, errors[0].message));
-}
-
-const cancelling = new Cancelling({
-  offerUndo: (sentence, onUndo) => toasts.offerUndo(sentence, onUndo),
-  onChange: redrawSoon,
-  onCancel: (entries, isLeaving) => withEach('cancel', entries, (entry) => cancelOne(entry, isLeaving)),
+const marksOf = (id) => ({
+  selected: Boolean(actions?.selection.has(id)), pending: Boolean(actions?.isPending(id)), starred: isStarred(id),
 });
-
-/** The actions of cards and rows, by their buttons' `data-action`. */
-const actions = {
-  async cancel(entry, button) {
-    if (entry.upload) sending.uploads.remove(entry.id);
-    else if (setting('cancel') !== 'ask') cancelling.add([entry]);
-    else if (isConfirmed(button, t('Really cancel?'))) await cancelOne(entry);
+const list = new List({ rows: byId('rows'), cards: byId('jobs'), rest: byId('rest') }, { jobs, uploads, view }, {
+  async newRows(...given) {
+    const [{ Rows }] = await Promise.all([load(() => import('./rows.js')), loadStyle('rows.css')]);
+    return new Rows(...given);
   },
-  async retry(entry) {
-    if (entry.upload) sending.uploads.retry(entry.id);
-    else await retryOne(entry);
-  },
-  dismiss: ({ id }) => sending.uploads.remove(id),
-  delete: deleteOne,
-  cancelAll: cancelOne,
-};
-
-/** Does what a button of a row says. */
-async function act(name, entry, button) {
-  if (name === 'star') {
-    star(entry.id);
-    redrawSoon();
-  } else if (name !== 'delete' || isConfirmed(button, t('Really delete?'))) {
-    await Promise.resolve(actions[name](entry, button)).catch((error) => toasts.say(t('{name}: {reason}', { name: nameOf(entry), reason: error.message })));
-  }
-}
-
-const selection = new Selection(byId('bulk'), {
-  jobs,
-  lines: () => view.lines,
+  newBatches: async () => new (await import('./batches.js')).Batches(redrawSoon),
   onChange: redrawSoon,
-  actions: {
-    cancel: async (chosen) => cancelling.add(chosen),
-    retry: (chosen) => withEach('retry', chosen, retryOne),
-    delete: (chosen) => withEach('delete', chosen, deleteOne),
-  },
-});
-
-const marksOf = (id) => ({ selected: selection.has(id), pending: cancelling.has(id), starred: isStarred(id) });
-const list = new List({ rows: byId('rows'), cards: byId('jobs'), rest: byId('rest') }, { jobs, uploads, view, batches }, {
-  act,
+  newCards: async (root) => (await load(() => import('./cards.js'))).newCards(root, Object.fromEntries(ofCards), marksOf),
+  act: (...given) => useActions().then((loaded) => loaded.act(...given)).catch(complain),
+  select: (...given) => useActions().then(({ selection }) => selection.select(...given)).catch(complain),
   marksOf,
-  select: (id, how) => selection.select(id, how),
   unfold(id, open) {
     view.unfold(id, open);
     redrawSoon();
@@ -174,8 +119,7 @@ const list = new List({ rows: byId('rows'), cards: byId('jobs'), rest: byId('res
     document.body.dataset.view = mode;
     byId('options').open = mode === 'cards' && matchMedia('(min-width: 60rem)').matches;
   },
-  newCards: async (root) => (await lazily(() => import('./cards.js'), !uploads.busy)).newCards(root, actions),
-  onError: (error) => toasts.say(error.message),
+  onError: complain,
 });
 const toolbar = new Toolbar(byId('work'), (query) => {
   view.show(query);
@@ -218,19 +162,16 @@ function signOut() {
   location.reload();
 }
 
-/** A link cannot carry the key, so the browser opens a link with a token. */
+/** A link cannot carry the key. */
 async function download(event) {
   const link = event.target.closest('a[data-action=download][download]');
   if (!link || currentKey() === null) return;
   event.preventDefault();
-  const { jobId } = link.closest('[data-job-id]').dataset;
+  const { jobId: id } = link.closest('[data-job-id]').dataset;
   try {
-    const signed = document.createElement('a');
-    signed.href = await signedDownloadUrl(jobId);
-    signed.download = '';
-    signed.click();
+    await (await useActions()).download({ id });
   } catch (error) {
-    if (!list.complain(jobId, error.message)) toasts.say(error.message);
+    if (!list.complain(id, error.message)) complain(error);
   }
 }
 
@@ -245,7 +186,7 @@ function redraw() {
   const isKnown = feed.isKnown || (feed.isCounted && view.count > 0) || uploads.newestFirst().length > 0;
   list.show(isNew, view.misses ? feed.missing : 0, isKnown);
   toolbar.showCounts(view.counts, view.isExact);
-  selection.show();
+  actions?.selection.show();
   showEmpty(!view.lines.length && !feed.loading);
   byId('cut').hidden = !feed.isCut || !view.misses;
   signalsTimer ||= setTimeout(showSignalsNow, SIGNALS_MS);
@@ -267,59 +208,16 @@ function dropFinished() {
   feed.restartPages();
 }
 
-function showEmpty(isEmpty) {
-  const empty = byId('empty');
-  const { tab } = toolbar.query;
-  const isFound = isFiltered(toolbar.query);
-  empty.hidden = !isEmpty;
-  if (!isEmpty) return;
-  const titles = {
-    running: t('No job is running'),
-    waiting: t('No job is waiting'),
-    attention: t('Nothing needs a look'),
-    done: t('No job has finished yet'),
-    all: t('No jobs yet'),
-  };
-  const hints = {
-    running: t('Running jobs appear here automatically.'),
-    waiting: t('Jobs that wait for their turn appear here.'),
-    attention: t('Failed jobs appear here, and jobs that are silent or slower than usual.'),
-    done: t('Completed, failed and cancelled jobs appear here.'),
-    all: t('Jobs of all programs appear here automatically.'),
-  };
-  setText(empty.querySelector('.empty-title'), isFound ? t('No job matches') : titles[tab]);
-  setText(empty.querySelector('[data-part=hint]'), isFound ? t('Try other words or fewer filters.') : hints[tab]);
-  empty.querySelector('button').hidden = !isFound;
-}
-
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+/** Few users see an empty list. */
+function showEmpty(isNow) {
+  isEmpty = isNow;
+  if (!isEmpty) byId('empty').hidden = true;
+  else import('./empty.js').then(({ describe }) => isEmpty && describe(byId('empty'), toolbar.query), () => {});
 }
 
 function hasEnded(job) {
   if (document.hidden && job.status === 'failed') failures += 1;
-  ended(job);
-  announce(job);
-}
-
-/** Screen readers announce only the end of a job, and many ends in one sentence. */
-function announce(entry) {
-  if (!announced.length) setTimeout(announceEnds, ANNOUNCE_MS);
-  announced.push(entry);
-}
-
-function announceEnds() {
-  const [{ status }] = announced;
-  const name = nameOf(announced[0]);
-  const n = announced.length;
-  const failed = announced.filter((entry) => entry.status === 'failed').length;
-  const sentences = {
-    completed: t('{name} is done.', { name }),
-    failed: t('{name} failed.', { name }),
-    cancelled: t('{name} was cancelled.', { name }),
-  };
-  byId('announcements').textContent = n === 1 ? sentences[status] : t('{n} jobs have ended, {failed} failed.', { n, failed });
-  announced = [];
+  import('./ends.js').then(({ tell }) => tell(job), () => {});
 }
 
 /** @param {import('./feed.js').Connection} connection @param {number} heardAt by the local clock */
@@ -328,7 +226,9 @@ function showConnection(connection, heardAt) {
   indicator.dataset.connection = connection;
   indicator.textContent = CONNECTIONS[connection];
   if (connection === 'reconnecting') {
-    if (!awayTimer) awayTimer = setTimeout(() => goAway(heardAt), AWAY_MS);
+    stopClocks(heardAt); // what the page shows is from then
+    list.tick();
+    awayTimer ||= setTimeout(() => goAway(heardAt), AWAY_MS);
   } else {
     comeBack();
     if (wasConnected) checkVersion();
@@ -339,11 +239,8 @@ function showConnection(connection, heardAt) {
   }
 }
 
-/** What the page shows is from the moment at which the connection was lost: its clocks stop there. */
 function goAway(heardAt) {
   isAway = true;
-  list.tick();
-  stopClocks(heardAt);
   const time = moment(heardAt);
   byId('away').textContent = t('No connection since {time}. What you see is from then.', { time });
   byId('away').hidden = false;
@@ -354,9 +251,9 @@ function goAway(heardAt) {
 function comeBack() {
   clearTimeout(awayTimer);
   awayTimer = 0;
+  stopClocks(null);
   if (!isAway) return;
   isAway = false;
-  stopClocks(null);
   byId('away').hidden = true;
   document.body.toggleAttribute('data-away', false);
   jobs.dropForecasts();
@@ -388,26 +285,31 @@ async function prepareSending() {
   try {
     const pipelines = await listPipelines();
     if (pipelines.length && !sending) {
-      const { Sending } = await lazily(() => import('./sending.js'), true);
-      sending = new Sending(byId('upload'), {
-        onChange() {
-          view.invalidate();
-          redrawSoon();
-        },
-        onArrived(message) {
-          startedHere(message.job_id);
-          jobs.apply(message);
-        },
-        onFailed: announce,
-      });
+      const { Sending } = await load(() => import('./sending.js'));
+      sending = new Sending(byId('upload'), newUploads, complain);
     }
-    if (sending) sending.update(pipelines);
+    if (sending) await sending.update(pipelines);
     else byId('upload').toggleAttribute('data-without-pipelines', true);
   } catch (error) {
     if (!error.status) setTimeout(prepareSending, RETRY_MS); // the server is away
   } finally {
     isPreparing = false;
   }
+}
+
+async function newUploads() {
+  const { Uploads } = await load(() => import('./uploads.js'));
+  return new Uploads({
+    onChange() {
+      view.invalidate();
+      redrawSoon();
+    },
+    onArrived(message) {
+      startedHere(message.job_id);
+      jobs.apply(message);
+    },
+    onFailed: (upload) => import('./ends.js').then(({ announce }) => announce(upload), () => {}),
+  });
 }
 
 /** A file that is dropped where it cannot be sent must not replace the page. */
@@ -436,11 +338,11 @@ function setUpSettings(form) {
 function pressed(event) {
   const { key, target } = event;
   if (event.ctrlKey || event.altKey || event.metaKey || target.closest('dialog') || byId('main').hidden) return;
-  if (key === 'Escape' && selection.size) {
-    selection.clear();
-  } else if (key === 'ArrowDown' && (target === byId('search') || target === document.body) && list.rows) {
+  if (key === 'Escape' && actions?.selection.size) {
+    actions.selection.clear();
+  } else if (key === 'ArrowDown' && (target === byId('search') || target === document.body)) {
     event.preventDefault();
-    list.rows.focus();
+    list.focus();
   }
 }
 
@@ -454,7 +356,7 @@ document.addEventListener('visibilitychange', () => {
   if (!document.hidden) failures = 0;
   redrawSoon();
 });
-document.querySelector('.filters').addEventListener('toggle', ({ target }) => target.open && toolbar.offer(jobs.all()));
+document.querySelector('.filters').addEventListener('toggle', ({ target }) => target.open && toolbar.openFilters(jobs.all()).catch(complain));
 byId('empty').querySelector('button').addEventListener('click', () => toolbar.clear());
 byId('work').addEventListener('click', download);
 byId('sign-out').addEventListener('click', signOut);

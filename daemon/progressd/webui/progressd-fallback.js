@@ -1,9 +1,67 @@
-/** For progressd.js where no stream can be opened: why not, and polling. It is loaded only then. */
+/** For progressd.js where no WebSocket can be opened: events, polling, or why not. It is loaded only then. */
 
 import { isLocal, ProgressdError } from './progressd.js';
 
+const OPEN_TIMEOUT_MS = 8000;
+const SILENT_MS = 75_000; // an event stream sends something every 30 s
 const POLL_MS = 2000;
 const MAX_JOBS = 200;
+
+/**
+ * Reads server-sent events with fetch: an EventSource can send no key and does not say why it fails.
+ * @param {object} watch what this needs from a watch
+ * @returns {Promise<boolean>} whether the server has no more to send; otherwise the connection was lost
+ */
+export async function readEvents({ signal, open, opened, receive, isLive }) {
+  const watchdog = timeLimit(signal);
+  try {
+    watchdog.set(OPEN_TIMEOUT_MS);
+    const response = await open(watchdog.signal);
+    if (response.status === 204) return true;
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text;
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return false;
+      if (text === undefined) opened();
+      watchdog.set(SILENT_MS);
+      const events = ((text ?? '') + value).split('\n\n');
+      text = events.pop();
+      for (const event of events) {
+        const line = event.split('\n').find((each) => each.startsWith('data: '));
+        if (line && !signal.aborted) receive(line.slice(6));
+      }
+    }
+  } catch (error) {
+    if (signal.aborted || error instanceof ProgressdError) throw error;
+    if (watchdog.expired && !isLive()) throw new ProgressdError('No event arrived.', 'held_up');
+    return false;
+  } finally {
+    watchdog.clear();
+  }
+}
+
+/** A signal that ends with another, or after a time that can be set again. */
+function timeLimit(outer) {
+  const controller = new AbortController();
+  const limit = {
+    signal: controller.signal,
+    expired: false,
+    set(delay) {
+      clearTimeout(limit.timer);
+      limit.timer = setTimeout(() => { limit.expired = true; controller.abort(); }, delay);
+    },
+    clear() {
+      clearTimeout(limit.timer);
+      outer.removeEventListener('abort', abort);
+      controller.abort();
+    },
+  };
+  const abort = () => controller.abort(outer.reason);
+  outer.addEventListener('abort', abort);
+  if (outer.aborted) abort();
+  return limit;
+}
 
 /** Watches by comparing responses. Delivers what a stream would have sent. Returns when `until` has passed. */
 export class Poll {

@@ -1,6 +1,6 @@
 /** `<progressd-jobs>`: the list of jobs as rows, live, on any page. See docs/embedding.md. */
 
-import { accountOf, aboutOf, endOf, Batches, titleOf } from './batches.js';
+import { Batches } from './batches.js';
 import { COLORS } from './colors.js';
 import { Jobs } from './jobs.js';
 import { getJson } from './progressd.js';
@@ -16,7 +16,7 @@ const FINISHED = 100;
 const INTERVAL = 0.5;
 
 const style = new CSSStyleSheet();
-style.replaceSync(await (await fetch(new URL('list.css', import.meta.url))).text());
+style.replaceSync(await (await fetch(new URL('rows.css', import.meta.url))).text());
 const own = new CSSStyleSheet();
 own.replaceSync(`
 :host {
@@ -164,9 +164,7 @@ export class ProgressdJobs extends ProgressdElement {
 
   #entryOf({ id, members }) {
     if (!members) return this.#jobs.get(id) ?? { id, status: 'cancelled' };
-    const batch = Batches.counted(id, members.map((member) => this.#jobs.get(member)).filter(Boolean));
-    const state = endOf(batch) ?? t('Running');
-    return { ...batch, name: titleOf(batch), about: aboutOf(batch), account: accountOf(batch), state };
+    return Batches.rowOf(Batches.counted(id, members.map((member) => this.#jobs.get(member)).filter(Boolean)));
   }
 }
 

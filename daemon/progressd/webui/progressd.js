@@ -13,7 +13,6 @@ const OPEN_TIMEOUT_MS = 8000;
 const SETTLE_MS = 300; // some proxies accept a WebSocket and close it at once
 const STEADY_MS = 10_000; // only a connection that lasted this long resets the back-off
 const QUIET_MS = 30_000; // then ask whether the server is there
-const SILENT_MS = 75_000; // an event stream sends something every 30 s
 const STREAM_AGAIN_MS = 60_000; // after this time of polling, try a stream again
 const RENEW_MS = 60_000; // before the end of a token
 const MAX_QUEUED = 4096; // messages that wait for the iterator; beyond, the watch disconnects and resumes later
@@ -368,35 +367,16 @@ export class Watch extends EventTarget {
     return new ProgressdError(reason || 'The connection was lost.', 'lost');
   }
 
-  /** Server-sent events, read with fetch: an EventSource can send no key and does not say why it fails. */
   async #events(token, signal) {
-    const watchdog = timeLimit(signal);
-    try {
-      watchdog.set(OPEN_TIMEOUT_MS);
-      const response = await this.#fetch(this.#url(this.#paths.events, token), { signal: watchdog.signal });
-      if (response.status === 204) return FINISHED;
-      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-      let text;
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        if (text === undefined) this.#opened('sse');
-        watchdog.set(SILENT_MS);
-        const events = ((text ?? '') + value).split('\n\n');
-        text = events.pop();
-        for (const event of events) {
-          const line = event.split('\n').find((each) => each.startsWith('data: '));
-          if (line && !signal.aborted) this.#receive(line.slice(6));
-        }
-      }
-    } catch (error) {
-      if (signal.aborted || error instanceof ProgressdError) throw error;
-      if (watchdog.expired && this.#state !== 'live') throw new ProgressdError('No event arrived.', 'held_up');
-      // otherwise the connection was lost
-    } finally {
-      watchdog.clear();
-    }
-    if (this.#ended) return FINISHED;
+    const { readEvents } = await fallback();
+    const isOver = await readEvents({
+      signal,
+      open: (limit) => this.#fetch(this.#url(this.#paths.events, token), { signal: limit }),
+      opened: () => this.#opened('sse'),
+      receive: (text) => this.#receive(text),
+      isLive: () => this.#state === 'live',
+    });
+    if (isOver || this.#ended) return FINISHED;
     throw new ProgressdError('The connection was lost.', 'lost');
   }
 
@@ -571,28 +551,6 @@ function renewBefore(token, renewing) {
   } catch {
     // a token of another form: the server closes the connection when it expires
   }
-}
-
-/** A signal that ends with another, or after a time that can be set again. */
-function timeLimit(outer) {
-  const controller = new AbortController();
-  const limit = {
-    signal: controller.signal,
-    expired: false,
-    set(delay) {
-      clearTimeout(limit.timer);
-      limit.timer = setTimeout(() => { limit.expired = true; controller.abort(); }, delay);
-    },
-    clear() {
-      clearTimeout(limit.timer);
-      outer.removeEventListener('abort', abort);
-      controller.abort();
-    },
-  };
-  const abort = () => controller.abort(outer.reason);
-  outer.addEventListener('abort', abort);
-  if (outer.aborted) abort();
-  return limit;
 }
 
 export function baseOf(url) {

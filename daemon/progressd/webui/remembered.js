@@ -52,20 +52,6 @@ async function ofOtherTabs() {
   return found;
 }
 
-const CHOICE = `progressd-pipeline ${new URL('.', document.baseURI).pathname}`;
-
-/** @returns {string | null} the name of the pipeline that was chosen last */
-export const chosenPipeline = () => storage?.getItem(CHOICE) ?? null;
-
-/** @param {string} name */
-export function rememberPipeline(name) {
-  try {
-    storage?.setItem(CHOICE, name);
-  } catch {
-    // The storage is full.
-  }
-}
-
 /** @param {Remembered} upload */
 export function remember(upload) {
   try {

@@ -1,18 +1,11 @@
 /** One row of the list: a job, an upload, or a batch. It shows its entry and sends no requests. */
 
+import { element, setText } from './dom.js';
 import { number, rate } from './format.js';
+import { icon } from './icons.js';
 import { isFinished, isLate, isOpenEnded } from './jobs.js';
 import { canRetry, forecast, nameOf, percentOf, resultOf, spentOn, stateOf, stepOf } from './job-text.js';
 import { t } from './text.js';
-
-const ICONS = {
-  cancel: 'M4 4l8 8m0-8l-8 8',
-  retry: 'M12.5 8a4.5 4.5 0 1 1-1.3-3.2M12.6 2v3h-3',
-  download: 'M8 2.5v8m-3-3l3 3 3-3M3 13.5h10',
-  delete: 'M2.5 4.5h11m-8 0v-2h5v2m-6.5 0l.6 9h6.8l.6-9',
-  star: 'M8 2l1.8 3.8 4.2.5-3.1 2.9.8 4.1L8 11.3l-3.7 2 .8-4.1L2 6.3l4.2-.5z',
-  toggle: 'M6 4l4 4-4 4',
-};
 
 const PARTS = ['pick', 'name', 'kind', 'state', 'bar', 'percent', 'step', 'rate', 'left', 'spent', 'host', 'actions'];
 
@@ -30,16 +23,6 @@ class="fill"></span></span><span class="row-percent"></span></span>
 <span class="row-spent" role="gridcell"></span>
 <span class="row-host" role="gridcell"></span>
 <span class="row-actions" role="gridcell"></span></div>`;
-
-function icon(name) {
-  const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
-  const path = document.createElementNS('http://www.w3.org/2000/svg', 'path');
-  svg.setAttribute('viewBox', '0 0 16 16');
-  svg.setAttribute('aria-hidden', 'true');
-  path.setAttribute('d', ICONS[name]);
-  svg.append(path);
-  return svg;
-}
 
 export class Row {
   #parts = {};
@@ -70,14 +53,11 @@ export class Row {
     return this.#index;
   }
 
-  /** Makes this the row of another line. Its bar does not move there, but starts there. */
+  /** Makes this the row of another line. */
   become({ id, members }) {
     this.id = id;
     this.element.dataset.id = id;
     this.#parts.toggle.hidden = !members;
-    const fill = this.#parts.fill.cloneNode();
-    this.#parts.fill.replaceWith(fill);
-    this.#parts.fill = fill;
     this.#entry = null;
   }
 
@@ -110,6 +90,7 @@ export class Row {
   show(entry, line, marks) {
     const text = JSON.stringify(marks);
     if (entry === this.#entry && line === this.#line && text === this.#marks) return;
+    this.element.toggleAttribute('data-new', !this.#entry); // its bar does not move there, but starts there
     const isSame = this.#entry && entry.status === this.#entry.status && text === this.#marks && line === this.#line;
     this.#entry = entry;
     this.#line = line;
@@ -135,19 +116,19 @@ export class Row {
     element.setAttribute('aria-level', this.#line.level ?? 1);
     if (batch) element.setAttribute('aria-expanded', Boolean(this.#line.open));
     else element.removeAttribute('aria-expanded');
-    set(link, name);
+    setText(link, name);
     link.title = name;
     if (upload) link.removeAttribute('href');
     else link.setAttribute('href', `${this.base}${batch ? 'batches' : 'jobs'}/${id}`);
-    set(this.#parts.kind, batch ? this.#entry.about : kind && kind !== name ? kind : '');
-    set(this.#parts.host, labels?.host ?? '');
+    setText(this.#parts.kind, batch ? this.#entry.about : kind && kind !== name ? kind : '');
+    setText(this.#parts.host, labels?.host ?? '');
     this.#parts.host.title = labels?.host ?? '';
     box.checked = Boolean(selected);
     box.disabled = Boolean(upload);
     box.setAttribute('aria-label', t('Select {name}', { name }));
     if (batch) toggle.setAttribute('aria-label', this.#line.open ? t('Hide the jobs of {name}', { name }) : t('Show the jobs of {name}', { name }));
     const step = batch ? this.#entry.account : stepOf(this.#entry);
-    set(this.#parts.step, step);
+    setText(this.#parts.step, step);
     this.#parts.step.title = step;
     this.#parts.step.toggleAttribute('data-error', Boolean(status === 'failed' && error));
   }
@@ -158,13 +139,13 @@ export class Row {
     const openEnded = !batch && isOpenEnded(this.#entry);
     const percent = batch ? this.#entry.percent : percentOf(this.#entry);
     const shown = openEnded || status === 'queued' || (upload && status === 'failed') ? '' : t('{percent}%', { percent: number(percent) });
-    set(this.#parts.percent, shown);
+    setText(this.#parts.percent, shown);
     track.setAttribute('aria-label', t('Progress of {name}', { name: this.#parts.link.textContent }));
     if (openEnded) track.removeAttribute('aria-valuenow');
     else track.setAttribute('aria-valuenow', percent);
     track.toggleAttribute('data-open-ended', openEnded);
     fill.style.transform = openEnded ? '' : `scaleX(${percent / 100})`;
-    set(this.#parts.rate, status === 'processing' ? rate(progress?.rate, progress?.unit) : '');
+    setText(this.#parts.rate, status === 'processing' ? rate(progress?.rate, progress?.unit) : '');
     this.#pending = pending;
   }
 
@@ -172,10 +153,12 @@ export class Row {
   tick() {
     const entry = this.#entry;
     const { batch, upload, detail } = entry;
-    set(this.#parts.state, this.#pending ? t('Cancelling…') : batch ? entry.state : stateOf(entry));
+    setText(this.#parts.state, this.#pending ? t('Cancelling…') : batch ? entry.state : stateOf(entry));
     const hasForecast = !batch && !isFinished(entry) && entry.status !== 'queued';
-    set(this.#parts.left, !hasForecast ? '' : upload ? detail : forecast(entry));
-    set(this.#parts.spent, batch || upload || entry.status === 'queued' ? '' : spentOn(entry));
+    const left = !hasForecast ? '' : upload ? detail : forecast(entry);
+    setText(this.#parts.left, left);
+    this.element.toggleAttribute('data-endless', !left);
+    setText(this.#parts.spent, batch || upload || entry.status === 'queued' ? '' : spentOn(entry));
   }
 
   #showActions({ starred, pending }) {
@@ -208,23 +191,11 @@ export class Row {
 }
 
 function newButton(action, title, result) {
-  const element = document.createElement(action === 'download' ? 'a' : 'button');
-  element.className = 'icon';
-  element.dataset.action = action;
-  element.title = title;
-  element.append(icon(action === 'dismiss' ? 'delete' : action));
-  if (action === 'download') linkTo(element, result);
-  else element.type = 'button';
-  return element;
-}
-
-function linkTo(link, { href, elsewhere }) {
-  link.href = href;
-  link.rel = 'noopener noreferrer';
-  link.toggleAttribute('download', !elsewhere);
-  if (elsewhere) link.target = '_blank';
-}
-
-function set(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+  const picture = icon(action === 'dismiss' ? 'delete' : action);
+  const shared = { class: 'icon', 'data-action': action, title };
+  if (action !== 'download') return element('button', { ...shared, type: 'button' }, picture);
+  const link = element('a', { ...shared, href: result.href, rel: 'noopener noreferrer' }, picture);
+  if (result.elsewhere) link.target = '_blank';
+  else link.download = '';
+  return link;
 }

@@ -151,6 +151,10 @@ export class Rows {
     for (let index = first; index < last; index += 1) wanted.add(this.#lines[index].id);
     const held = this.#focusedRow()?.id; // a row keeps the focus outside of the window too
     if (held !== undefined && this.#at.has(held)) wanted.add(held);
+    if ([...wanted].some((id) => !this.#rows.has(id))) {
+      clearTimeout(this.#settling);
+      this.#settling = setTimeout(() => this.#settle(), SETTLE_MS);
+    }
     const free = [];
     for (const [id, row] of this.#rows) {
       if (wanted.has(id)) continue;
@@ -181,8 +185,6 @@ export class Rows {
     }
     row.become(line);
     this.#rows.set(line.id, row);
-    clearTimeout(this.#settling);
-    this.#settling = setTimeout(() => this.#settle(), SETTLE_MS);
     return row;
   }
 

@@ -32,3 +32,6 @@ export function parsed(text) {
     return null;
   }
 }
+
+/** Whether this browser may have kept unfinished uploads, which `remembered.js` reads. */
+export const mayHaveUploads = () => Object.keys(storage ?? {}).some((name) => name.startsWith(`${PREFIX}upload `));

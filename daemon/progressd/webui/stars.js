@@ -1,8 +1,6 @@
 /** The jobs that the user started here or starred. When one ends while the page is hidden, the browser notifies. */
 
-import { nameOf } from './job-text.js';
 import { choose, parsed, setting } from './settings.js';
-import { sentence, t } from './text.js';
 
 const MAX_STARS = 500;
 
@@ -28,27 +26,8 @@ export function startedHere(id) {
   started.add(id);
 }
 
-/** @param {import('./jobs.js').Job} job that has ended */
-export function ended(job) {
-  if (!stars.has(job.id) && !started.has(job.id)) return;
-  started.delete(job.id);
-  if (!document.hidden || globalThis.Notification?.permission !== 'granted') return;
-  const name = nameOf(job);
-  const title = {
-    completed: t('{name} is done.', { name }),
-    failed: t('{name} failed.', { name }),
-    cancelled: t('{name} was cancelled.', { name }),
-  }[job.status];
-  try {
-    const notification = new Notification(title, { body: sentence(job.error ?? ''), tag: job.id });
-    notification.addEventListener('click', () => {
-      window.focus();
-      notification.close();
-    });
-  } catch {
-    // Chromium on Android allows notifications only to service workers.
-  }
-}
+/** Whether the user started the job here, or starred it. @param {string} id */
+export const isOfUser = (id) => stars.has(id) || started.has(id);
 
 /** The browser asks the user only after a star, never before. */
 function askForPermission() {

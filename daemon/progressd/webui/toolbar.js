@@ -1,22 +1,30 @@
 /** Above the list: tabs with numbers, the search, filters and the order. They are the query of the page's URL. */
 
 import { number } from './format.js';
+import { lazily } from './lazy.js';
 import { isFiltered, parseQuery, searchOf, SORTS } from './query.js';
 import { t } from './text.js';
 
 /** The page searches this long after the last key. */
 const PAUSE_MS = 150;
 
-/** The values offered for a filter. */
-const MAX_OFFERED = 100;
+/** @returns {Record<string, string>} the names of SORTS */
+export const sortNames = () => ({
+  '-created': t('Newest first'),
+  created: t('Oldest first'),
+  '-updated': t('Last changed first'),
+  '-finished': t('Last finished first'),
+  name: t('By name'),
+});
 
 export class Toolbar {
   #root;
   #onQuery;
   #query;
   #timer = 0;
+  #shown = ''; // the counts
   #search;
-  #form;
+  #filters = null; // once they have been opened
   #tabs;
 
   /**
@@ -27,7 +35,6 @@ export class Toolbar {
     this.#root = root;
     this.#onQuery = onQuery;
     this.#search = root.querySelector('[type=search]');
-    this.#form = root.querySelector('.filters form');
     this.#tabs = root.querySelector('.tabs');
     this.#tabs.addEventListener('click', (event) => this.#followed(event));
     this.#tabs.addEventListener('scroll', () => this.#fade(), { passive: true });
@@ -40,8 +47,6 @@ export class Toolbar {
     this.#search.addEventListener('keydown', ({ key }) => {
       if (key === 'Enter') this.#searched();
     });
-    this.#form.addEventListener('submit', (event) => event.preventDefault());
-    this.#form.addEventListener('change', () => this.#filtered());
     window.addEventListener('popstate', () => this.#read());
     for (const menu of root.querySelectorAll('.menu')) closeOutside(menu);
     this.#query = parseQuery(location.search);
@@ -64,6 +69,9 @@ export class Toolbar {
 
   /** @param {Record<string, number> | null} counts of the jobs in each tab @param {boolean} isExact */
   showCounts(counts, isExact) {
+    const key = JSON.stringify([counts, isExact]);
+    if (key === this.#shown) return;
+    this.#shown = key;
     for (const link of this.#root.querySelectorAll('[data-tab]')) {
       const n = counts?.[link.dataset.tab];
       const figure = link.querySelector('b');
@@ -76,20 +84,12 @@ export class Toolbar {
     }
   }
 
-  /** Offers the values that the jobs have. @param {Iterable<import('./jobs.js').Job>} jobs */
-  offer(jobs) {
-    const offered = { kind: new Set(), host: new Set(), label: new Set() };
-    for (const { kind, labels = {} } of jobs) {
-      if (kind) offered.kind.add(kind);
-      if (labels.host) offered.host.add(labels.host);
-      for (const [key, value] of Object.entries(labels)) {
-        if (key !== 'host' && offered.label.size < MAX_OFFERED) offered.label.add(`${key}=${value}`);
-      }
-    }
-    for (const [name, values] of Object.entries(offered)) {
-      const options = [...values].sort().slice(0, MAX_OFFERED).map((value) => new Option(value, value));
-      this.#form.elements[name].list.replaceChildren(...options);
-    }
+  /** Shows the form of filters. It offers the values that the jobs have. @param {Iterable<import('./jobs.js').Job>} jobs */
+  async openFilters(jobs) {
+    const { Filters } = await lazily(() => import('./filters.js'), false);
+    this.#filters ??= new Filters(this.#root.querySelector('.filters'), (changed) => this.#filtered(changed));
+    this.#filters.show(this.#query);
+    this.#filters.offer(jobs);
   }
 
   #read() {
@@ -119,14 +119,10 @@ export class Toolbar {
     if (q !== this.#query.q) this.#go({ ...this.#query, q }, Boolean(this.#query.q));
   }
 
-  #filtered() {
-    const { kind, host, label, sort } = this.#form.elements;
+  #filtered({ label, ...changed }) {
     const labels = [...this.#query.labels];
-    const given = label.value.trim();
-    label.setCustomValidity(given && given.indexOf('=') < 1 ? t('A label has the form NAME=VALUE.') : '');
-    if (!this.#form.reportValidity()) return;
-    if (given && !labels.includes(given)) labels.push(given);
-    this.#go({ ...this.#query, kind: kind.value.trim(), host: host.value.trim(), sort: sort.value, labels });
+    if (label && !labels.includes(label)) labels.push(label);
+    this.#go({ ...this.#query, ...changed, labels });
   }
 
   #removed(button) {
@@ -162,16 +158,12 @@ export class Toolbar {
       else link.removeAttribute('aria-current');
     }
     if (this.#search.value.trim() !== q) this.#search.value = q;
-    const { elements } = this.#form;
-    Object.assign(elements.kind, { value: kind });
-    Object.assign(elements.host, { value: host });
-    Object.assign(elements.label, { value: '' });
-    Object.assign(elements.sort, { value: sort });
+    this.#filters?.show(this.#query);
     const chips = [
       kind && ['kind', kind, t('Kind: {value}', { value: kind })],
       host && ['host', host, t('Host: {value}', { value: host })],
       ...labels.map((label) => ['label', label, label]),
-      sort !== SORTS[0] && ['sort', sort, t('Order: {value}', { value: elements.sort.selectedOptions[0].textContent })],
+      sort !== SORTS[0] && ['sort', sort, t('Order: {value}', { value: sortNames()[sort] })],
     ].filter(Boolean);
     const row = this.#root.querySelector('.chips');
     row.replaceChildren(...chips.map(([name, value, text]) => chip(name, value, text)));
