@@ -88,7 +88,7 @@ def test_a_command_starts_before_the_long_imports(daemon: ServedDaemon) -> None:
     }
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["emit", "--help"]])
+@pytest.mark.parametrize("arguments", [["--version"], ["emit", "--help"], ["watch", "--help"]])
 def test_a_command_imports_no_other_command(arguments: list[str]) -> None:
     modules = loaded(command(*arguments))
     assert "click" in modules

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from http.client import responses
 from pathlib import Path
+from typing import Any
 
 import click
 import progressd
@@ -195,10 +196,11 @@ def japanese() -> Iterator[None]:
 @pytest.mark.usefixtures("japanese")
 def test_output_for_programs_stays_english(daemon: ServedDaemon) -> None:
     job = daemon.request("POST", "/api/jobs", json={"kind": "test", "name": "写真"}).json()["id"]
-    listed = CliRunner().invoke(jobs, ["--search", job, "--url", daemon.url])
+    settings: Any = main.context_settings  # a command remembers the names of its option for help
+    listed = CliRunner().invoke(jobs, ["--search", job, "--url", daemon.url], **settings)
     assert listed.stdout.split()[:2] == ["JOB", "STATUS"]
     assert listed.stdout.splitlines()[1].split()[1] == "queued"
-    assert "Status:   queued" in CliRunner().invoke(show, [job, "--url", daemon.url]).stdout
+    assert "Status:   queued" in CliRunner().invoke(show, [job, "--url", daemon.url], **settings).stdout
 
 
 def test_help_and_errors_are_in_japanese(daemon: ServedDaemon) -> None:

@@ -54,9 +54,9 @@ def english() -> Iterator[None]:
         use(before)
 
 
-def for_reader(stream: TextIO) -> AbstractContextManager[None]:
+def for_reader(stream: TextIO | None) -> AbstractContextManager[None]:
     """Use English within a `with` block if a program may read the stream, because it is no terminal."""
-    return nullcontext() if stream.isatty() else english()
+    return nullcontext() if stream is not None and stream.isatty() else english()
 
 
 def t(text: str, /, **values: object) -> str:

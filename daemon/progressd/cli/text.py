@@ -8,7 +8,6 @@ from typing import Any, Final, TextIO
 from urllib.parse import urlsplit
 
 from msgspec import UNSET, UnsetType
-from rich.cells import cell_len
 
 from progressd.cli.language import later, sentence, t
 from progressd.core.close_codes import DRAINING, SLOW_CONSUMER, TIMED_OUT, TRY_AGAIN
@@ -70,6 +69,8 @@ def reconnecting(reason: str) -> str:
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield each row as a line with aligned columns, without the columns that are empty in every row."""
+    from rich.cells import cell_len  # not for --help
+
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True) if width)
