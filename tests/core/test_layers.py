@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import progressd
@@ -78,7 +79,7 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(path: Path) -> Iterator[str]:
+def imports_in(path: Path) -> Iterator[str]:
     """Yield every import of the file, at any depth; names after `from x import` are modules if such a file exists."""
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
@@ -94,11 +95,18 @@ def imports(path: Path) -> Iterator[str]:
                 pytest.fail(f"{path}:{node.lineno}: imports are absolute")
 
 
-MODULES = {module_of(path): set(imports(path)) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"}
-OWN = {
-    module: {name.removeprefix("progressd.") for name in names if name.startswith("progressd.")}
-    for module, names in MODULES.items()
-}
+MODULES = {module_of(path): path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"}
+
+
+@cache  # not when the tests are collected, which each worker does
+def imports(module: str) -> set[str]:
+    """Return the imports of a module."""
+    return set(imports_in(MODULES[module]))
+
+
+def own(module: str) -> set[str]:
+    """Return the imports of a module that are modules of progressd."""
+    return {name.removeprefix("progressd.") for name in imports(module) if name.startswith("progressd.")}
 
 
 def part(module: str) -> str:
@@ -118,28 +126,26 @@ def test_the_table_has_no_cycle() -> None:
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_a_module_imports_only_lower_packages(module: str) -> None:
     allowed = {part(module), *MAY_IMPORT[part(module)].split()}
-    assert {part(other) for other in OWN[module]} <= allowed
+    assert {part(other) for other in own(module)} <= allowed
 
 
 def test_modules_have_no_import_cycle() -> None:
-    assert list(graphlib.TopologicalSorter(OWN).static_order())
+    assert list(graphlib.TopologicalSorter({module: own(module) for module in MODULES}).static_order())
 
 
 @pytest.mark.parametrize("module", sorted(module for module in MODULES if part(module) == "core"))
 def test_the_core_does_no_io(module: str) -> None:
-    assert {part(name) for name in MODULES[module]} <= {*CORE_MAY_IMPORT, "progressd"}
+    assert {part(name) for name in imports(module)} <= {*CORE_MAY_IMPORT, "progressd"}
 
 
 def test_only_app_and_admin_know_the_concrete_store() -> None:
-    concrete = {
-        module for module, names in OWN.items() if any(name.startswith("store.") for name in names - {"store.base"})
-    }
+    concrete = {module for module in MODULES if any(name.startswith("store.") for name in own(module) - {"store.base"})}
     assert {part(module) for module in concrete} <= {"app", "admin", "store"}
 
 
 @pytest.mark.parametrize("library", sorted(ONLY_IN))
 def test_a_library_is_used_only_in_its_packages(library: str) -> None:
-    users = {part(module) for module, names in MODULES.items() if library in {part(name) for name in names}}
+    users = {part(module) for module in MODULES if library in {part(name) for name in imports(module)}}
     assert users <= ONLY_IN[library]
 
 

@@ -142,7 +142,7 @@ def test_a_killed_daemon_converts_the_pdf_again(tmp_path: Path, kills: int) -> N
     state_dir, job_id = tmp_path / "state", ""
     for attempt in range(1, kills + 1):
         with served_daemon(state_dir) as daemon:
-            job_id = job_id or daemon.submit("pdf", SCAN.read_bytes(), dpi=150)
+            job_id = job_id or daemon.submit("pdf", SCAN.read_bytes(), dpi=150, rotate=False)
             until(partial(is_converting, daemon, job_id, attempt))
             assert daemon.request("GET", f"/api/jobs/{job_id}/download").status_code == 409
             daemon.kill()

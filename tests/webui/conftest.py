@@ -21,6 +21,9 @@ default = 150
 
 [pipelines.pdf.options.deskew]
 default = false
+
+[pipelines.pdf.options.rotate]
+default = false
 """
 
 
