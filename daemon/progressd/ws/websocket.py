@@ -31,7 +31,7 @@ from progressd.producers.ndjson import MAX_ANSWERS
 from progressd.ws.protocol import NULL_SINK, FragmentSink, MessageSink, ServerProtocol
 
 PUBLISH: Final = "/ws/publish"  # for producers
-HOLD_TIME: Final = 0.2  # maximum seconds for which the response to a handshake waits for the first messages
+HOLD_TICK: Final = 0.1  # seconds: the response to a handshake waits one or two ticks at most for the first messages
 PING_BATCH: Final = 100  # pings in one pass of the event loop, 0.5 ms
 CLOSE_TIMEOUT: Final = 5.0  # seconds for the client to answer a close
 SLOW_CONSUMER_STALL: Final = 10.0  # seconds in which a slow consumer must read data, at least 8 KiB
@@ -73,11 +73,11 @@ class Heartbeat:
         self._timeouts[outbox] = trio.current_time() + self._timeout
 
     def hold(self, outbox: SocketOutbox) -> None:
-        """Keep the data of a new connection until `release`, or for HOLD_TIME, to send it with one system call."""
+        """Keep the data of a new connection until `release`, but for two ticks at most, to send it at once."""
         outbox.hold()
         if not self._held:
             self._sleeping.cancel()
-        self._held[outbox] = trio.current_time() + HOLD_TIME
+        self._held[outbox] = (trio.current_time() // HOLD_TICK + 2) * HOLD_TICK  # due together with others
 
     def heard(self, outbox: SocketOutbox) -> None:
         """Record a sign of life."""
