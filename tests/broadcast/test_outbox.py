@@ -93,6 +93,24 @@ async def test_messages_go_straight_to_a_socket_with_room(nursery: trio.Nursery)
     assert not connection.senders
 
 
+@pytest.mark.parametrize("room", [10_000, 70, 1, 0])
+async def test_held_data_is_sent_at_once_and_in_order(nursery: trio.Nursery, room: int) -> None:
+    connection = Connection(nursery, room=room)
+    connection.outbox.hold()
+    connection.put(change(1), change(2))
+    connection.outbox.write(PING)
+    connection.put(change(3))
+    assert connection.socket.sends == 0
+    connection.outbox.release()
+    assert connection.socket.sends == 1
+    connection.outbox.release()
+    connection.socket.give(10_000)
+    await connection.drained()
+    connection.put(change(4))
+    expected = b"".join([*framed(change(1), change(2)), PING, *framed(change(3), change(4))])
+    assert bytes(connection.socket.written) == expected
+
+
 async def test_newer_progress_replaces_waiting_progress(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     one, other = job_id(1), job_id(2)

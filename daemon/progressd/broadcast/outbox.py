@@ -288,6 +288,23 @@ class SocketOutbox:
         if self._code is None:
             self._close(_CLOSED)
 
+    def hold(self) -> None:
+        """Keep all data of a new connection until `release`."""
+        self._sending = True
+
+    def release(self) -> None:
+        """Send the data that was kept since `hold`, with one system call."""
+        if not self._sending or self._empty is not None:
+            return
+        self._sending = False
+        items = self._backlog.take()
+        frames = b"".join([item.frame for item in items])
+        if (sent := self._send(frames)) != len(frames):
+            self.keep_unsent(items, sent)
+        else:
+            self._budget.hold(self, 0)
+            self._send_directly()
+
     def end(self, code: CloseCode) -> None:
         """Accept no further messages, and close the connection after the waiting ones."""
         if self._code is None:

@@ -1,6 +1,5 @@
 """One accepted connection, from its first byte to its close, and the transport of its bytes."""
 
-import contextlib
 import select
 import socket
 from collections.abc import Awaitable, Callable
@@ -168,11 +167,6 @@ class Connection:
         handshake, self._handshake = self._handshake, None
         assert handshake is not None
         return handshake
-
-    def cork(self, corked: bool) -> None:
-        """Let the kernel join small writes, which it delays by at most 0.2 s; False: send them now (tcp(7))."""
-        with contextlib.suppress(OSError):  # a Unix socket, or closed
-            self.transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, corked)
 
     @property
     def closed(self) -> bool:

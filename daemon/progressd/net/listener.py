@@ -37,9 +37,9 @@ RETRY_INTERVAL: Final = 0.1  # seconds
 ACCEPT_BATCH: Final = 16  # connections in one pass of the event loop, 1 ms
 MAX_UNSENT: Final = 16 * 1024  # maximum bytes queued in the kernel, where newer progress cannot replace them
 REQUEST_GRACE: Final = 0.3  # seconds for a request to arrive after the daemon begins to stop
-# In one pass of the event loop. A thousand WebSocket handshakes in one pass would take 350 ms, and a message needs
+# In one pass of the event loop. A thousand WebSocket handshakes in one pass would take 200 ms, and a message needs
 # about six passes to reach its watchers.
-WEBSOCKET_HANDSHAKES: Final = 4  # 1.5 ms
+WEBSOCKET_HANDSHAKES: Final = 6  # 1.5 ms
 WEBSOCKET_HANDSHAKES_AFTER_LONG_PASS: Final = 32
 TLS_HANDSHAKES: Final = 1  # 6 ms with RSA and 4096 bits, 1 ms with 2048
 

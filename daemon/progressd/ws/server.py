@@ -169,7 +169,7 @@ class WebSocketServer:
         if request.topic is None:
             return partial(self._serve_session, websocket, identity, view, request)
         await view.require(request.topic)
-        websocket.connection.cork(True)  # `replay` sends the response to the handshake with the first messages
+        self.heartbeat.hold(websocket.outbox)  # `replay` sends the response to the handshake with the first messages
         return partial(self._serve_topic, websocket, view, request, request.topic)
 
     async def _serve_topic(self, websocket: WebSocket, view: ClientView, request: StreamRequest, topic: str) -> None:

@@ -31,6 +31,7 @@ from progressd.producers.ndjson import MAX_ANSWERS
 from progressd.ws.protocol import NULL_SINK, FragmentSink, MessageSink, ServerProtocol
 
 PUBLISH: Final = "/ws/publish"  # for producers
+HOLD_TICK: Final = 0.1  # seconds: the response to a handshake waits one or two ticks at most for the first messages
 PING_BATCH: Final = 100  # pings in one pass of the event loop, 0.5 ms
 CLOSE_TIMEOUT: Final = 5.0  # seconds for the client to answer a close
 SLOW_CONSUMER_STALL: Final = 10.0  # seconds in which a slow consumer must read data, at least 8 KiB
@@ -53,6 +54,7 @@ class Heartbeat:
         # Times at which pings and timeouts are due, soonest first. Intervals are equal, so new entries are appended.
         self._pings: dict[SocketOutbox, float] = {}
         self._timeouts: dict[SocketOutbox, float] = {}
+        self._held: dict[SocketOutbox, float] = {}  # times at which held data is sent, if it has not been sent before
         self._sleeping = trio.CancelScope()
 
     def apply_settings(self, limits: Limits) -> None:
@@ -70,6 +72,13 @@ class Heartbeat:
         self._pings[outbox] = trio.current_time() + self._interval
         self._timeouts[outbox] = trio.current_time() + self._timeout
 
+    def hold(self, outbox: SocketOutbox) -> None:
+        """Keep the data of a new connection until `release`, but for two ticks at most, to send it at once."""
+        outbox.hold()
+        if not self._held:
+            self._sleeping.cancel()
+        self._held[outbox] = (trio.current_time() // HOLD_TICK + 2) * HOLD_TICK  # due together with others
+
     def heard(self, outbox: SocketOutbox) -> None:
         """Record a sign of life."""
         if self._timeouts.pop(outbox, None) is not None:
@@ -79,14 +88,18 @@ class Heartbeat:
         """Stop pinging a connection."""
         self._pings.pop(outbox, None)
         self._timeouts.pop(outbox, None)
+        self._held.pop(outbox, None)
 
     async def run(self) -> None:
         """Ping and time out until cancelled."""
         while True:
-            soonest = [next(iter(times.values()), math.inf) for times in (self._pings, self._timeouts)]
+            soonest = [next(iter(times.values()), math.inf) for times in (self._pings, self._timeouts, self._held)]
             with trio.CancelScope(deadline=min(soonest)) as self._sleeping:
                 await trio.sleep_forever()
             now = trio.current_time()
+            for outbox in _due(self._held, now):
+                del self._held[outbox]
+                outbox.release()
             for outbox in _due(self._timeouts, now):
                 self.remove(outbox)
                 outbox.end(TIMED_OUT)
@@ -198,19 +211,15 @@ class WebSocket:
         if batch is not None:
             subscription.outbox.put(batch)
             batch = await self._next_replay(subscription)
-        if batch is None:
-            self.connection.cork(False)
-        else:
+        self.outbox.release()
+        if batch is not None:
             self.nursery.start_soon(self._replay, subscription, batch)
 
     async def _replay(self, subscription: Subscription, batch: FrameBatch[Envelope] | None) -> None:
         while batch is not None:
             await self.outbox.drained()
             subscription.outbox.put(batch)
-            if self.outbox.congested:
-                self.connection.cork(False)
             batch = await self._next_replay(subscription)
-        self.connection.cork(False)
 
     async def _next_replay(self, subscription: Subscription) -> FrameBatch[Envelope] | None:
         """Return the next part of a replay. Close the connection if there is none because of an error."""
