@@ -169,7 +169,11 @@ def test_a_shared_link_works_without_a_key(page: Page, browser: Browser, daemon:
         expect(visitor.get_by_role("heading", level=1)).to_have_text("backup")
         visitor.goto(f"{daemon.url}/no/such/page")
         expect(visitor.get_by_role("heading", level=1)).to_be_visible()
-        visitor.get_by_role("link", name="All jobs").click()
+        expect(visitor.get_by_label("Language")).to_be_visible()
+        visitor.keyboard.press("?")
+        expect(visitor.get_by_role("dialog")).to_contain_text("All jobs")
+        visitor.keyboard.press("Escape")
+        visitor.keyboard.press("u")
         expect(visitor.locator("[data-connection=live]")).to_be_visible()
 
 

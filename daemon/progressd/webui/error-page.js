@@ -1,5 +1,6 @@
 /** The page of an error, which the server renders in the language of the browser. The choice on this site may differ. */
 
+import './keys.js';
 import { language, translatePage } from './text.js';
 
 const rendered = document.documentElement.lang;

@@ -45,13 +45,14 @@ const ofLog = () => [
 ];
 
 function fill(dialog) {
-  const [isList, isOne] = [Boolean(byId('rows')), Boolean(byId('actions'))];
+  const isShown = byId('main')?.checkVisibility();
+  const [isList, isOne] = [isShown && Boolean(byId('rows')), isShown && Boolean(byId('actions'))];
   const mayWrite = !document.body.hasAttribute('data-looks-only');
   const keys = [
     ...(isList ? ofList() : []),
     ...(isOne ? ofOne() : []),
     ...((isList || isOne) && mayWrite ? toWrite() : []),
-    ...(byId('log') ? ofLog() : []),
+    ...(byId('log')?.checkVisibility() ? ofLog() : []),
     ...(isList ? [] : [['u', t('All jobs')]]),
     ['?', t('Show these keys')],
   ];

@@ -22,13 +22,14 @@ const EVERYWHERE = {
   '?': showKeys,
   '/': search,
   f: () => isVisible(byId('log')) && byId('log').toggleFollow(),
-  u: () => press(document.querySelector('#way a')),
+  u: () => press([...document.querySelectorAll('#way a, .nothing a')].find(isVisible)),
   z: () => press([...document.querySelectorAll('.toast [data-undo]')].at(-1)),
 };
 
 function search() {
   const [field, log] = [byId('search'), byId('log')];
   if (isVisible(log)) log.focusFind();
+  else if (!isVisible(field)) return false;
   field?.focus();
   field?.select();
   return true;
@@ -40,7 +41,7 @@ export const switchKeys = (isOn) => choose('keys', isOn ? null : 'off');
 
 function act(key) {
   const scope = byId('actions') ?? document.activeElement.closest('[role=row][data-id], .job');
-  const name = ACTIONS[key] ?? ACTIONS[key.toLowerCase()];
+  const name = ACTIONS[key];
   const buttons = scope?.querySelectorAll(`[data-action=${name}], [data-action=${name}All]`) ?? [];
   return press([...buttons].find(isVisible));
 }
@@ -50,7 +51,7 @@ function pressed(event) {
   const [target] = event.composedPath();
   if (event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
   if (target.matches?.('input:not([type=checkbox], [type=radio]), select, textarea') || document.querySelector('dialog[open]')) return;
-  if (byId('main').hidden || !(areKeysOn() || key === '?')) return;
+  if (isVisible(byId('gate')) || !(areKeysOn() || key === '?')) return;
   if (EVERYWHERE[key] ? EVERYWHERE[key]() : key in ACTIONS && act(key)) event.preventDefault();
 }
 

@@ -42,7 +42,7 @@ async function isOld() {
 
 /** The page never reloads itself under the hands of the user. */
 function offerReload() {
-  byId('update').hidden = false;
+  byId('update')?.removeAttribute('hidden');
 }
 
 /** Whether this version of the page has not loaded itself again yet. */

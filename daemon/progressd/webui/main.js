@@ -21,6 +21,10 @@ import { View } from './view.js';
 
 await translatePage();
 
+/** Rows and cards need different layouts. The page begins with the one that it had last. */
+const expectedView = setting('view') ?? setting('mode');
+if (expectedView) document.body.dataset.view = expectedView;
+
 /** A hidden page gets no frames, but its title changes too. */
 const HIDDEN_MS = 1000;
 
@@ -117,6 +121,7 @@ const list = new List({ rows: byId('rows'), cards: byId('jobs'), rest: byId('res
   onEnd: () => feed.more(),
   onMode(mode) {
     document.body.dataset.view = mode;
+    choose('mode', mode);
     byId('options').open = mode === 'cards' && matchMedia('(min-width: 60rem)').matches;
   },
   onError: complain,
