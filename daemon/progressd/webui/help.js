@@ -1,8 +1,10 @@
 /** The dialog with the keys of the page. It is loaded when it is needed. */
 
-import { byId, element } from './dom.js';
+import { byId, element, loadStyle } from './dom.js';
 import { areKeysOn, switchKeys } from './keys.js';
 import { t } from './text.js';
+
+await loadStyle('keys.css');
 
 /** @param {HTMLDialogElement} dialog */
 export function showHelp(dialog) {
