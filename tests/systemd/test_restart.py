@@ -151,7 +151,7 @@ async def test_a_restart_under_load(machine: Machine) -> None:
             nursery.start_soon(load.report)
             nursery.start_soon(load.ask)
             await eventually(lambda: load.ready == WATCHERS, PATIENCE)
-            job_id = await running_job(machine, "pdf", options_part({"dpi": 100, "upscale": False}))
+            job_id = await running_job(machine, "pdf", options_part({"dpi": 100, "upscale": False, "rotate": False}))
             await trio.run_process(machine.inside("systemctl", "restart", "progressd.service"))
             await eventually(lambda: load.returns == WATCHERS, PATIENCE)
             before = len(load.reported)
