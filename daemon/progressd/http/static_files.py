@@ -112,7 +112,7 @@ class StaticFiles:
         if stamp != self._stamp:
             self._contents = {path.relative_to(self._directory).as_posix(): path.read_bytes() for path in paths}
             parts = (b"%b %d %b" % (name.encode(), len(body), body) for name, body in self._contents.items())
-            self._version = _hash(b"".join(parts))
+            self._version = _hash(b"".join(parts))[:10]  # it is in each link
             pages = {name: body.decode() for name, body in self._contents.items() if name.endswith(".html")}
             self._templates = Environment(loader=DictLoader(pages), autoescape=True)
             self._files.clear()

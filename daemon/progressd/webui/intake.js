@@ -76,6 +76,7 @@ export class Intake {
   }
 
   #takeChosen() {
+    if (!this.#pipeline) return; // `update` takes them
     const { file } = this.#form.elements;
     this.#take(file.files);
     file.value = ''; // so that choosing the same file again is a change
@@ -91,7 +92,6 @@ export class Intake {
     const wanted = pipelines.find(({ name }) => name === chosen) ?? pipelines.find((one) => one.default) ?? pipelines[0];
     select.value = wanted?.name ?? '';
     select.closest('label').hidden = pipelines.length < 2;
-    this.#form.toggleAttribute('data-without-pipelines', !pipelines.length);
     this.#show();
     if (this.#form.elements.file.files.length) this.#takeChosen(); // chosen while this module was loading
   }

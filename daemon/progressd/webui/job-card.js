@@ -22,7 +22,7 @@ data-part="fill"></div></div>
 <p class="job-account"><span class="job-step" data-part="step"></span> <span class="job-rate" data-part="rate"></span>
 <span class="job-time" data-part="time"></span></p>
 <div class="job-actions">
-<button type="button" data-action="star" data-part="star"></button>
+<button type="button" class="icon" data-action="star" data-part="star"></button>
 <button type="button" data-action="dismiss" data-part="dismiss">${t('Remove')}</button>
 <button type="button" data-action="delete" data-part="delete" data-question="${t('Really delete?')}">${t('Delete')}</button>
 <button type="button" data-action="cancel" data-part="cancel">${t('Cancel')}</button>

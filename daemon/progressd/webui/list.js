@@ -1,6 +1,6 @@
 /** The list of the page: rows, or cards while there are few jobs. It shows the view in the form that the user prefers. */
 
-import { choose, setting } from './settings.js';
+import { setting } from './settings.js';
 import { t } from './text.js';
 
 /** More entries than the first number become rows, and fewer than the second become cards again. */
@@ -47,8 +47,7 @@ export class List {
     this.#uploads = uploads;
     this.#view = view;
     this.#extras = extras;
-    const expected = setting('view') ?? setting('mode');
-    if (expected) this.#load(expected);
+    if (setting('view')) this.#load(setting('view'));
   }
 
   /** Moves the focus to the first entry, or to the row that had it. */
@@ -108,7 +107,6 @@ export class List {
     rest.hidden = true;
     this.#view.invalidate();
     this.#extras.onMode(this.#mode);
-    choose('mode', this.#mode);
     this.#load(this.#mode);
   }
 

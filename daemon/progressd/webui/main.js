@@ -1,7 +1,7 @@
 /** Assembles the page: jobs and uploads in the list, the connection in the header, buttons linked to the API. */
 
 import { currentKey, useKey } from './access.js';
-import { health, listPipelines } from './api.js';
+import { health } from './api.js';
 import { stopClocks } from './clock.js';
 import { byId, loadStyle } from './dom.js';
 import { Feed } from './feed.js';
@@ -66,7 +66,6 @@ const jobs = new Jobs((before, after, told) => {
 });
 /** What sends files, where the key may submit and the server has pipelines. @type {?import('./sending.js').Sending} */
 let sending = null;
-let isPreparing = false;
 const uploads = {
   newestFirst: () => sending?.uploads?.newestFirst() ?? [],
   get busy() {
@@ -283,43 +282,33 @@ async function showHealth() {
   }
 }
 
-/** Loads what sends files if it is of use here. The pipelines may have changed since. */
+/** Loads what sends files. Called again when the pipelines of the server may have changed. */
 async function prepareSending() {
-  if (isPreparing || byId('upload').hidden) return;
-  isPreparing = true;
+  if (byId('upload').hidden) return;
   try {
-    const pipelines = await listPipelines();
-    if (pipelines.length && !sending) {
-      const { Sending } = await load(() => import('./sending.js'));
-      sending = new Sending(byId('upload'), newUploads, complain);
-    }
-    if (sending) await sending.update(pipelines);
-    else byId('upload').toggleAttribute('data-without-pipelines', true);
+    const { Sending } = await load(() => import('./sending.js'));
+    sending ??= new Sending(byId('upload'), {
+      load,
+      onError: complain,
+      onChange() {
+        view.invalidate();
+        redrawSoon();
+      },
+      onArrived(message) {
+        startedHere(message.job_id);
+        jobs.apply(message);
+      },
+      onFailed: (upload) => import('./ends.js').then(({ announce }) => announce(upload), () => {}),
+    });
+    await sending.update();
   } catch (error) {
     if (!error.status) setTimeout(prepareSending, RETRY_MS); // the server is away
-  } finally {
-    isPreparing = false;
   }
-}
-
-async function newUploads() {
-  const { Uploads } = await load(() => import('./uploads.js'));
-  return new Uploads({
-    onChange() {
-      view.invalidate();
-      redrawSoon();
-    },
-    onArrived(message) {
-      startedHere(message.job_id);
-      jobs.apply(message);
-    },
-    onFailed: (upload) => import('./ends.js').then(({ announce }) => announce(upload), () => {}),
-  });
 }
 
 /** A file that is dropped where it cannot be sent must not replace the page. */
 function keepOut(event) {
-  if (sending || !event.dataTransfer.types.includes('Files')) return;
+  if (sending?.isReady || !event.dataTransfer.types.includes('Files')) return;
   event.preventDefault();
   event.dataTransfer.dropEffect = 'none';
 }

@@ -1,5 +1,6 @@
 /** The list as rows, of which only the visible ones exist. Keyboard and screen reader move over all of them. */
 
+import { element } from './dom.js';
 import { Row } from './row.js';
 import { t } from './text.js';
 
@@ -39,9 +40,8 @@ export class Rows {
     this.#root = root;
     this.#source = source;
     this.#actions = actions;
-    root.replaceChildren(header(), (this.#body = document.createElement('div')));
-    this.#body.className = 'rows-body';
-    this.#body.setAttribute('role', 'rowgroup');
+    this.#body = element('div', { class: 'rows-body', role: 'rowgroup' });
+    root.replaceChildren(header(), this.#body);
     const { signal } = this.#listening;
     root.addEventListener('keydown', (event) => this.#pressed(event), { signal });
     root.addEventListener('focusin', ({ target }) => this.#focused(target), { signal });
@@ -49,8 +49,7 @@ export class Rows {
     const render = () => this.update();
     document.addEventListener('scroll', render, { capture: true, passive: true, signal });
     window.addEventListener('resize', render, { signal });
-    const probe = document.createElement('div');
-    probe.className = 'row-probe';
+    const probe = element('div', { class: 'row-probe' });
     root.append(probe);
     new ResizeObserver(() => {
       this.#height = probe.getBoundingClientRect().height || this.#height;
@@ -276,27 +275,13 @@ export class Rows {
 }
 
 function header() {
-  const group = document.createElement('div');
-  group.className = 'rows-head';
-  group.setAttribute('role', 'rowgroup');
-  const row = document.createElement('div');
-  row.className = 'row';
-  row.setAttribute('role', 'row');
-  row.setAttribute('aria-rowindex', 1);
   const titles = {
     pick: t('Selection'), name: t('Name'), state: t('State'), bar: t('Progress'), step: t('Step'), rate: t('Rate'),
     left: t('Time left'), spent: t('Elapsed'), host: t('Host'), actions: t('Actions'),
   };
-  for (const [name, title] of Object.entries(titles)) {
-    const cell = document.createElement('span');
-    cell.className = `row-${name}`;
-    cell.setAttribute('role', 'columnheader');
-    const text = document.createElement('span');
-    text.textContent = title;
-    if (name === 'pick' || name === 'actions') text.className = 'out-of-sight';
-    cell.append(text);
-    row.append(cell);
-  }
-  group.append(row);
-  return group;
+  const cells = Object.entries(titles).map(([name, title]) => {
+    const isSeen = name !== 'pick' && name !== 'actions';
+    return element('span', { class: `row-${name}`, role: 'columnheader' }, element('span', { class: isSeen ? '' : 'out-of-sight' }, title));
+  });
+  return element('div', { class: 'rows-head', role: 'rowgroup' }, element('div', { class: 'row', role: 'row', 'aria-rowindex': 1 }, ...cells));
 }

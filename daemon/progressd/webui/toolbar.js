@@ -1,5 +1,6 @@
 /** Above the list: tabs with numbers, the search, filters and the order. They are the query of the page's URL. */
 
+import { element, setText } from './dom.js';
 import { number } from './format.js';
 import { lazily } from './lazy.js';
 import { isFiltered, parseQuery, searchOf, SORTS } from './query.js';
@@ -78,7 +79,7 @@ export class Toolbar {
       const shown = number(Math.max(0, n ?? 0));
       const text = n === undefined ? '' : isExact ? shown : t('{n}+', { n: shown });
       const isFirst = !figure.textContent && text;
-      if (figure.textContent !== text) figure.textContent = text;
+      setText(figure, text);
       figure.toggleAttribute('data-none', !n);
       if (isFirst) this.#reveal();
     }
@@ -173,14 +174,8 @@ export class Toolbar {
   }
 }
 
-function chip(name, value, text) {
-  const button = document.createElement('button');
-  button.type = 'button';
-  Object.assign(button.dataset, { name, value });
-  button.textContent = text;
-  button.setAttribute('aria-label', t('Remove the filter {filter}', { filter: text }));
-  return button;
-}
+const chip = (name, value, text) => element('button',
+  { type: 'button', 'data-name': name, 'data-value': value, 'aria-label': t('Remove the filter {filter}', { filter: text }) }, text);
 
 /** A menu closes with Escape, and when the user does something else. */
 function closeOutside(menu) {
