@@ -17,9 +17,11 @@ from support.waiting import PATIENCE
 
 FIREFOX = shutil.which("firefox-esr")
 LISTENING = re.compile(r"WebDriver BiDi listening on (ws://\S+)")
-PREFERENCES = (
-    'user_pref("app.normandy.enabled", false);\nuser_pref("datareporting.policy.dataSubmissionEnabled", false);\n'
-)
+PREFERENCES = """
+user_pref("app.normandy.enabled", false);
+user_pref("datareporting.policy.dataSubmissionEnabled", false);
+user_pref("services.settings.server", "data:,#remote-settings-dummy/v1");
+"""
 # Keys that are not characters have code points of their own in WebDriver.
 KEYS = {"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004", "ArrowDown": "\ue015", "End": "\ue010"}
 UNTIL = """
