@@ -111,6 +111,17 @@ async def test_held_data_is_sent_at_once_and_in_order(nursery: trio.Nursery, roo
     assert bytes(connection.socket.written) == expected
 
 
+async def test_held_data_is_not_limited(nursery: trio.Nursery) -> None:
+    budget = MemoryBudget(10)
+    connection = Connection(nursery, limit=10, room=10_000, budget=budget)
+    connection.outbox.hold()
+    connection.outbox.write(b"HTTP/1.1 101")
+    connection.put(change(1, size=1000))
+    connection.outbox.release()
+    assert bytes(connection.socket.written) == b"HTTP/1.1 101" + b"".join(framed(change(1, size=1000)))
+    assert (connection.endings, budget.used) == ([], 0)
+
+
 async def test_newer_progress_replaces_waiting_progress(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     one, other = job_id(1), job_id(2)

@@ -289,7 +289,7 @@ class SocketOutbox:
             self._close(_CLOSED)
 
     def hold(self) -> None:
-        """Keep all data of a new connection until `release`."""
+        """Keep all data of a new connection until `release`. It does not count against the limits."""
         self._sending = True
 
     def release(self) -> None:
@@ -302,7 +302,6 @@ class SocketOutbox:
         if (sent := self._send(frames)) != len(frames):
             self.keep_unsent(items, sent)
         else:
-            self._budget.hold(self, 0)
             self._send_directly()
 
     def end(self, code: CloseCode) -> None:
@@ -352,6 +351,7 @@ class SocketOutbox:
     def keep_unsent(self, items: Sequence[Sendable], sent: int) -> None:
         """Keep the rest of some items after `sent` bytes, and start the sender task."""
         self._sending = True
+        self._empty = trio.Event()
         self._fan_out.stop_direct_sends(self)
         for position, item in enumerate(items):
             if sent < len(item.frame):  # the socket was full here
@@ -361,13 +361,12 @@ class SocketOutbox:
                 self._keep(items[position:])
                 break
             sent -= len(item.frame)
-        self._empty = trio.Event()
         self._start_sender(self._flush)
 
     def _keep(self, items: Sequence[Sendable]) -> None:
         for item in items:
             self._budget.coalesced += self._backlog.put(item)
-        if self._code is not None:  # the items are control frames, few and small
+        if self._code is not None or self._empty is None:  # control frames, or held data: few and small
             return
         size = len(self._rest) + self._backlog.size
         if size > self._limit:

@@ -32,6 +32,7 @@ from progressd.ws.protocol import NULL_SINK, FragmentSink, MessageSink, ServerPr
 
 PUBLISH: Final = "/ws/publish"  # for producers
 HOLD_TICK: Final = 0.1  # seconds: the response to a handshake waits one or two ticks at most for the first messages
+MAX_HELD: Final = 16384  # bytes of the first messages that may be joined with the response
 PING_BATCH: Final = 100  # pings in one pass of the event loop, 0.5 ms
 CLOSE_TIMEOUT: Final = 5.0  # seconds for the client to answer a close
 SLOW_CONSUMER_STALL: Final = 10.0  # seconds in which a slow consumer must read data, at least 8 KiB
@@ -209,6 +210,8 @@ class WebSocket:
         """Send the replay, until the subscription delivers live messages. Most have one part, and need no task."""
         batch = await self._next_replay(subscription)
         if batch is not None:
+            if len(batch.frames) > MAX_HELD:
+                self.outbox.release()
             subscription.outbox.put(batch)
             batch = await self._next_replay(subscription)
         self.outbox.release()
