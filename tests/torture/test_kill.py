@@ -1,5 +1,6 @@
 """SIGKILL, power cuts and failing disks at any moment: everything acknowledged or delivered exists afterwards, once."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,12 @@ async def test_check_backup_and_export_are_harmless(fork_server: ForkServer, tmp
 async def test_an_upload_becomes_one_job_or_none(
     fork_server: ForkServer, tmp_path: Path, seed: int, cuts: bool
 ) -> None:
-    counted = await torture(fork_server, tmp_path, 2, seed, cuts=cuts, kind=UPLOADS)
-    assert counted["uploads rejected"] + counted["uploads answered"] > 0
+    counted = Counter[str]()
+    for more in range(10):  # on a busy machine, the first kills may come before an answer
+        counted += await torture(fork_server, tmp_path, 2, seed + more, cuts=cuts, kind=UPLOADS)
+        if counted["uploads rejected"] + counted["uploads answered"] > 0:
+            return
+    pytest.fail("no upload was answered")
 
 
 @pytest.mark.parametrize(("config", "ignoring"), [('[store]\nsynchronous = "NORMAL"', ""), ("", "Y")])
