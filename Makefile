@@ -60,7 +60,8 @@ bench: .venv/.daemon
 eta: .venv/.daemon
 	@.venv/bin/python -m benchmarks.eta $(ARGS)
 
-bench-page: .venv/.daemon
+bench-page: .venv/.tests
+	@scripts/system-packages.sh bench-page
 	@.venv/bin/python -m benchmarks.page $(ARGS)
 
 pdf: .venv/.tests

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install the programs for the tests that pip does not provide, or print the command to do so. With `tools`: also those
-# of `make tools`.
+# Install the programs for the tests that pip does not provide, or print the command to do so. With `tools` or
+# `bench-page`: also those of that make target.
 set -eu
 
 missing=
@@ -44,6 +44,8 @@ if [ "${1-}" = tools ]; then
     need e2fsck e2fsprogs
     need borg borgbackup
     need borgmatic borgmatic
+elif [ "${1-}" = bench-page ]; then
+    need chromium chromium  # the headless shell draws no frames
 fi
 
 [ -n "$missing" ] || exit 0

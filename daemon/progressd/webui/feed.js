@@ -394,7 +394,10 @@ export class Feed {
 
   #end() {
     this.#asking -= 1;
-    if (!this.#asking) this.#log.length = 0;
+    if (this.#asking) return;
+    const unknown = this.#unfinished.done ? this.#log.filter(({ job_id: id }) => !this.#jobs.get(id)) : [];
+    this.#log.length = 0;
+    for (const { job_id: id } of unknown) this.want(id); // a job may end between two lists, and be in neither
   }
 
   #put(jobs, mark) {
