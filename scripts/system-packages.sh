@@ -45,7 +45,7 @@ if [ "${1-}" = tools ]; then
     need borg borgbackup
     need borgmatic borgmatic
 elif [ "${1-}" = bench-page ]; then
-    need chromium chromium  # the headless shell draws no frames
+    need chromium chromium  # as users have it
 fi
 
 [ -n "$missing" ] || exit 0
