@@ -21,6 +21,7 @@ from progressd.core.job import Job
 from progressd.core.messages import Cursor, JobMessage, JobStatus, PagePreviewData, Progress, encode, job_topic, type_of
 from progressd.engine.commands import Outcome
 from progressd.engine.follower import STEP
+from progressd.engine.history import SNAPSHOT_MAX_AGE
 from progressd.engine.ingest import MAX_EVENTS, QUEUE_CAPACITY
 from progressd.engine.registry import Registry
 from progressd.store.base import Change
@@ -388,6 +389,41 @@ async def test_events_of_a_job_in_a_commit_wait_for_it(watched: WatchedStore) ->
             while len(outcomes) < 4:
                 await trio.lowlevel.checkpoint()
     assert errors(outcomes) == [None, Conflict, None, Conflict]
+
+
+async def test_a_repeated_end_is_accepted_when_its_job_leaves_the_memory_meanwhile(watched: WatchedStore) -> None:
+    outcomes = dict[int, list[Outcome]]()
+
+    async def hand_in(number: int, *events: Event) -> None:
+        outcomes[number] = await spine.submit(*events)
+
+    async with running(watched, max_finished=1) as spine, trio.open_nursery() as nursery:
+        await spine.submit(register(1), start(1), register(2), start(2))
+        await spine.submit(complete(1))
+        with watched.held_before():
+            nursery.start_soon(hand_in, 2, complete(2))
+            await watched.reached()
+            nursery.start_soon(hand_in, 1, complete(1))
+            nursery.start_soon(hand_in, 3, register(3))
+            await settled()
+    assert errors(outcomes[1] + outcomes[2] + outcomes[3]) == [None, None, None]
+
+
+async def test_a_burst_during_a_commit_leaves_no_lasting_gap(watched: WatchedStore) -> None:
+    async with running(watched) as spine:
+        async with trio.open_nursery() as nursery:
+            with watched.held_before():
+                nursery.start_soon(spine.submit, register(1))
+                await watched.reached()
+                nursery.start_soon(spine.submit, *(register(number) for number in range(2, 300)))
+                await settled()
+        before = spine.broadcaster.offset
+        for number in range(300, 320):
+            await spine.submit(register(number))
+        assert spine.broadcaster.offset - before < SNAPSHOT_MAX_AGE
+        before = spine.broadcaster.offset
+        await spine.submit(register(320))
+        assert spine.broadcaster.offset - before < 10
 
 
 async def test_a_failed_entry_does_not_affect_the_next(watched: WatchedStore) -> None:

@@ -39,7 +39,7 @@ from progressd.engine.leases import LeaseTimer
 from progressd.engine.offsets import RESERVE_AHEAD, Offsets
 from progressd.engine.previews import Previews
 from progressd.engine.registry import Batches, Registry, placed_messages
-from progressd.engine.transaction import MAX_LIVE_MESSAGES, Positions, Transaction
+from progressd.engine.transaction import MAX_LIVE_MESSAGES, NO_MEMORY, Positions, Transaction
 from progressd.net.request import AT_ROOT, BasePath
 from progressd.store.base import Change, Deletion, Store
 from progressd.system.log import log_change
@@ -120,7 +120,7 @@ class Changes:
     def add(self, entry: Entry) -> Placement:
         """Assign offsets to the messages of an entry, except those of void parts."""
         parts = {part.job.id: part for part in entry.parts}
-        void = frozenset(part.job.id for part in entry.parts if self._offset_of(part.job.id) != part.expected)
+        void = frozenset(part.job.id for part in entry.parts if self._is_void(part))
         positions = {job_id: Positions() for job_id in parts if job_id not in void}
         offsets = list[int]()
         for message in entry.messages:
@@ -160,9 +160,9 @@ class Changes:
             now for now in self.batches.values() if (then := before(now.id)) is None or then.status is not now.status
         ]
 
-    def _offset_of(self, job_id: str) -> int:
-        job = self.jobs.get(job_id) or self._registry.known(job_id)
-        return 0 if job is None else job.offset
+    def _is_void(self, part: Part) -> bool:
+        job = self.jobs.get(part.job.id) or self._registry.known(part.job.id)
+        return job is not None and job.offset != part.expected
 
     def _count(self, batch_id: str, change: JobCreated | StatusChange | Completed | Error, part: Part) -> None:
         """Count the new status of a job in its batch. The first job creates the batch, and a later one reopens it."""
@@ -245,7 +245,10 @@ class Follower:
             self._registry, self._batches, finished, self._store.id, self._base, await self.offsets.open(count)
         )
         try:
-            placements = [changes.add(entry) for entry in entries]
+            try:
+                placements = [changes.add(entry) for entry in entries]
+            except MemoryError as error:
+                raise StoreFailed(NO_MEMORY) from error
             await self._commit(changes)
             await self._acquire_turn()
             try:
@@ -390,7 +393,7 @@ class Follower:
             elif self.health.failure is not None:
                 await self.offsets.probe()
         except StoreFailed as error:
-            if changes is not None and error.undecided and self.health.undecided_from is None:
+            if changes is not None and changes.changes and error.undecided and self.health.undecided_from is None:
                 self.health.undecided_from = changes.changes[0].offset
             unfinished = self._registry.unfinished
             again = {job_id: unfinished[job_id] for job_id in unsaved if job_id in unfinished}

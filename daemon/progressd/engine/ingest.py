@@ -21,7 +21,7 @@ from progressd.core.job import Job, MaySee, sees_all
 from progressd.engine.commands import Barrier, Command, Delete, Outcome, Submit, Submitted
 from progressd.engine.follower import Follower
 from progressd.engine.registry import Registry
-from progressd.engine.transaction import Draft, Transaction
+from progressd.engine.transaction import NO_MEMORY, Draft, Transaction
 from progressd.files.job_logs import JobLogs, record_of
 from progressd.store.base import Store
 from progressd.system.condition import Condition
@@ -92,6 +92,7 @@ class Ingest(EventSink):
         self._due = trio.Event()  # set if there is something to append
         self._appending = trio.CancelScope(shield=True)
         self._appended = Condition()
+        self._released = 0  # entries and deletions that were appended or rejected
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
         """See EventSink. Events for jobs that the producer may not see are rejected like events for unknown jobs."""
@@ -136,8 +137,14 @@ class Ingest(EventSink):
         return self._receive.statistics().current_buffer_used
 
     async def probe(self) -> None:
-        """Wait until all commands in the queue are decided and the store commits. Raises StoreFailed, Unavailable."""
+        """Wait until the queued commands are decided, a waiting entry was applied, and the store commits.
+
+        Raises StoreFailed, Unavailable.
+        """
         await self._queue(Barrier())
+        if self._waiting:
+            released = self._released
+            await self._appended.wait_for(lambda: self._released > released or self._appending.cancel_called)
         await self._store.commit((), ())
 
     async def run(self) -> None:
@@ -198,8 +205,7 @@ class Ingest(EventSink):
         submits = [command for command in commands if isinstance(command, Submit)]
         events = [(submit, index, event) for submit in submits for index, event in enumerate(submit.events)]
         try:
-            stored = await self._jobs_not_in_memory(events)
-            await self._follower.take_turn(events)
+            stored = await self._take_turn(events)
         except StoreFailed as error:
             self._fail(events, error)
         else:
@@ -270,16 +276,23 @@ class Ingest(EventSink):
     async def _append(self) -> None:
         draft, self._draft = self._draft, Draft()
         self._in_flight = draft.jobs.keys()
-        entry = draft.entry(self._follower.forecasts)
+        try:
+            entry = draft.entry(self._follower.forecasts)
+        except MemoryError:
+            await self._reject(draft, StoreFailed(NO_MEMORY))
+            return
         try:
             placement = await self._commit_log.append(entry)
         except StoreFailed as error:
-            log.error("events rejected", events=len(draft.steps), error=str(error))
-            self._follower.failed(error)
-            await self._release([(step.event, error) for step in draft.steps])
+            await self._reject(draft, error)
         else:
             self._held[:0] = draft.void_events(placement)
             await self._release(draft.outcomes(entry, placement))
+
+    async def _reject(self, draft: Draft, error: StoreFailed) -> None:
+        log.error("events rejected", events=len(draft.steps), error=str(error))
+        self._follower.failed(error)
+        await self._release([(step.event, error) for step in draft.steps])
 
     async def _delete(self, command: Delete) -> None:
         self._in_flight = (command.job.id,)
@@ -297,8 +310,7 @@ class Ingest(EventSink):
         """Answer the events of an entry, and decide the events about its jobs that arrived meanwhile."""
         held = self._held  # may grow until this task has the turn
         try:
-            stored = await self._jobs_not_in_memory(held)
-            await self._follower.take_turn(held)
+            stored = await self._take_turn(held)
         except StoreFailed as error:
             self._end_flight(decided)
             self._fail(held, error)
@@ -308,6 +320,7 @@ class Ingest(EventSink):
                 await self._decide(held, stored)
             finally:
                 self._follower.turn.release()
+        self._released += 1
         self._appended.notify()
 
     def _end_flight(self, decided: Sequence[tuple[Submitted, Outcome]]) -> None:
@@ -328,8 +341,26 @@ class Ingest(EventSink):
             submit.decide(index, error)
         _answer({submit for submit, _, _ in events})
 
-    async def _jobs_not_in_memory(self, events: Iterable[Submitted]) -> dict[str, Job | CorruptRecord]:
-        missing = {event.job_id.lower() for _, _, event in events if self._registry.known(event.job_id) is None}
+    async def _take_turn(self, events: Sequence[Submitted]) -> Mapping[str, Job | CorruptRecord]:
+        """Take the turn of the follower, and return the jobs of the events that are not in memory. Raises StoreFailed.
+
+        Finished jobs may leave the memory, and events may be added, while this task waits.
+        """
+        stored = dict[str, Job | CorruptRecord]()
+        read = set[str]()
+        await self._follower.take_turn(events)
+        while missing := self._not_in_memory(events) - read:
+            self._follower.turn.release()
+            read |= missing
+            stored |= await self._stored_jobs(missing)
+            await self._follower.take_turn(events)
+        return stored
+
+    def _not_in_memory(self, events: Iterable[Submitted]) -> set[str]:
+        return {event.job_id.lower() for _, _, event in events if self._registry.known(event.job_id) is None}
+
+    async def _stored_jobs(self, ids: Iterable[str]) -> dict[str, Job | CorruptRecord]:
+        missing = set(ids)
         found = dict[str, Job | CorruptRecord]()
         while missing:
             try:

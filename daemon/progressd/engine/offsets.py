@@ -11,6 +11,7 @@ from progressd.store.base import Store
 from progressd.system.condition import Condition
 
 RESERVE_AHEAD: Final = 100_000  # offsets reserved in the store at a time; a restart skips the unused ones
+MAX_GAP: Final = 200  # offsets; in a larger burst, progress waits for the commit
 
 
 class Offsets:
@@ -49,7 +50,7 @@ class Offsets:
     def close(self, following: int) -> None:
         """End the entry. `following`: the offset after its last message, which is not reused if the commit failed."""
         used = max(self._wanted, self.next - self._opened_at)
-        self._gap = max(2 * used, self._gap - 1)
+        self._gap = min(max(2 * used, self._gap * 3 // 4), MAX_GAP)
         self._limit = math.inf
         self.next = following
         self._changed.notify()

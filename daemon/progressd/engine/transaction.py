@@ -30,6 +30,7 @@ from progressd.engine.commands import Outcome, Submitted
 from progressd.engine.offsets import Offsets
 from progressd.engine.registry import Registry
 
+NO_MEMORY: Final = "the daemon has no memory left for this"
 MAX_LIVE_MESSAGES: Final = 2  # upper bound of messages per event without a state change, as when a stalled job moves
 
 
@@ -60,9 +61,10 @@ class Draft:
                 part = replace(part, batch_name=event.batch_name)
         if isinstance(event, BatchCancelEvent):
             part = replace(part, cancelled_with_batch=True)
+        messages = [replace(message, time=now, batch_id=job.batch_id or UNSET) for message in applied.messages]
         self._parts[job.id] = part
         self.jobs[job.id] = job
-        self._messages += [replace(message, time=now, batch_id=job.batch_id or UNSET) for message in applied.messages]
+        self._messages += messages
 
     def step(self, event: Submitted, outcome: Outcome) -> None:
         """Add an event about a job of this draft, to answer it once the entry was applied."""
@@ -182,16 +184,16 @@ class Transaction:
             if job is None and isinstance(event, RegisterEvent) and self._is_own(event.cursor):
                 raise NotFound(f"no job {event.job_id}")
             applied = apply(job, event, self._now, self._forecasts.eta)
+            if not applied.messages:
+                return applied.job
+            if applied.durable or event.job_id in self._draft.jobs:
+                self._draft.add(job, event, applied, self._now)
+                return applied.job
+            return self._place(applied)
         except ProgressdError as error:
             return error
         except MemoryError:
-            return StoreFailed("the daemon has no memory left for this")
-        if not applied.messages:
-            return applied.job
-        if applied.durable or event.job_id in self._draft.jobs:
-            self._draft.add(job, event, applied, self._now)
-            return applied.job
-        return self._place(applied)
+            return StoreFailed(NO_MEMORY)
 
     def _is_own(self, cursor: str) -> bool:
         """Return whether the cursor is from this store. Raises InvalidInput if the string is not a cursor."""
