@@ -14,6 +14,7 @@ ENGLISH: Final = Translation({})
 
 def preferred(accept_language: str) -> tuple[str, Translation]:
     """Return the language that a browser prefers (RFC 9110 §12.5.4), and its translation."""
-    given = parse_accept_header(accept_language[:MAX_HEADER], LanguageAccept)
-    language = given.best_match(LANGUAGES, default=LANGUAGES[0])
+    given = parse_accept_header(accept_language[:MAX_HEADER], LanguageAccept)  # best first
+    wanted = (tag.partition("-")[0].lower() for tag, quality in given if quality > 0)
+    language = next((tag for tag in wanted if tag in LANGUAGES), LANGUAGES[0])
     return language, ENGLISH if language == "en" else translation(language)

@@ -49,7 +49,7 @@ function act(key) {
 function pressed(event) {
   const { key } = event;
   const [target] = event.composedPath();
-  if (event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
+  if (event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || event.isComposing || event.repeat) return;
   if (target.matches?.('input:not([type=checkbox], [type=radio]), select, textarea') || document.querySelector('dialog[open]')) return;
   if (isVisible(byId('gate')) || !(areKeysOn() || key === '?')) return;
   if (EVERYWHERE[key] ? EVERYWHERE[key]() : key in ACTIONS && act(key)) event.preventDefault();
