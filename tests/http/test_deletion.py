@@ -1,14 +1,15 @@
 """Which watchers get `job_deleted`, and when."""
 
 import json
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import trio
 from progressd.core.events import RegisterEvent
+from progressd.store.base import Deletion
 from progressd.store.sqlite import SQLiteStore
 from support import keys
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
@@ -158,11 +159,10 @@ async def test_an_event_waits_for_few_of_many_deletions(tmp_path: Path) -> None:
         deletions = 0
         begun = trio.Event()
 
-        async def commit(self, *what: Any, **also: Any) -> None:
-            if any(what[5:]):  # the deletions
-                CountingStore.deletions += 1
-                self.begun.set()
-            await super().commit(*what, **also)
+        async def delete(self, ids: Collection[str], deletion: Deletion | None = None) -> list[str]:
+            CountingStore.deletions += 1
+            self.begun.set()
+            return await super().delete(ids, deletion)
 
     jobs = [job_id(number) for number in range(2, 32)]
     async with running_daemon(tmp_path, open_store=CountingStore.open) as daemon, client_of(daemon) as client:

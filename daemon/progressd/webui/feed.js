@@ -395,7 +395,7 @@ export class Feed {
   #end() {
     this.#asking -= 1;
     if (this.#asking) return;
-    const unknown = this.#unfinished.done ? this.#log.filter(({ job_id: id }) => !this.#jobs.get(id)) : [];
+    const unknown = this.#unfinished.done ? this.#log.filter(({ type, job_id: id }) => type !== 'job_deleted' && !this.#jobs.get(id)) : [];
     this.#log.length = 0;
     for (const { job_id: id } of unknown) this.want(id); // a job may end between two lists, and be in neither
   }

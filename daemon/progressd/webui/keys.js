@@ -8,6 +8,9 @@ import { Toasts } from './toasts.js';
 /** What a key does with the thing of the page, or with the focused job of the list. */
 const ACTIONS = { c: 'cancel', d: 'download', r: 'retry', s: 'share', '*': 'star', Delete: 'delete' };
 
+/** A job or a batch in the list. The card of a batch contains those of its jobs. */
+const THING = '[role=row][data-id], .job';
+
 const isVisible = (node) => Boolean(node?.checkVisibility({ visibilityProperty: true }));
 
 const press = (button) => {
@@ -40,10 +43,11 @@ export const areKeysOn = () => setting('keys') !== 'off';
 export const switchKeys = (isOn) => choose('keys', isOn ? null : 'off');
 
 function act(key) {
-  const scope = byId('actions') ?? document.activeElement.closest('[role=row][data-id], .job');
+  const one = byId('actions');
+  const scope = one ?? document.activeElement.closest(THING);
   const name = ACTIONS[key];
   const buttons = scope?.querySelectorAll(`[data-action=${name}], [data-action=${name}All]`) ?? [];
-  return press([...buttons].find(isVisible));
+  return press([...buttons].find((button) => isVisible(button) && (one || button.closest(THING) === scope)));
 }
 
 function pressed(event) {
