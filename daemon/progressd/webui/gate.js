@@ -94,7 +94,7 @@ export class Gate {
   }
 }
 
-const asSentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+const asSentence = (text) => t('{sentence}.', { sentence: text.charAt(0).toUpperCase() + text.slice(1) });
 
 /** Whether a key is required: an old key may be rejected by a server that requires none. */
 async function isNeeded() {

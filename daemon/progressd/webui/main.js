@@ -90,7 +90,7 @@ const feed = new Feed(jobs, {
 /** What changes jobs, once the user has done so. @type {?import('./actions.js').Actions} */
 let actions = null;
 const useActions = async () => {
-  const { Actions } = await load(() => import('./actions.js'));
+  const { Actions } = await lazily(() => import('./actions.js'), false); // a reload would lose the action
   return (actions ??= new Actions(byId('bulk'), {
     jobs, feed, toasts, lines: () => view.lines, uploads: () => sending.uploads, onChange: redrawSoon,
   }));

@@ -359,6 +359,7 @@ export default {
   '{percent}% of {n} jobs – progressd': '{n} 件の {percent}% – progressd',
   '{percent}% {name}': '{percent}% {name}',
   '{percent}% – progressd': '{percent}% – progressd',
+  '{sentence}.': '{sentence}。',
   '{sent} of {size}': '{sent} / {size}',
   '{sent} of {size} uploaded: drop the file again to continue': '{size} のうち {sent} をアップロード済み。続けるには、同じファイルをもう一度ドロップしてください',
   '{size} of the log are missing here': 'ここはログの {size} が欠けています',
