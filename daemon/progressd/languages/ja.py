@@ -480,7 +480,7 @@ TEXTS: Final = {
     "Aborted!": "中止しました。",
     "Try '{command} {option}' for help.": "説明は「{command} {option}」で表示できます。",
     "Missing command.": "コマンドを指定してください。",
-    "Missing argument": "引数がありません",
+    "Missing argument": "引数がありません:",
     "Missing option": "オプションがありません",
     "Missing parameter": "引数がありません",
     "No such option {name!r}.": "{name!r} というオプションはありません。",

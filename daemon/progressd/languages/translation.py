@@ -16,7 +16,7 @@ import msgspec
 
 DIRECTORY: Final = Path(__file__).parent.parent / "webui/languages"
 MAX_LENGTH: Final = 2000  # characters of a sentence; a longer one stays English
-TRANSLATED: Final = ("reason", "status")  # placeholders for a sentence or a word that is translated too
+TRANSLATED: Final = ("reason", "status", "old", "new")  # placeholders for a sentence or a word that is translated too
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 

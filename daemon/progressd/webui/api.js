@@ -19,7 +19,7 @@ export class Refusal extends Error {
   constructor(status, body) {
     const proxy = status >= 502 && status <= 504; // a proxy whose daemon does not respond
     const english = body?.message ?? body?.error;
-    super(english ? sentence(english, body.code) : proxy ? noServer() : t('The server answered with HTTP status {status}.', { status }));
+    super(typeof english === 'string' && english ? sentence(english, body.code) : proxy ? noServer() : t('The server answered with HTTP status {status}.', { status }));
     this.status = status;
     this.retryAfter = body?.retry_after ?? 0; // seconds
   }

@@ -28,8 +28,10 @@ export class Cancelling {
     return this.#pending.has(id);
   }
 
-  /** @param {object[]} entries jobs or batches */
-  add(entries) {
+  /** @param {object[]} chosen jobs or batches */
+  add(chosen) {
+    const entries = chosen.filter(({ id }) => !this.#pending.has(id));
+    if (!entries.length) return;
     const group = { entries };
     group.close = this.#listener.offerUndo(sentenceFor(entries), () => this.#forget(group));
     group.timer = setTimeout(() => this.#end(group, false), UNDO_MS);

@@ -46,10 +46,18 @@ export class Intake {
    */
   constructor(form, onFiles, onError) {
     this.#form = form;
-    this.#take = (list, folder) => {
+    this.#take = async (list, folder) => {
       let files = [...list];
       if (!this.#pipeline) return;
       if (form.closest('[hidden]')) return; // hidden without the right to submit, but files can be dropped
+      if (this.#details.open && !this.#options) {
+        try {
+          await this.#open(); // entered before a reload
+        } catch (error) {
+          onError(error);
+          return;
+        }
+      }
       if (folder) files = files.filter((one) => this.#accepts(one));
       if (files.length && form.reportValidity()) onFiles(files, this.#pipeline.name, this.#values(), folder);
     };

@@ -21,8 +21,10 @@ export async function lazily(load, mayReload) {
   try {
     return await load();
   } catch {
-    if (!(await isOld())) throw new Error(t('The server cannot be reached. Try again when it is back.'));
+    const found = await status();
+    if (!found) throw new Error(t('The server cannot be reached. Try again when it is back.'));
     if (mayReload && isFirst()) location.reload();
+    if (found !== 404) throw new Error(t('This part of the page could not be loaded. Reload the page.')); // browsers do not try again
     offerReload();
     throw new Error(t('The server was updated. Reload the page.'));
   }
@@ -31,13 +33,16 @@ export async function lazily(load, mayReload) {
 /** Offers to load the page again if the daemon was updated. Pages call it when they reach the server again. */
 export async function checkVersion() {
   checkedAt = performance.now();
-  if (await isOld()) offerReload();
+  if ((await status()) === 404) offerReload();
 }
 
-/** The address of this module contains the version of the page. A cache between the browser and the server is bypassed. */
-async function isOld() {
+/**
+ * The address of this module contains the version of the page. A cache between the browser and the server is bypassed.
+ * @returns {Promise<number>} 404 if the daemon was updated; 0 if it does not answer
+ */
+async function status() {
   const response = await fetch(`${import.meta.url}?${Date.now()}`, { method: 'HEAD', cache: 'no-store' }).catch(() => null);
-  return response?.status === 404;
+  return response && (response.ok || response.status === 404) ? response.status : 0;
 }
 
 /** The page never reloads itself under the hands of the user. */

@@ -9,6 +9,10 @@ const [MANY, FEW] = [10, 8];
 /** The time until rows or cards that could not be loaded are requested again. */
 const RETRY_MS = 5000;
 
+/** A batch before its module is here. */
+const unknownBatch = (id) =>
+  ({ id, batch: true, status: 'processing', name: '…', about: '', account: '', state: '', percent: 0, isRunning: false });
+
 /** Cards take long to build. The rest is shown as rows only. */
 const MAX_CARDS = 100;
 
@@ -161,7 +165,7 @@ export class List {
   }
 
   #entryOf(line) {
-    const entry = this.#cardEntryOf(line) ?? { id: line.id, status: 'cancelled' };
-    return entry.batch ? this.#batches.constructor.rowOf(entry) : entry;
+    const entry = this.#cardEntryOf(line) ?? (line.members ? unknownBatch(line.id) : { id: line.id, status: 'cancelled' });
+    return entry.counts ? this.#batches.constructor.rowOf(entry) : entry;
   }
 }

@@ -110,7 +110,7 @@ const list = new List({ rows: byId('rows'), cards: byId('jobs'), rest: byId('res
   newBatches: async () => new (await import('./batches.js')).Batches(redrawSoon),
   onChange: redrawSoon,
   newCards: async (root) => (await load(() => import('./cards.js'))).newCards(root, Object.fromEntries(ofCards), marksOf),
-  act: (...given) => useActions().then((loaded) => loaded.act(...given)).catch(complain),
+  act: (...given) => (actions ? actions.act(...given) : useActions().then((loaded) => loaded.act(...given))).catch(complain),
   select: (...given) => useActions().then(({ selection }) => selection.select(...given)).catch(complain),
   marksOf,
   unfold(id, open) {
@@ -288,7 +288,6 @@ async function prepareSending() {
   try {
     const { Sending } = await load(() => import('./sending.js'));
     sending ??= new Sending(byId('upload'), {
-      load,
       onError: complain,
       onChange() {
         view.invalidate();

@@ -45,7 +45,7 @@ export class PageActions {
   }
 
   get #isOver() {
-    return !['queued', 'processing'].includes(this.#page.entry().status);
+    return !['queued', 'processing'].includes(this.#page.entry()?.status);
   }
 
   /** @param {Record<string, boolean>} shown by the buttons' `data-action` */

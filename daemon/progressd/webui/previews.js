@@ -1,8 +1,10 @@
 /** The previews of a job's pages: a strip of thumbnails, and a dialog that shows one in full size. */
 
-import { element, setText } from './dom.js';
+import { element, loadStyle, setText } from './dom.js';
 import { number } from './format.js';
 import { t } from './text.js';
+
+loadStyle('preview.css');
 
 /** @typedef {import('./jobs.js').Preview} Preview */
 

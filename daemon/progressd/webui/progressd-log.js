@@ -16,7 +16,7 @@ import { watch } from './progressd.js';
 /** The daemon that the module comes from. */
 const ROOT = import.meta.url.replace(/static\/.*$/, '');
 
-await loadLanguage();
+await loadLanguage().catch(() => {}); // English
 
 const BLOCK = 50; // lines
 const FIRST_LINES = 1000;

@@ -2,6 +2,7 @@
 
 import { listPipelines } from './api.js';
 import { Intake } from './intake.js';
+import { lazily } from './lazy.js';
 import { mayHaveUploads } from './settings.js';
 
 export class Sending {
@@ -17,7 +18,6 @@ export class Sending {
   /**
    * @param {HTMLFormElement} form
    * @param {object} listener as `Uploads` has it, and:
-   * @param {(module: () => Promise<object>) => Promise<object>} listener.load
    * @param {(error: Error) => void} listener.onError
    */
   constructor(form, listener) {
@@ -46,7 +46,7 @@ export class Sending {
   }
 
   async #load() {
-    const { Uploads } = await this.#listener.load(() => import('./uploads.js'));
+    const { Uploads } = await lazily(() => import('./uploads.js'), false); // a reload would lose the files
     this.uploads ??= new Uploads(this.#listener);
   }
 }

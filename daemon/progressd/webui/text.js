@@ -4,7 +4,7 @@ import { choose, setting } from './settings.js';
 
 const LANGUAGES = { en: 'English', ja: '日本語' };
 
-const TRANSLATED = ['reason', 'status']; // placeholders for a sentence or a word that is translated too
+const TRANSLATED = ['reason', 'status', 'old', 'new']; // placeholders for a sentence or a word that is translated too
 const MAX_LENGTH = 2000; // characters of a sentence of the server; a longer one stays English
 
 let messages = {};
