@@ -135,7 +135,7 @@ async def test_a_person_receives_errors_as_pages_and_a_program_as_json(client: h
         assert (json.status_code, json.headers["Content-Type"]) == (404, "application/json")
         page = await client.get(path, headers={**BROWSER, "Accept-Language": "ja-JP,en;q=0.5"})
         assert "accept-language" in page.headers["Vary"].lower()
-        assert '<html lang="ja">' in page.text
+        assert '<html lang="ja" data-own>' in page.text
         assert "<h1>ここには何もありません</h1>" in page.text
     assert (
         f"<p>ジョブ {ID} はありません。</p>" in (await client.get(f"/api/jobs/{ID}", headers=page.request.headers)).text

@@ -13,7 +13,7 @@ from support.site import site
 
 from .conftest import opened_page
 
-JOB, OTHER = job_id(81), job_id(82)
+JOB, OTHER, LOGGED = job_id(81), job_id(82), job_id(83)
 COPY = """
 [pipelines.copy]
 command = ["cp", "{input}", "{output}"]
@@ -64,6 +64,16 @@ def embedding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedding]:
         config = f'[server]\nallowed_origins = ["{origin}"]\n[auth]\nrequired = true\n{COPY}'
         with served_daemon(state_dir, config=config) as daemon:
             yield Embedding(daemon, key, origin, pages)
+
+
+def test_a_log_takes_a_key_and_its_own_language(browser: Browser, embedding: Embedding) -> None:
+    embedding.post("/api/jobs", id=LOGGED, kind="import")
+    embedding.post(f"/api/jobs/{LOGGED}/events", type="log", data={"text": "Reading invoices"})
+    url = embedding.show(f'<progressd-log job="{LOGGED}" key="{embedding.key}" lang="ja"></progressd-log>')
+    with opened_page(browser, url) as page:
+        log = page.locator("progressd-log")
+        expect(log).to_contain_text("Reading invoices")
+        expect(log.get_by_placeholder("検索")).to_be_visible()
 
 
 def test_two_lines_show_a_job(browser: Browser, embedding: Embedding) -> None:

@@ -14,7 +14,7 @@ TEXTS: Final = {
     "running": "実行中",
     "done": "完了",
     "stalled": "応答なし",
-    "stalled for {time}": "{time}応答なし",
+    "stalled for {time}": "応答なし {time}",
     "slow": "遅い",
     "slower than usual": "いつもより遅い",
     # times and numbers
@@ -77,7 +77,7 @@ TEXTS: Final = {
     "FINDS": "取得する値",
     "ADDS": "追加する引数",
     "FOR": "対象",
-    "(needs a terminal)": "（端末が必要）",
+    "(needs a terminal)": "（ターミナルが必要）",
     "percent": "割合",
     "count": "件数",
     "rate": "速度",
@@ -198,7 +198,7 @@ TEXTS: Final = {
     "select a job": "ジョブを選択",
     "open the job: steps, tasks and log": "ジョブを開く（工程、タスク、ログ）",
     "previous and next list": "前または次の一覧",
-    "running, waiting, needs a look, done, all": "実行中、待機中、要確認、終了、すべて",
+    "running, waiting, needs a look, finished, all": "実行中、待機中、要確認、終了、すべて",
     "search names, kinds, labels, hosts, errors and beginnings of ids": (
         "名前、種類、ラベル、ホスト、エラー、ID の先頭を検索"
     ),
@@ -288,7 +288,7 @@ TEXTS: Final = {
     "reached. Its output is kept as the log of the job. Cancelling the job stops the command. The command's "
     "environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, so that it can report its progress "
     "itself.": (
-        "コマンドの端末、入出力、終了ステータスはそのままです。デーモンに接続できなくてもコマンドは実行されます。"
+        "コマンドのターミナル、入出力、終了ステータスはそのままです。デーモンに接続できなくてもコマンドは実行されます。"
         "出力はジョブのログとして保存されます。ジョブをキャンセルすると、コマンドは停止します。コマンドの環境変数には "
         "PROGRESSD_JOB_ID、PROGRESSD_URL、PROGRESSD_KEY があり、コマンド自身が進捗を報告することもできます。"
     ),
@@ -405,9 +405,9 @@ TEXTS: Final = {
     "On a terminal, the list takes the whole screen: press ? for its keys and q to quit. In a pipe, all jobs become "
     "one line per change: time, name, change and job id, separated by tabs. JOB shows a live bar on a terminal, and "
     "one line per message in a pipe. Both reconnect automatically and miss no state change.": (
-        "端末では、一覧が画面全体に表示されます。? でキー操作を表示し、q で終了します。パイプでは、変化ごとに 1 行"
-        "（時刻、名前、変化、ジョブの ID をタブで区切ったもの）を英語で出力します。JOB を指定すると、端末では"
-        "進捗バーを、パイプではメッセージごとに 1 行を出力します。どちらも自動的に再接続し、状態の変化を"
+        "ターミナルでは、一覧が画面全体に表示されます。? でキー操作を表示し、q で終了します。パイプでは、変化ごとに"
+        " 1 行（時刻、名前、変化、ジョブの ID をタブで区切ったもの）を英語で出力します。JOB を指定すると、"
+        "ターミナルでは進捗バーを、パイプではメッセージごとに 1 行を出力します。どちらも自動的に再接続し、状態の変化を"
         "取りこぼしません。"
     ),
     "The exit status is 0 if the job completed or you quit, 1 if the job failed or was cancelled, 130 if you "
@@ -426,8 +426,8 @@ TEXTS: Final = {
     "Both streams are printed to standard output, with their colours if it is a terminal. If a log is long, only its "
     "beginning and its end are kept, and a line says how much is missing. If the connection breaks, the command "
     "reconnects, and no line is missing or printed twice.": (
-        "どちらも標準出力に出力します。端末なら色も付きます。長いログは先頭と末尾だけが保存され、欠けている量が 1 行で"
-        "示されます。接続が切れても自動的に再接続し、行が欠けたり重複したりすることはありません。"
+        "どちらも標準出力に出力します。ターミナルなら色も付きます。長いログは先頭と末尾だけが保存され、"
+        "欠けている量が 1 行で示されます。接続が切れても自動的に再接続し、行が欠けたり重複したりすることはありません。"
     ),
     "Keep printing new lines until the job has finished.": "ジョブが終わるまで、新しい行を出力し続けます。",
     "Begin with the last N lines.": "最後の N 行から始めます。",
@@ -578,7 +578,7 @@ SENTENCES: Final = {
         "進捗の出所: 読んでいるファイルの中の位置（推定）"
     ),
     "adds {arguments} (not with --no-adapt)": "追加: {arguments}（--no-adapt を付けると追加しません）",
-    "{name} shows its progress only on a terminal": "{name} は端末でだけ進捗を表示します",
+    "{name} shows its progress only on a terminal": "{name} はターミナルでだけ進捗を表示します",
     "cannot pass on the output of the command: {reason}": "コマンドの出力を渡せません: {reason}",
     "cannot find the processes of the command: {reason}": "コマンドのプロセスが見つかりません: {reason}",
     "cannot end {processes}": "プロセス {processes} を終了できません",

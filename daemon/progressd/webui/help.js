@@ -42,7 +42,7 @@ const ofOne = () => [
 
 const ofLog = () => [
   ['/', t('Find in the log')],
-  ['Enter Shift Enter', t('Next or previous match')],
+  ['Enter Shift+Enter', t('Next or previous match')],
   ['f', t('Follow the log')],
 ];
 

@@ -2,7 +2,7 @@
 
 import { COLORS } from './colors.js';
 import { watch } from './progressd.js';
-import { language, loadLanguage, sentence, t, timeLocale } from './text.js';
+import { language, languagesOf, loadLanguage, sentence, t, timeLocale } from './text.js';
 
 /** The daemon that this module comes from. */
 const ROOT = import.meta.url.replace(/static\/[^?#]*.*$/, '');
@@ -173,16 +173,11 @@ export class ProgressdElement extends HTMLElement {
     if (this.#restarting) return;
     this.#restarting = true;
     queueMicrotask(async () => {
-      await loadLanguage(this.#languages()).catch(() => {}); // the server is away: English
+      await loadLanguage(languagesOf(this)).catch(() => {}); // the server is away: English
       this.#restarting = false;
       this.#stop();
       if (this.isConnected) this.#begin();
     });
-  }
-
-  #languages() {
-    const own = this.closest('[lang]')?.lang;
-    return [...(own ? [own] : []), ...navigator.languages];
   }
 
   #begin() {

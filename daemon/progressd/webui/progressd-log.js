@@ -10,13 +10,14 @@ import { element, setText } from './dom.js';
 import { size } from './format.js';
 import { jobPath } from './job.js';
 import { sheet } from './log-style.js';
-import { language, loadLanguage, t } from './text.js';
+import { language, languagesOf, loadLanguage, t } from './text.js';
 import { watch } from './progressd.js';
 
 /** The daemon that the module comes from. */
 const ROOT = import.meta.url.replace(/static\/.*$/, '');
 
-await loadLanguage().catch(() => {}); // English
+const first = document.querySelector('progressd-log') ?? document.documentElement;
+await loadLanguage(languagesOf(first)).catch(() => {}); // the server is away: English
 
 const BLOCK = 50; // lines
 const FIRST_LINES = 1000;
@@ -41,7 +42,7 @@ const TYPING_MS = 120; // the search begins this long after the last key
  */
 
 export class ProgressdLog extends HTMLElement {
-  static observedAttributes = ['job', 'url', 'token'];
+  static observedAttributes = ['job', 'url', 'token', 'key'];
 
   /** The name of the job, for screen readers and for the name of the downloaded file. */
   heading = '';
@@ -92,6 +93,7 @@ export class ProgressdLog extends HTMLElement {
       job: this.getAttribute('job'),
       url: this.getAttribute('url') ?? ROOT,
       token: this.getAttribute('token') ?? undefined,
+      key: this.getAttribute('key') ?? undefined,
     });
   }
 

@@ -18,7 +18,7 @@ export let language = 'en';
  * Loads a language. Call it before anything is shown.
  * @param {readonly string[]} [preferred] language tags, the best first
  */
-export async function loadLanguage(preferred = [setting('language') ?? '', ...navigator.languages]) {
+export async function loadLanguage(preferred = languagesOf(document.documentElement)) {
   const wanted = preferred.map((tag) => tag.split('-')[0]).find((tag) => Object.hasOwn(LANGUAGES, tag)) ?? 'en';
   const [loaded, ofServer] = wanted === 'en' ? [{}, {}] : await Promise.all([
     import(`./languages/${wanted}.js`).then((module) => module.default),
@@ -26,6 +26,15 @@ export async function loadLanguage(preferred = [setting('language') ?? '', ...na
   ]);
   [language, messages, codes] = [wanted, loaded, ofServer.codes ?? {}];
   templates = Object.entries(ofServer.sentences ?? {}).map(template).sort((a, b) => b.rank - a.rank);
+}
+
+/**
+ * The languages of an element, the best first: its own or that of its page, then those of the browser. The pages of the
+ * daemon (`data-own`) have the one that the user has chosen.
+ * @param {Element} element @returns {string[]}
+ */
+export function languagesOf(element) {
+  return [element.closest('[lang]:not([data-own])')?.lang ?? setting('language') ?? '', ...navigator.languages];
 }
 
 /** Prepares to find the values of a template: the text around its placeholders, and a pattern. */

@@ -43,7 +43,7 @@ HELP: Final = (
     ("PgUp PgDn  Home End", later("scroll")),
     ("Enter", later("open the job: steps, tasks and log")),
     ("← →  Tab", later("previous and next list")),
-    ("1 … 5", later("running, waiting, needs a look, done, all")),
+    ("1 … 5", later("running, waiting, needs a look, finished, all")),
     ("/", later("search names, kinds, labels, hosts, errors and beginnings of ids")),
     ("Esc", later("end the search")),
     ("c", later("cancel the job, after a question")),
