@@ -114,7 +114,10 @@ async def test_a_hidden_job_looks_like_an_unknown_one(side: Side) -> None:
         assert answers[0][0] == 404
     for job in (THEIRS, UNKNOWN):
         rejection = await side.daemon.rejected(f"/ws/jobs/{job}", side.headers)
-        assert (rejection.status_code, json.loads(rejection.body)) == (404, {"error": f"no job {job}"})
+        assert (rejection.status_code, json.loads(rejection.body)) == (
+            404,
+            {"error": f"no job {job}", "code": "not_found"},
+        )
     assert (await side.daemon.daemon.registry.get(THEIRS)).progress.current_step == 1
 
 
@@ -204,7 +207,7 @@ async def test_new_jobs_get_the_labels_of_the_key(side: Side) -> None:
     submitted = (await post_form(side.client, file_part())).json()["job_id"]
     assert (await side.client.get(f"/api/jobs/{submitted}")).json()["labels"] == {"team": "scan"}
     taken = await side.client.post("/api/jobs", json={"id": THEIRS})
-    assert (taken.status_code, taken.json()) == (404, {"error": f"no job {THEIRS}"})
+    assert (taken.status_code, taken.json()) == (404, {"error": f"no job {THEIRS}", "code": "not_found"})
 
 
 async def test_access_keys_do_not_share_idempotency_keys(side: Side, tmp_path: Path) -> None:

@@ -378,7 +378,7 @@ async def test_a_stalled_upload_returns_408(
         await jumping(slow_clock, 10, lambda: daemon.daemon.connection_log.open == 0)
         answer = await peer.rest()
         assert answer.startswith(b"HTTP/1.1 408 ")
-        assert f'{{"error":"{sentence}"}}'.encode() in answer
+        assert f'{{"error":"{sentence}",'.encode() in answer
         assert await nothing_is_left(daemon)
 
 

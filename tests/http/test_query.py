@@ -100,7 +100,7 @@ async def test_every_websocket_rejects_unknown_parameters(asked: tuple[RunningDa
         async with Peer(await daemon.connect()) as peer:
             await peer.send(upgrade(f"{path}?limt=1"))
             response = await peer.response()
-            assert (response.status, list(response.json)) == (400, ["error"])
+            assert (response.status, list(response.json)) == (400, ["error", "code"])
             assert REFUSED.fullmatch(response.json["error"])
         query = "?_=1" if path == "/ws/publish" else "?types=error&interval=1&_=1"
         async with Peer(await daemon.connect()) as peer:

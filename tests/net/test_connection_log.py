@@ -189,4 +189,4 @@ def test_the_docs_list_every_close_code() -> None:
 def test_the_docs_list_every_rejection() -> None:
     documented = {int(status) for row in table("Rejected handshakes") for status in row[0].split(", ")}
     errors = (InvalidInput, Unauthorized, Forbidden, NotFound, Stopping, TooManyConnections, TooManyOfKey)
-    assert documented == {error.status for error in errors} | {426}
+    assert documented == {error.status for error in errors} | {426, 429}
