@@ -55,6 +55,9 @@ async def test_a_job_has_the_usual_steps_of_earlier_runs(daemon: RunningDaemon, 
         {"after_seconds": 5.0, "seconds": 3.0, "runs": 1},
     ]
     assert "usual_steps" not in (await client.get("/api/jobs")).json()["jobs"][0]
+    await daemon.report(completed(ID))
+    usual = (await client.get(f"/api/jobs/{ID}")).json()["usual_steps"]
+    assert [step["seconds"] for step in usual] == [5.0, 3.0]  # its own run is no earlier run
 
 
 async def test_the_history_of_statistics_has_the_current_numbers(

@@ -494,7 +494,8 @@ class Forecasts:
         size = job.progress.total_steps
         known = self._usual.get(job.id)
         if known is None or known[0] != (self._added, size):
-            runs = self._runs.get(key_of(job))
+            own = steps_of(job) if job.status.finished else None
+            runs = [run for run in self._runs.get(key_of(job), ()) if run.steps != own]
             found = usual_steps(runs, words_of(job.name, job.options), size) if runs else []
             self._usual.pop(job.id, None)
             known = self._usual[job.id] = (self._added, size), found
