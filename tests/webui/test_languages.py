@@ -93,7 +93,7 @@ LEFT_OVER = r"""
     }
   };
   visit(document.body);
-  const isText = (text) => /[A-Za-z]{3}/.test(text) && !text.includes('⟦');
+  const isText = (text) => /[A-Za-z]{3}/.test(text) && !/[⟦⟧]/.test(text); // each half of a plural has one
   const isData = (text) => data.some((one) => text.includes(one));
   return [...new Set(found.map((text) => text.trim()))].filter((text) => isText(text) && !isData(text));
 }
